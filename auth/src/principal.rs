@@ -1,0 +1,97 @@
+//! A verified caller.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Scope {
+    CacheAdmin = 1,
+    CollectionsAdmin = 2,
+    RegionsRead = 4,
+    VectorsRead = 8,
+    VectorsWrite = 16,
+}
+
+impl Scope {
+    pub const ALL: [Self; 5] =
+        [Self::CacheAdmin, Self::CollectionsAdmin, Self::RegionsRead, Self::VectorsRead, Self::VectorsWrite];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CacheAdmin => "cache:admin",
+            Self::CollectionsAdmin => "collections:admin",
+            Self::RegionsRead => "regions:read",
+            Self::VectorsRead => "vectors:read",
+            Self::VectorsWrite => "vectors:write",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no scope.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown scope {0:?}")]
+pub struct UnknownScope(pub String);
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(word: &str) -> Result<Self, UnknownScope> {
+        Self::ALL.into_iter().find(|s| s.as_str() == word).ok_or_else(|| UnknownScope(word.to_owned()))
+    }
+}
+
+/// A set of scopes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    pub fn contains(self, scope: Scope) -> bool {
+        self.0 & scope as u8 != 0
+    }
+
+    #[must_use]
+    pub fn with(self, scope: Scope) -> Self {
+        Self(self.0 | scope as u8)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().filter(move |s| self.contains(*s))
+    }
+
+    /// The known scopes of a space-separated list (RFC 6749 section 3.3); words of other services are passed over.
+    pub fn from_claim(claim: &str) -> Self {
+        claim.split_ascii_whitespace().filter_map(|word| word.parse().ok()).fold(Self::default(), Self::with)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, scope) in self.iter().enumerate() {
+            if i > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(scope.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// Who is calling, after verification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The token's `sub`, or the API key's subject.
+    pub subject: String,
+    /// Confines the caller to this tenant's collections.
+    pub tenant: Option<String>,
+    /// The rate-limit plan: "free", "standard", "premium", … as the gateway's configuration names them.
+    pub plan: Option<String>,
+    pub scopes: Scopes,
+}

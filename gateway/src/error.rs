@@ -1,0 +1,75 @@
+//! Every way in which the gateway itself can refuse or fail a request. `rescue.rs` alone turns these into answers.
+
+use std::time::Duration;
+
+use nearfield_auth::Scope;
+
+/// One thing wrong in a request, found by where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// A JSON pointer (RFC 6901) into the body, or the name of a query parameter or header.
+    pub pointer: String,
+    pub detail: String,
+}
+
+impl Violation {
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into() }
+    }
+}
+
+/// Why a request gets no ordinary answer. Closed on purpose: a new variant does not compile until `rescue.rs` maps it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state of the target speaks against it: another version, or another collection of that name.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    #[error("the caller lacks the scope {0}")]
+    Forbidden(Scope),
+    #[error("an internal failure")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Too many requests by this caller.
+    #[error("the rate limit {policy} is exhausted")]
+    Limited { policy: &'static str, limit: u32, retry_after: Duration },
+    #[error("{detail}")]
+    Malformed { detail: String, violations: Vec<Violation> },
+    #[error("the method is not allowed here")]
+    MethodNotAllowed { allow: &'static str },
+    /// No healthy region, or no healthy searchd in any.
+    #[error("no healthy region can answer")]
+    NoRegion,
+    #[error("{0}")]
+    NotFound(String),
+    /// The process protects itself.
+    #[error("shed: {reason}")]
+    Shed { reason: &'static str, retry_after: Duration },
+    #[error("{what} is larger than the limit of {limit} bytes")]
+    TooLarge { what: &'static str, limit: u64 },
+    /// No credentials, or bad ones. The text says what was wrong and nothing of the token.
+    #[error("{0}")]
+    Unauthenticated(String),
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+    /// What searchd answered, after retries.
+    #[error("searchd answered {:?}: {}", .0.code(), .0.message())]
+    Upstream(#[source] Box<tonic::Status>),
+}
+
+impl Error {
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::Malformed { detail: detail.into(), violations: Vec::new() }
+    }
+
+    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let violation = Violation::new(pointer, detail);
+        Self::Malformed { detail: "the request is not valid".to_owned(), violations: vec![violation] }
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Upstream(Box::new(status))
+    }
+}

@@ -1,0 +1,7 @@
+//! The gateway: three transports, one pipeline, a region's searchds behind it.
+
+pub mod body;
+pub mod error;
+pub mod request;
+pub mod rescue;
+pub mod route;

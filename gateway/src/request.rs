@@ -1,0 +1,31 @@
+//! What the pipeline knows about a request, as typed extensions: set once by the layer named, read by those inside it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nearfield_auth::Principal;
+
+/// By the listener: the connection's remote end.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// By the listener: how the request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Http1,
+    Http2,
+    Http3,
+}
+
+/// By the request-id layer: `req_<id>_<region>_<instance>`.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
+/// By the deadline layer: when the caller stops waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// By the authentication layer: who is calling. Absent on routes that need no credentials.
+#[derive(Clone, Debug)]
+pub struct Caller(pub Arc<Principal>);

@@ -1,0 +1,170 @@
+//! The only map from an [`Error`] to an answer: problem+json (RFC 9457) for HTTP, a trailers-only status for gRPC.
+//!
+//! [`problem`] gives the parts, so that WebSocket and SSE can carry the same problem inside a stream.
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::body::{self, Response};
+use crate::error::{Error, Violation};
+
+/// An RFC 9457 problem.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub title: &'static str,
+    pub status: u16,
+    pub detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ProblemItem>,
+}
+
+/// One entry of a problem's `errors`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProblemItem {
+    pub pointer: String,
+    pub detail: String,
+}
+
+impl From<Violation> for ProblemItem {
+    fn from(v: Violation) -> Self {
+        Self { pointer: v.pointer, detail: v.detail }
+    }
+}
+
+/// How an error is told: the HTTP status, the gRPC code, and a title that is the same for all of its kind.
+fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
+    match error {
+        Error::Conflict(_) => (StatusCode::CONFLICT, Code::Aborted, "conflict"),
+        Error::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "deadline-exceeded"),
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied, "forbidden"),
+        Error::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "internal"),
+        Error::Limited { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "limited"),
+        Error::Malformed { .. } => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed"),
+        Error::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "method-not-allowed"),
+        Error::NoRegion => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "no-region"),
+        Error::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound, "not-found"),
+        Error::Shed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "shed"),
+        Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too-large"),
+        Error::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "unauthenticated"),
+        Error::UnsupportedMediaType(_) => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "unsupported-media-type")
+        }
+        Error::Upstream(status) => {
+            let (http, title) = upstream(status.code());
+            (http, status.code(), title)
+        }
+    }
+}
+
+/// searchd's codes in HTTP. searchd speaks of the caller's request, so most codes have one meaning.
+fn upstream(code: Code) -> (StatusCode, &'static str) {
+    match code {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => (StatusCode::BAD_REQUEST, "malformed"),
+        Code::NotFound => (StatusCode::NOT_FOUND, "not-found"),
+        Code::AlreadyExists | Code::Aborted => (StatusCode::CONFLICT, "conflict"),
+        Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline-exceeded"),
+        Code::ResourceExhausted => (StatusCode::SERVICE_UNAVAILABLE, "shed"),
+        Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        Code::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
+        Code::Unauthenticated
+        | Code::Ok
+        | Code::Unknown
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => (StatusCode::BAD_GATEWAY, "upstream"),
+    }
+}
+
+fn type_uri(title: &str) -> &'static str {
+    match title {
+        "conflict" => "https://nearfield.dev/problems/conflict",
+        "deadline-exceeded" => "https://nearfield.dev/problems/deadline-exceeded",
+        "forbidden" => "https://nearfield.dev/problems/forbidden",
+        "limited" => "https://nearfield.dev/problems/limited",
+        "malformed" => "https://nearfield.dev/problems/malformed",
+        "method-not-allowed" => "https://nearfield.dev/problems/method-not-allowed",
+        "no-region" => "https://nearfield.dev/problems/no-region",
+        "not-found" => "https://nearfield.dev/problems/not-found",
+        "shed" => "https://nearfield.dev/problems/shed",
+        "too-large" => "https://nearfield.dev/problems/too-large",
+        "unauthenticated" => "https://nearfield.dev/problems/unauthenticated",
+        "unavailable" => "https://nearfield.dev/problems/unavailable",
+        "unsupported-media-type" => "https://nearfield.dev/problems/unsupported-media-type",
+        "upstream" => "https://nearfield.dev/problems/upstream",
+        _ => "https://nearfield.dev/problems/internal",
+    }
+}
+
+/// The problem that tells of `error`. Internal failures are told without their cause: that is for the log.
+pub fn problem(error: &Error, request_id: Option<&str>) -> Problem {
+    let (status, _, title) = classify(error);
+    let (detail, errors) = match error {
+        Error::Malformed { detail, violations } => {
+            (detail.clone(), violations.iter().cloned().map(ProblemItem::from).collect())
+        }
+        Error::Upstream(status) => {
+            let violations = status.get_details_bad_request().map(|b| b.field_violations).unwrap_or_default();
+            let items =
+                violations.into_iter().map(|v| ProblemItem { pointer: v.field, detail: v.description }).collect();
+            (status.message().to_owned(), items)
+        }
+        other => (other.to_string(), Vec::new()),
+    };
+    Problem { kind: type_uri(title), title, status: status.as_u16(), detail, request_id: request_id.map(str::to_owned), errors }
+}
+
+/// The headers that a refusal owes its reader.
+fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
+    let retry_after = |headers: &mut HeaderMap, seconds: u64| {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    };
+    match error {
+        Error::Limited { retry_after: wait, .. } | Error::Shed { retry_after: wait, .. } => {
+            retry_after(headers, wait.as_secs_f64().ceil() as u64);
+        }
+        Error::NoRegion => retry_after(headers, 1),
+        Error::Upstream(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
+            retry_after(headers, 1);
+        }
+        Error::Unauthenticated(_) => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"nearfield\""));
+        }
+        Error::MethodNotAllowed { allow } => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        _ => {}
+    }
+}
+
+/// The HTTP answer.
+pub fn response(error: &Error, request_id: Option<&str>) -> Response {
+    let problem = problem(error, request_id);
+    let bytes = serde_json::to_vec(&problem).expect("a problem holds only strings and numbers");
+    let mut response = Response::new(body::full(bytes));
+    *response.status_mut() = StatusCode::from_u16(problem.status).expect("classify gives valid statuses");
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    refusal_headers(error, headers);
+    response
+}
+
+/// The gRPC answer: HTTP 200, the status in the headers, no body (a "trailers-only" response).
+pub fn grpc_response(error: &Error) -> Response {
+    let status = match error {
+        Error::Upstream(status) => (**status).clone(),
+        other => {
+            let (_, code, _) = classify(other);
+            tonic::Status::new(code, other.to_string())
+        }
+    };
+    let mut response: Response = status.into_http::<tonic::body::Body>().map(body::boxed);
+    refusal_headers(error, response.headers_mut());
+    response
+}
