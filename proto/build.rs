@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use protox::prost::Message;
 
-const FILES: [&str; 3] = ["nearfield/v1/vector_search.proto", "nearfield/v1/collections.proto", "nearfield/log/v1/log.proto"];
+const FILES: [&str; 3] =
+    ["nearfield/v1/vector_search.proto", "nearfield/v1/collections.proto", "nearfield/log/v1/log.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

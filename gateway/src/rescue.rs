@@ -72,12 +72,9 @@ fn upstream(code: Code) -> (StatusCode, &'static str) {
         Code::ResourceExhausted => (StatusCode::SERVICE_UNAVAILABLE, "shed"),
         Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         Code::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
-        Code::Unauthenticated
-        | Code::Ok
-        | Code::Unknown
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::DataLoss => (StatusCode::BAD_GATEWAY, "upstream"),
+        Code::Unauthenticated | Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+            (StatusCode::BAD_GATEWAY, "upstream")
+        }
     }
 }
 
@@ -116,7 +113,14 @@ pub fn problem(error: &Error, request_id: Option<&str>) -> Problem {
         }
         other => (other.to_string(), Vec::new()),
     };
-    Problem { kind: type_uri(title), title, status: status.as_u16(), detail, request_id: request_id.map(str::to_owned), errors }
+    Problem {
+        kind: type_uri(title),
+        title,
+        status: status.as_u16(),
+        detail,
+        request_id: request_id.map(str::to_owned),
+        errors,
+    }
 }
 
 /// The headers that a refusal owes its reader.
