@@ -1,4 +1,10 @@
 //! What every Nearfield process needs around its work: settings, logs and traces, metrics, readiness and draining.
 
+pub mod admin;
 pub mod drain;
+pub mod logging;
+pub mod otlp;
+pub mod process;
+pub mod readiness;
 pub mod settings;
+pub mod trace_context;
