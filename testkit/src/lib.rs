@@ -1,1 +1,35 @@
-//! (to come)
+//! Real processes, real sockets: what the end-to-end tests and the benchmarks stand on.
+//!
+//! Servers are child processes on free ports ([`Dev`], [`Cluster`], [`Redis`]); clients speak each protocol of the
+//! product themselves ([`Client`], [`WebSocket`], [`grpc`]), so that a test sees what is on the wire. The oracles are
+//! written from the contract alone and share no code with the product.
+
+mod client;
+mod cluster;
+mod credentials;
+mod dev;
+mod filter_oracle;
+pub mod grpc;
+mod process;
+mod redis;
+mod search_oracle;
+mod sse;
+pub mod vectors;
+mod websocket;
+
+pub use client::{Answer, AnswerBody, Client, Protocol, RequestBuilder, StreamingAnswer, tls};
+pub use cluster::{Cluster, ClusterOptions};
+pub use credentials::{Authority, Claims, Signer, TestCa};
+pub use dev::{Dev, DevOptions};
+pub use filter_oracle::matches;
+pub use process::{Process, binary, eventually, free_port};
+pub use redis::Redis;
+pub use search_oracle::{Hit, Metric, nearest, recall};
+pub use sse::{SseEvent, SseReader};
+pub use websocket::WebSocket;
+
+/// Chooses the process's TLS provider; every entry point of the kit calls it, a test need not.
+pub fn install_crypto_provider() {
+    // The error says that one is installed already, which is what we want.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

@@ -1,0 +1,181 @@
+//! The tiers as in production: a gateway process, several searchd processes, optionally Redis, joined by config files.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::client::{Client, Protocol};
+use crate::credentials::{AUDIENCE, Authority, Claims, ISSUER, TestCa};
+use crate::process::{Process, binary, free_port};
+use crate::redis::Redis;
+
+const START: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    pub searchds: usize,
+    pub redis: bool,
+    pub rate_limits: bool,
+    /// More lines for gateway.toml, whole sections.
+    pub gateway: String,
+    /// More lines for each searchd.toml, whole sections.
+    pub searchd: String,
+    /// Lines for `[upstream]` of gateway.toml.
+    pub upstream: String,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        let none = String::new;
+        Self { searchds: 2, redis: false, rate_limits: false, gateway: none(), searchd: none(), upstream: none() }
+    }
+}
+
+pub struct Cluster {
+    // Dropped in this order: the gateway drains while its searchds are there.
+    gateway: Process,
+    searchds: Vec<Searchd>,
+    pub redis: Option<Redis>,
+    authority: Authority,
+    ca: TestCa,
+    directory: TempDir,
+}
+
+struct Searchd {
+    process: Process,
+    config: PathBuf,
+    port: u16,
+}
+
+impl Cluster {
+    pub fn start(options: &ClusterOptions) -> Result<Self> {
+        crate::install_crypto_provider();
+        let directory = tempfile::tempdir()?;
+        let ca = TestCa::create(directory.path())?;
+        let authority = Authority::create(directory.path())?;
+        let redis = options.redis.then(Redis::start).transpose()?;
+        // Peers name each other in their config files, so their ports are chosen before they start.
+        let ports = (0..options.searchds).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let searchds = (0..options.searchds)
+            .map(|i| Self::start_searchd(i, &ports, options, &directory))
+            .collect::<Result<Vec<_>>>()?;
+        let config = gateway_config(options, &ports, &ca, &authority, redis.as_ref(), &directory);
+        let file = directory.path().join("gateway.toml");
+        fs_err::write(&file, config)?;
+        let mut command = Command::new(binary("gateway")?);
+        command.arg("--config").arg(&file);
+        let gateway = Process::start("gateway", command, START)?;
+        Ok(Self { gateway, searchds, redis, authority, ca, directory })
+    }
+
+    fn start_searchd(i: usize, ports: &[u16], options: &ClusterOptions, directory: &TempDir) -> Result<Searchd> {
+        let port = ports[i];
+        let peers: Vec<String> =
+            ports.iter().filter(|p| **p != port).map(|p| format!("\"http://127.0.0.1:{p}\"")).collect();
+        let data = directory.path().join(format!("searchd-{i}"));
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:0\"\nregion = \"us-central1\"\n\
+             instance = \"searchd-{i}\"\n\n[storage]\ndata_dir = {data:?}\n\n[replication]\npeers = [{}]\n\n{}",
+            peers.join(", "),
+            options.searchd
+        );
+        let file = directory.path().join(format!("searchd-{i}.toml"));
+        fs_err::write(&file, config)?;
+        let process = Self::run_searchd(i, &file)?;
+        Ok(Searchd { process, config: file, port })
+    }
+
+    fn run_searchd(i: usize, config: &PathBuf) -> Result<Process> {
+        let mut command = Command::new(binary("searchd")?);
+        command.arg("--config").arg(config);
+        Process::start(&format!("searchd-{i}"), command, START)
+    }
+
+    pub fn gateway(&self) -> &Process {
+        &self.gateway
+    }
+
+    pub fn searchd(&self, i: usize) -> &Process {
+        &self.searchds[i].process
+    }
+
+    pub fn searchd_url(&self, i: usize) -> String {
+        format!("http://127.0.0.1:{}", self.searchds[i].port)
+    }
+
+    /// kill -9.
+    pub fn kill_searchd(&self, i: usize) -> Result<()> {
+        self.searchds[i].process.kill()
+    }
+
+    /// Starts a searchd that has ended over its old data, on its old port.
+    pub fn restart_searchd(&mut self, i: usize) -> Result<()> {
+        let searchd = self.searchds.get_mut(i).context("such a searchd")?;
+        searchd.process.kill()?;
+        searchd.process = Self::run_searchd(i, &searchd.config)?;
+        Ok(())
+    }
+
+    pub fn https(&self) -> Result<String> {
+        self.gateway.address("https")
+    }
+
+    pub fn admin(&self) -> Result<String> {
+        self.gateway.address("admin")
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.ca.ca.clone()
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub fn token(&self, claims: &Claims) -> Result<String> {
+        self.authority.signer.token(claims)
+    }
+
+    pub fn client_as(&self, protocol: Protocol, claims: &Claims) -> Result<Client> {
+        let client = Client::new(&self.https()?, Some(&self.ca.ca), protocol)?;
+        Ok(client.with_bearer(&self.token(claims)?))
+    }
+}
+
+fn gateway_config(
+    options: &ClusterOptions,
+    ports: &[u16],
+    ca: &TestCa,
+    authority: &Authority,
+    redis: Option<&Redis>,
+    directory: &TempDir,
+) -> String {
+    let endpoints: Vec<String> = ports.iter().map(|p| format!("\"http://127.0.0.1:{p}\"")).collect();
+    let mut config = String::new();
+    let _ = write!(
+        config,
+        "[server]\nregion = \"us-central1\"\ninstance = \"gateway-0\"\n\n\
+         [listener]\nhttps = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n\n\
+         [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
+         [auth]\napi_keys = {:?}\n[[auth.issuers]]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
+         jwks_file = {:?}\nalgorithms = [\"ES256\"]\n\n\
+         [rate_limit]\nenabled = {}\n\n\
+         [upstream]\nendpoints = [{}]\n{}\n",
+        ca.leaf,
+        ca.leaf_key,
+        directory.path().join("keys.db"),
+        authority.jwks,
+        options.rate_limits,
+        endpoints.join(", "),
+        options.upstream,
+    );
+    if let Some(redis) = redis {
+        let _ = write!(config, "\n[cache]\nredis_url = \"{}\"\n", redis.url());
+    }
+    let _ = write!(config, "\n{}", options.gateway);
+    config
+}
