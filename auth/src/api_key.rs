@@ -193,6 +193,28 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn several_processes_may_open_a_new_file_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.db");
+        let opened: Vec<_> = (0..8)
+            .map(|_| path.clone())
+            .map(|p| {
+                tokio::spawn(async move {
+                    let keys = ApiKeys::open(&p).await?;
+                    keys.create(ci()).await.map_err(|e| match e {
+                        Error::Store(error) => error,
+                        Error::Name(name) => unreachable!("{name}"),
+                    })
+                })
+            })
+            .collect();
+        for handle in opened {
+            handle.await.unwrap().unwrap();
+        }
+        assert_eq!(ApiKeys::open(&path).await.unwrap().list().await.unwrap().len(), 8);
+    }
+
     #[tokio::test]
     async fn what_is_no_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();

@@ -139,7 +139,11 @@ fn claims_of(encoded: &str) -> Result<Claims, Rejection> {
     serde_json::from_slice(&json).map_err(|error| {
         let text = error.to_string();
         let named = ["iss", "aud", "exp", "sub"].into_iter().find(|claim| text.contains(&format!("`{claim}`")));
-        named.map_or(if error.is_data() { Rejection::Claim("set") } else { Rejection::Shape }, Rejection::Claim)
+        match named {
+            Some(claim) => Rejection::Claim(claim),
+            None if error.is_data() => Rejection::Claim("set"),
+            None => Rejection::Shape,
+        }
     })
 }
 

@@ -176,10 +176,7 @@ impl Source {
     async fn read(&mut self) -> Result<Option<KeySet>, Error> {
         match self {
             Self::File { path, seen } => {
-                let (stamp, json) = match read_file(path, *seen).await? {
-                    Some(changed) => changed,
-                    None => return Ok(None),
-                };
+                let Some((stamp, json)) = read_file(path, *seen).await? else { return Ok(None) };
                 let set = KeySet::parse(&json)?;
                 *seen = Some(stamp);
                 Ok(Some(set))
