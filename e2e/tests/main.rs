@@ -1,1 +1,27 @@
-//! (to come)
+//! The whole product as its clients meet it: real processes, real sockets, every protocol.
+//!
+//! One `nearfield dev` is shared by most tests, each in a tenant of its own (see `space`); a test that stops, starves
+//! or kills a process starts its own.
+
+mod auth;
+mod bodies;
+mod caching;
+mod cluster;
+mod collections;
+mod deadlines;
+mod errors;
+mod filters;
+mod fuzz;
+mod grpc;
+mod hostile;
+mod limits;
+mod observability;
+mod openapi;
+mod points;
+mod protocols;
+mod search;
+mod sessions;
+mod shutdown;
+mod space;
+mod sse;
+mod websocket;
