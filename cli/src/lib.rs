@@ -1,1 +1,35 @@
-//! (to come)
+//! The command line of Nearfield: both tiers in one process for development, credentials, and bulk data in and out.
+
+pub mod client;
+pub mod export;
+pub mod format;
+pub mod import;
+pub mod key;
+mod progress;
+pub mod token;
+
+/// Search vectors near you.
+#[derive(clap::Parser)]
+#[command(name = "nearfield", version, about)]
+pub enum Command {
+    /// Makes a token that a development server trusts
+    Token(token::Options),
+    /// Makes, lists and revokes API keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Loads points from a .jsonl, .npy, .fvecs or .parquet file into a collection
+    Import(import::Options),
+    /// Writes a collection's points to a .jsonl, .npy, .fvecs or .parquet file
+    Export(export::Options),
+}
+
+impl Command {
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Export(options) => export::run(options).await,
+            Self::Import(options) => import::run(options).await,
+            Self::Key(command) => key::run(command).await,
+            Self::Token(options) => token::run(&options),
+        }
+    }
+}
