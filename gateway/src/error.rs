@@ -33,6 +33,9 @@ pub enum Error {
     /// Too many requests by this caller.
     #[error("the rate limit {policy} is exhausted")]
     Limited { policy: &'static str, limit: u32, retry_after: Duration },
+    /// A body of many lines that ended with a bad one.
+    #[error("line {line}: {cause}; {stored} points were stored before")]
+    Line { line: u64, stored: u64, cause: Box<Self> },
     #[error("{detail}")]
     Malformed { detail: String, violations: Vec<Violation> },
     #[error("the method is not allowed here")]

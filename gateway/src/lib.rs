@@ -1,7 +1,10 @@
 //! The gateway: three transports, one pipeline, a region's searchds behind it.
 
 pub mod body;
+pub mod dispatch;
 pub mod error;
+pub mod forward;
+pub mod region;
 pub mod request;
 pub mod rescue;
 pub mod route;

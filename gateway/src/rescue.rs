@@ -22,6 +22,11 @@ pub struct Problem {
     pub request_id: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ProblemItem>,
+    /// The line of an NDJSON body that ended it, counted from 1, and how many points were stored before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inserted: Option<u64>,
 }
 
 /// One entry of a problem's `errors`.
@@ -44,6 +49,7 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "deadline-exceeded"),
         Error::Forbidden(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied, "forbidden"),
         Error::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "internal"),
+        Error::Line { cause, .. } => classify(cause),
         Error::Limited { .. } => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "limited"),
         Error::Malformed { .. } => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed"),
         Error::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "method-not-allowed"),
@@ -65,9 +71,11 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
 /// searchd's codes in HTTP. searchd speaks of the caller's request, so most codes have one meaning.
 fn upstream(code: Code) -> (StatusCode, &'static str) {
     match code {
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => (StatusCode::BAD_REQUEST, "malformed"),
+        Code::InvalidArgument | Code::FailedPrecondition => (StatusCode::BAD_REQUEST, "malformed"),
         Code::NotFound => (StatusCode::NOT_FOUND, "not-found"),
         Code::AlreadyExists | Code::Aborted => (StatusCode::CONFLICT, "conflict"),
+        // Metadata past its limit, or a message.
+        Code::OutOfRange => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
         Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline-exceeded"),
         Code::ResourceExhausted => (StatusCode::SERVICE_UNAVAILABLE, "shed"),
         Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -100,6 +108,11 @@ fn type_uri(title: &str) -> &'static str {
 
 /// The problem that tells of `error`. Internal failures are told without their cause: that is for the log.
 pub fn problem(error: &Error, request_id: Option<&str>) -> Problem {
+    if let Error::Line { line, stored, cause } = error {
+        let problem = problem(cause, request_id);
+        let detail = format!("line {line}: {}; {stored} points were stored before", problem.detail);
+        return Problem { detail, line: Some(*line), inserted: Some(*stored), ..problem };
+    }
     let (status, _, title) = classify(error);
     let (detail, errors) = match error {
         Error::Malformed { detail, violations } => {
@@ -120,6 +133,8 @@ pub fn problem(error: &Error, request_id: Option<&str>) -> Problem {
         detail,
         request_id: request_id.map(str::to_owned),
         errors,
+        line: None,
+        inserted: None,
     }
 }
 
@@ -132,6 +147,7 @@ fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
         Error::Limited { retry_after: wait, .. } | Error::Shed { retry_after: wait, .. } => {
             retry_after(headers, wait.as_secs_f64().ceil() as u64);
         }
+        Error::Line { cause, .. } => refusal_headers(cause, headers),
         Error::NoRegion => retry_after(headers, 1),
         Error::Upstream(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
             retry_after(headers, 1);

@@ -1,0 +1,150 @@
+//! From a classified request to what answers it: the innermost service of the pipeline.
+
+mod body;
+mod collections;
+mod export;
+mod health;
+mod lines;
+mod points;
+mod regions;
+mod reply;
+mod searches;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method, header};
+use nearfield_telemetry::drain::Drain;
+use tonic::Status;
+use tower::Service;
+
+use crate::body::{self as bodies, Request, Response};
+use crate::error::Error;
+use crate::forward::{CallContext, Upstream};
+use crate::region::{Chosen, Regions};
+use crate::route::{GrpcMethod, Route};
+
+/// Answers every route. Clones share everything.
+#[derive(Clone)]
+pub struct Dispatch(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    regions: Regions,
+    #[expect(dead_code, reason = "streams watch it")]
+    drain: Drain,
+}
+
+impl Dispatch {
+    /// Answers by the searchds of `regions`, and lets go of its streams when `drain` starts.
+    pub fn new(regions: Regions, drain: Drain) -> Self {
+        Self(Arc::new(Inner { regions, drain }))
+    }
+}
+
+impl Service<Request> for Dispatch {
+    type Response = Response;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response, Error>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.answer(request).await })
+    }
+}
+
+/// One request, taken apart once for all that answer it.
+struct Job {
+    parts: http::request::Parts,
+    body: bodies::Body,
+    context: CallContext,
+    upstream: Upstream,
+}
+
+impl Job {
+    fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    fn query(&self) -> &str {
+        self.parts.uri.query().unwrap_or_default()
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request) -> Result<Response, Error> {
+        let route = request.extensions().get::<Route>().copied().unwrap_or_else(|| Route::of(request.uri().path()));
+        if route == Route::Unknown {
+            return Err(Error::NotFound("there is nothing at this path".to_owned()));
+        }
+        if route == Route::Grpc(GrpcMethod::Unknown) {
+            return Err(Status::unimplemented("there is no such method").into());
+        }
+        if !route.allows(request.method()) {
+            return Err(Error::MethodNotAllowed { allow: route.allow() });
+        }
+        let head = request.method() == Method::HEAD;
+        let response = match route {
+            Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
+            Route::HealthReady => health::ready(&self.regions),
+            Route::Regions => {
+                let query = request.uri().query().unwrap_or_default();
+                regions::list(&self.regions, request.extensions(), query)?
+            }
+            _ => self.forward(route, request).await?,
+        };
+        Ok(if head { without_body(response) } else { response })
+    }
+
+    /// What a region's searchds answer.
+    async fn forward(&self, route: Route, request: Request) -> Result<Response, Error> {
+        let Chosen { upstream, name } = self.regions.route(request.extensions())?;
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let context = CallContext::of(&parts)?;
+        let job = Job { parts, body, context, upstream };
+        let mut response = match route {
+            Route::Collection => collections::one(job).await,
+            Route::Collections => collections::list(job).await,
+            Route::Delete => points::delete(job).await,
+            Route::Embed => points::embed(job).await,
+            Route::Export => export::export(job).await,
+            Route::Grpc(method) => {
+                let request = Request::from_parts(job.parts, job.body);
+                job.upstream.pass(method, &job.context, request).await
+            }
+            Route::Insert => points::insert(job).await,
+            Route::Search => searches::search(job).await,
+            Route::SearchBatch => searches::batch(job).await,
+            Route::Update => points::update(job).await,
+            Route::CachePurge
+            | Route::CacheWarm
+            | Route::HealthReady
+            | Route::OpenApi
+            | Route::Regions
+            | Route::StreamSearch
+            | Route::Unknown
+            | Route::WebSocket => Err(Error::NotFound("there is nothing at this path".to_owned())),
+        }?;
+        let headers = response.headers_mut();
+        let timing = format!("upstream;dur={:.3}", started.elapsed().as_secs_f64() * 1_000.0);
+        headers.append("server-timing", HeaderValue::try_from(timing).expect("digits and a word"));
+        headers.insert("nearfield-region", name);
+        Ok(response)
+    }
+}
+
+/// A HEAD's answer: that of GET, its length told and its body dropped, which ends the call behind it.
+fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(parts, bodies::empty())
+}

@@ -1,0 +1,56 @@
+//! Reads a request's body whole, up to a bound.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, LengthLimitError};
+
+use crate::body::{Body, BodyError};
+use crate::error::Error;
+
+/// Bytes of a JSON body, after decompression.
+pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
+
+/// The whole body.
+///
+/// # Errors
+/// [`Error::TooLarge`] past the bound, [`Error::Malformed`] when the body breaks off or cannot be decompressed.
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, Error> {
+    let declared = http_body::Body::size_hint(&body).lower();
+    if declared > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if all.is_empty() && first.is_empty() {
+            // One frame is the common case, and needs no copy.
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve(usize::try_from(declared).unwrap_or_default().max(first.len() + data.len()));
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&data);
+        if all.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Why a body could not be read.
+pub(crate) fn broken(error: BodyError) -> Error {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+    while let Some(cause) = source {
+        if cause.is::<LengthLimitError>() {
+            return too_large();
+        }
+        source = cause.source();
+    }
+    Error::malformed(format!("the body could not be read: {error}"))
+}
+
+fn too_large() -> Error {
+    Error::TooLarge { what: "the body", limit: BODY_BYTES_MAX as u64 }
+}

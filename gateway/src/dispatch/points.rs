@@ -1,0 +1,44 @@
+//! `/insert`, `/update`, `/delete` and `/embed/{id}`.
+
+use super::{Job, body, lines, reply};
+use crate::body::Response;
+use crate::error::Error;
+use crate::forward::codec::{self, answer, point};
+
+pub(super) async fn insert(job: Job) -> Result<Response, Error> {
+    let media = codec::media_type(&job.parts.headers)?;
+    if media.as_deref().is_some_and(|media| matches!(media, "application/x-ndjson" | "application/jsonl")) {
+        return lines::insert(job).await;
+    }
+    codec::no_parameters(job.query())?;
+    codec::expect_json(&job.parts.headers)?;
+    let request = point::insert(&body::read(job.body).await?)?;
+    let inserted = job.upstream.insert(&job.context, &request).await?;
+    Ok(reply::written(answer::plain(&answer::Inserted::from(&inserted)), &inserted.session))
+}
+
+pub(super) async fn update(job: Job) -> Result<Response, Error> {
+    codec::no_parameters(job.query())?;
+    codec::expect_json(&job.parts.headers)?;
+    let request = point::update(&body::read(job.body).await?)?;
+    let updated = job.upstream.update(&job.context, &request).await?;
+    Ok(reply::written(answer::plain(&answer::Updated::from(&updated)), &updated.session))
+}
+
+pub(super) async fn delete(job: Job) -> Result<Response, Error> {
+    codec::no_parameters(job.query())?;
+    codec::expect_json(&job.parts.headers)?;
+    let request = point::delete(&body::read(job.body).await?)?;
+    let deleted = job.upstream.delete(&job.context, &request).await?;
+    Ok(reply::written(answer::plain(&answer::Deleted::from(&deleted)), &deleted.session))
+}
+
+pub(super) async fn embed(job: Job) -> Result<Response, Error> {
+    let mut request = point::fetch(job.path(), job.query())?;
+    request.session = codec::session(&job.parts.headers, std::mem::take(&mut request.session))?;
+    let fetched = job.upstream.fetch(&job.context, &request).await?;
+    let record = fetched.records.into_iter().next();
+    let record = record.ok_or_else(|| Error::NotFound("there is no point of this id".to_owned()))?;
+    let response = reply::json(answer::record(&record));
+    Ok(reply::cacheable(response, reply::EMBED_MAX_AGE, &request.collection, Some(&record.id)))
+}

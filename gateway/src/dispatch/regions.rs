@@ -1,0 +1,20 @@
+//! `GET /regions`.
+
+use http::Extensions;
+use serde::Serialize;
+
+use super::reply;
+use crate::body::Response;
+use crate::error::Error;
+use crate::forward::codec::{self, answer};
+use crate::region::{RegionStatus, Regions};
+
+#[derive(Serialize)]
+struct RegionsAnswer<'a> {
+    regions: Vec<RegionStatus<'a>>,
+}
+
+pub(super) fn list(regions: &Regions, extensions: &Extensions, query: &str) -> Result<Response, Error> {
+    codec::no_parameters(query)?;
+    Ok(reply::json(answer::plain(&RegionsAnswer { regions: regions.status(extensions) })))
+}

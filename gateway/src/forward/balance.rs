@@ -1,0 +1,213 @@
+//! Maglev hashing (Eisenbud et al., NSDI 2016): a table from hash to endpoint that every gateway builds alike.
+//!
+//! The table is built from the endpoints' sorted ids and weights alone. An endpoint that is down is skipped at look-up,
+//! so a flap moves only that endpoint's keys, and moves them back.
+
+use std::net::IpAddr;
+
+/// Entries of a table: a prime, about a hundred times the endpoints that one region may have.
+pub const ENTRIES: usize = 65_537;
+
+/// The greatest weight of one endpoint.
+pub const WEIGHT_MAX: u32 = 1_000;
+
+/// A look-up table over endpoints `0..n`.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The endpoint of each entry; empty when there is no endpoint.
+    entries: Vec<u16>,
+}
+
+impl Table {
+    /// Builds the table for endpoints given by (id, weight). The order of `endpoints` numbers them, and does not
+    /// influence which keys an id gets.
+    pub fn build(endpoints: &[(&str, u32)]) -> Self {
+        if endpoints.is_empty() {
+            return Self { entries: Vec::new() };
+        }
+        let mut order: Vec<u16> = (0..endpoints.len()).map(|i| u16::try_from(i).expect("a few endpoints")).collect();
+        order.sort_by_key(|&i| endpoints[usize::from(i)].0);
+        let heaviest = endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1).max(1);
+        let mut turns: Vec<Turn> = order.iter().map(|&i| Turn::new(i, endpoints[usize::from(i)])).collect();
+
+        let mut entries = vec![u16::MAX; ENTRIES];
+        let mut filled = 0;
+        loop {
+            for turn in &mut turns {
+                // Each round an endpoint earns its share of one entry; the heaviest earns a whole one.
+                turn.credit += turn.weight;
+                if turn.credit < heaviest {
+                    continue;
+                }
+                turn.credit -= heaviest;
+                let slot = turn.next_free(&entries);
+                entries[slot] = turn.endpoint;
+                filled += 1;
+                if filled == ENTRIES {
+                    return Self { entries };
+                }
+            }
+        }
+    }
+
+    /// The first endpoint for `hash` that `usable` admits: the entry's own, or else the next usable one behind it.
+    pub fn pick(&self, hash: u64, mut usable: impl FnMut(usize) -> bool) -> Option<usize> {
+        let start = usize::try_from(hash % ENTRIES as u64).expect("less than the number of entries");
+        let mut refused = u16::MAX;
+        let around = self.entries.iter().skip(start).chain(self.entries.iter().take(start));
+        for &endpoint in around {
+            // Most neighbours differ; asking the same one twice in a row would be idle.
+            if endpoint == refused {
+                continue;
+            }
+            if usable(usize::from(endpoint)) {
+                return Some(usize::from(endpoint));
+            }
+            refused = endpoint;
+        }
+        None
+    }
+}
+
+/// One endpoint's walk through its own permutation of the entries.
+struct Turn {
+    endpoint: u16,
+    weight: u32,
+    credit: u32,
+    next: usize,
+    skip: usize,
+}
+
+impl Turn {
+    fn new(endpoint: u16, (id, weight): (&str, u32)) -> Self {
+        let digest = blake3::hash(id.as_bytes());
+        let word = |at: usize| u64::from_le_bytes(digest.as_bytes()[at..at + 8].try_into().expect("eight bytes"));
+        let below = |word: u64, bound: usize| usize::try_from(word % bound as u64).expect("less than a usize");
+        Self {
+            endpoint,
+            weight: weight.max(1),
+            credit: 0,
+            next: below(word(0), ENTRIES),
+            skip: below(word(8), ENTRIES - 1) + 1,
+        }
+    }
+
+    fn next_free(&mut self, entries: &[u16]) -> usize {
+        loop {
+            let slot = self.next;
+            self.next = (self.next + self.skip) % ENTRIES;
+            if entries[slot] == u16::MAX {
+                return slot;
+            }
+        }
+    }
+}
+
+/// The key of a client's reads: its IPv4 address, or the /64 of its IPv6 address, which is one customer.
+pub fn client_key(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => key(&[b"4", &ip.octets()]),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => key(&[b"4", &ip.octets()]),
+            None => key(&[b"6", &ip.octets()[..8]]),
+        },
+    }
+}
+
+/// The key of a collection's writes, which all go to one endpoint while it is well.
+pub fn collection_key(tenant: &str, collection: &str) -> u64 {
+    key(&[tenant.as_bytes(), collection.as_bytes()])
+}
+
+/// The same on every gateway: a keyless hash of length-prefixed parts.
+fn key(parts: &[&[u8]]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shares(table: &Table, endpoints: usize) -> Vec<usize> {
+        let mut shares = vec![0; endpoints];
+        for hash in 0..ENTRIES as u64 {
+            shares[table.pick(hash, |_| true).unwrap()] += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn equal_weights_share_alike() {
+        let ids: Vec<String> = (0..15).map(|i| format!("http://searchd-{i}:50051")).collect();
+        let endpoints: Vec<(&str, u32)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+        for share in shares(&Table::build(&endpoints), 15) {
+            assert!((4300..=4440).contains(&share), "{share}");
+        }
+    }
+
+    #[test]
+    fn weights_set_the_shares() {
+        let shares = shares(&Table::build(&[("a", 1), ("b", 3)]), 2);
+        assert!((16_000..=16_700).contains(&shares[0]), "{shares:?}");
+    }
+
+    #[test]
+    fn losing_one_of_fifteen_moves_few_other_keys() {
+        let ids: Vec<String> = (0..15).map(|i| format!("searchd-{i}")).collect();
+        let all: Vec<(&str, u32)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+        let (before, after) = (Table::build(&all), Table::build(&all[..14]));
+        let moved = (0..ENTRIES as u64)
+            .filter(|&hash| {
+                let owner = before.pick(hash, |_| true).unwrap();
+                owner != 14 && after.pick(hash, |_| true).unwrap() != owner
+            })
+            .count();
+        assert!(moved < ENTRIES / 50, "{moved}");
+    }
+
+    #[test]
+    fn an_empty_table_picks_nobody() {
+        assert_eq!(Table::build(&[]).pick(7, |_| true), None);
+    }
+
+    #[test]
+    fn one_ipv6_customer_has_one_key() {
+        let key = |text: &str| client_key(text.parse().unwrap());
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn the_table_does_not_depend_on_the_order(n in 1usize..12, rotation in 0usize..12, hash: u64) {
+            let ids: Vec<String> = (0..n).map(|i| format!("searchd-{i}")).collect();
+            let mut endpoints: Vec<(&str, u32)> = ids.iter().map(|id| (id.as_str(), 2)).collect();
+            let straight = Table::build(&endpoints).pick(hash, |_| true).map(|i| endpoints[i].0);
+            endpoints.rotate_left(rotation % n);
+            let turned = Table::build(&endpoints).pick(hash, |_| true).map(|i| endpoints[i].0);
+            prop_assert_eq!(straight, turned);
+        }
+
+        #[test]
+        fn a_flap_moves_only_the_flapping_endpoints_keys(hash: u64, down in 0usize..5) {
+            let table = Table::build(&[("a", 1), ("b", 2), ("c", 1), ("d", 1), ("e", 1)]);
+            let before = table.pick(hash, |_| true).unwrap();
+            let during = table.pick(hash, |i| i != down).unwrap();
+            prop_assert!(during != down);
+            if before != down {
+                prop_assert_eq!(before, during);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What of a caller's request goes with every call that is made for it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use nearfield_auth::Principal;
+use nearfield_proto::TENANT_METADATA;
+
+use super::balance;
+use crate::error::Error;
+use crate::request::{Caller, ClientAddr, Deadline, RequestId};
+
+/// Who calls, until when, and under which trace.
+#[derive(Clone, Debug, Default)]
+pub struct CallContext {
+    pub principal: Option<Arc<Principal>>,
+    pub client: Option<IpAddr>,
+    pub deadline: Option<Instant>,
+    pub request_id: Option<Arc<str>>,
+    /// `traceparent` and `tracestate` (W3C Trace Context).
+    trace: [Option<HeaderValue>; 2],
+    tenant: Option<HeaderValue>,
+}
+
+impl CallContext {
+    /// Reads the extensions and headers of a request.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] when the caller's tenant cannot be carried: it must never be dropped on the way.
+    pub fn of(parts: &http::request::Parts) -> Result<Self, Error> {
+        let extensions = &parts.extensions;
+        let principal = extensions.get::<Caller>().map(|caller| caller.0.clone());
+        let tenant = principal.as_ref().and_then(|p| p.tenant.as_deref()).map(tenant_value).transpose()?;
+        Ok(Self {
+            client: extensions.get::<ClientAddr>().map(|client| client.0.ip()),
+            deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
+            trace: TRACE_HEADERS.map(|name| parts.headers.get(name).cloned()),
+            tenant,
+            principal,
+        })
+    }
+
+    pub fn tenant(&self) -> &str {
+        self.principal.as_ref().and_then(|p| p.tenant.as_deref()).unwrap_or_default()
+    }
+
+    /// Writes the metadata that searchd reads: tenant, deadline, request id, trace.
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`] when no time is left.
+    pub fn write(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+        if let Some(tenant) = &self.tenant {
+            headers.insert(TENANT_METADATA, tenant.clone());
+        }
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::DeadlineExceeded);
+            }
+            headers.insert("grpc-timeout", grpc_timeout(left));
+        }
+        if let Some(id) = self.request_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+            headers.insert("x-request-id", id);
+        }
+        for (name, value) in TRACE_HEADERS.into_iter().zip(&self.trace) {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The affinity key of this caller's reads.
+    pub fn read_key(&self) -> u64 {
+        self.client.map_or(0, balance::client_key)
+    }
+
+    /// The affinity key of this caller's writes to a collection.
+    pub fn write_key(&self, collection: &str) -> u64 {
+        balance::collection_key(self.tenant(), collection)
+    }
+}
+
+fn tenant_value(tenant: &str) -> Result<HeaderValue, Error> {
+    let printable = !tenant.is_empty() && tenant.bytes().all(|byte| byte.is_ascii_graphic());
+    let value = printable.then(|| HeaderValue::from_str(tenant).ok()).flatten();
+    value.ok_or_else(|| Error::Unauthenticated("the tenant is empty or not printable ASCII".to_owned()))
+}
+
+/// A duration as gRPC writes it: at most eight digits and a unit.
+fn grpc_timeout(left: Duration) -> HeaderValue {
+    let micros = left.as_micros().max(1);
+    let text = match micros {
+        0..100_000_000 => format!("{micros}u"),
+        100_000_000..100_000_000_000 => format!("{}m", micros / 1_000),
+        _ => format!("{}S", left.as_secs().min(99_999_999)),
+    };
+    HeaderValue::try_from(text).expect("digits and a letter")
+}
+
+const TRACE_HEADERS: [HeaderName; 2] = [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_have_at_most_eight_digits() {
+        let check = |millis: u64, expected: &str| {
+            assert_eq!(grpc_timeout(Duration::from_millis(millis)), expected, "{millis} ms");
+        };
+        check(0, "1u");
+        check(250, "250000u");
+        check(99_999, "99999000u");
+        check(100_000, "100000m");
+        check(300_000_000, "300000S");
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_carried_is_refused() {
+        assert!(tenant_value("acme").is_ok());
+        for bad in ["", "a b", "zürich", "a\nb"] {
+            assert!(tenant_value(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_ends_the_call() {
+        let context = CallContext { deadline: Some(Instant::now()), ..CallContext::default() };
+        assert!(matches!(context.write(&mut HeaderMap::new()), Err(Error::DeadlineExceeded)));
+    }
+}

@@ -1,0 +1,96 @@
+//! The calls of `nearfield.v1` as functions: which path, which key, and whether it may be repeated.
+
+use nearfield_proto::v1;
+
+use super::call::CallContext;
+use super::grpc::Messages;
+use super::retry::Safety;
+use super::upstream::{Call, Upstream};
+use crate::error::Error;
+
+impl Upstream {
+    pub async fn search(&self, ctx: &CallContext, request: &v1::SearchRequest) -> Result<v1::SearchResponse, Error> {
+        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Search"), request).await
+    }
+
+    /// The first hit, when there is one, and the stream of the others. A failure before the first is an error here.
+    pub async fn stream_search(
+        &self,
+        ctx: &CallContext,
+        request: &v1::SearchRequest,
+    ) -> Result<(Option<v1::SearchResult>, Messages<v1::SearchResult>), Error> {
+        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/StreamSearch"), request).await
+    }
+
+    pub async fn batch_search(
+        &self,
+        ctx: &CallContext,
+        request: &v1::BatchSearchRequest,
+    ) -> Result<v1::BatchSearchResponse, Error> {
+        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/BatchSearch"), request).await
+    }
+
+    pub async fn fetch(&self, ctx: &CallContext, request: &v1::FetchRequest) -> Result<v1::FetchResponse, Error> {
+        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Fetch"), request).await
+    }
+
+    pub async fn scan(
+        &self,
+        ctx: &CallContext,
+        request: &v1::ScanRequest,
+    ) -> Result<(Option<v1::Record>, Messages<v1::Record>), Error> {
+        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/Scan"), request).await
+    }
+
+    pub async fn insert(&self, ctx: &CallContext, request: &v1::InsertRequest) -> Result<v1::InsertResponse, Error> {
+        self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Insert", &request.collection), request).await
+    }
+
+    pub async fn update(&self, ctx: &CallContext, request: &v1::UpdateRequest) -> Result<v1::UpdateResponse, Error> {
+        self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Update", &request.collection), request).await
+    }
+
+    pub async fn delete(&self, ctx: &CallContext, request: &v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+        self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Delete", &request.collection), request).await
+    }
+
+    pub async fn create_collection(
+        &self,
+        ctx: &CallContext,
+        request: &v1::CreateCollectionRequest,
+    ) -> Result<v1::CreateCollectionResponse, Error> {
+        self.unary(&write(ctx, "/nearfield.v1.Collections/Create", &request.name), request).await
+    }
+
+    pub async fn delete_collection(
+        &self,
+        ctx: &CallContext,
+        request: &v1::DeleteCollectionRequest,
+    ) -> Result<v1::DeleteCollectionResponse, Error> {
+        self.unary(&write(ctx, "/nearfield.v1.Collections/Delete", &request.name), request).await
+    }
+
+    pub async fn list_collections(
+        &self,
+        ctx: &CallContext,
+        request: &v1::ListCollectionsRequest,
+    ) -> Result<v1::ListCollectionsResponse, Error> {
+        self.unary(&read(ctx, "/nearfield.v1.Collections/List"), request).await
+    }
+
+    pub async fn describe_collection(
+        &self,
+        ctx: &CallContext,
+        request: &v1::DescribeCollectionRequest,
+    ) -> Result<v1::Collection, Error> {
+        self.unary(&read(ctx, "/nearfield.v1.Collections/Describe"), request).await
+    }
+}
+
+fn read<'a>(context: &'a CallContext, path: &'static str) -> Call<'a> {
+    Call { path, context, key: context.read_key(), safety: Safety::Repeatable }
+}
+
+fn write<'a>(context: &'a CallContext, path: &'static str, collection: &str) -> Call<'a> {
+    Call { path, context, key: context.write_key(collection), safety: Safety::Once }
+}

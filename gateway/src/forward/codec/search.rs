@@ -1,0 +1,172 @@
+//! A search: as a body, and as a query string.
+
+use nearfield_proto::v1::SearchRequest;
+use serde::de::MapAccess;
+
+use super::json::{self, Fields, Place, Pointer, Report};
+use super::query::Parameters;
+use super::{name, read, vector};
+use crate::error::Error;
+
+/// Hits of one search.
+pub const K_MAX: i64 = 10_000;
+/// Hits when `k` is not given.
+pub const K_DEFAULT: i32 = 10;
+/// Candidates that a search may ask for.
+pub const EF_SEARCH_MAX: i64 = 10_000;
+
+/// A search while it is read.
+#[derive(Default)]
+pub(crate) struct SearchFields {
+    pub(crate) request: SearchRequest,
+    /// A violation was told about the query itself: its absence is then no second one.
+    has_query: bool,
+    has_id: bool,
+}
+
+impl SearchFields {
+    pub(crate) const NAMES: [&'static str; 10] =
+        ["collection", "query", "query_vector_id", "k", "metric", "filter", "include", "ef_search", "exact", "session"];
+
+    /// Reads one of [`SearchFields::NAMES`]; other shapes (a WebSocket's message) hold the same fields.
+    ///
+    /// # Errors
+    /// Only those of `object`: text that is no JSON.
+    pub(crate) fn read_field<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        place: Place<'_>,
+        object: &mut A,
+    ) -> Result<(), A::Error> {
+        let request = &mut self.request;
+        match name {
+            "collection" => {
+                let given = read::text(place, object)?;
+                request.collection = given.and_then(|c| name::collection(&c, place)).unwrap_or_default();
+            }
+            "query" => {
+                request.query = vector::read(place, object)?.unwrap_or_default();
+                self.has_query = true;
+            }
+            "query_vector_id" => {
+                let given = read::text(place, object)?;
+                self.has_id = given.is_some();
+                request.query_vector_id = given.and_then(|id| name::id(&id, place)).unwrap_or_default();
+            }
+            "k" => request.k = read::integer(place, object, (1, K_MAX))?.map_or(0, narrow),
+            "metric" => {
+                let given = read::text(place, object)?;
+                request.metric = given.and_then(|m| name::word(&m, &name::METRICS, place)).unwrap_or_default();
+            }
+            "filter" => request.filter = json::raw_object(place, object)?.unwrap_or_default(),
+            "include" => {
+                let words = read::texts(place, object, name::INCLUDES.len())?.unwrap_or_default();
+                for (i, word) in words.iter().enumerate() {
+                    let at = place.at.index(i);
+                    name::word(word, &name::INCLUDES, Place { at: &at, report: place.report });
+                }
+                request.include = words;
+            }
+            "ef_search" => {
+                let ef = read::integer(place, object, (1, EF_SEARCH_MAX))?;
+                request.ef_search = ef.map_or(0, narrow);
+            }
+            "exact" => request.exact = read::flag(place, object)?.unwrap_or_default(),
+            "session" => request.session = read::text(place, object)?.unwrap_or_default().into_owned(),
+            _ => unreachable!("only the names above are read"),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_query(&mut self, place: Place<'_>) {
+        match (self.has_query, self.has_id) {
+            (false, false) => {
+                let at = place.at.key("query");
+                place.report.add(&at, "is missing: give query or query_vector_id");
+            }
+            (true, true) => {
+                let at = place.at.key("query_vector_id");
+                place.report.add(&at, "does not go together with query");
+            }
+            (true, false) | (false, true) => {}
+        }
+        normalise(&mut self.request);
+    }
+}
+
+impl Fields for SearchFields {
+    const NAMES: &'static [&'static str] = &Self::NAMES;
+    const EXPECTED: &'static str = "an object that describes a search";
+
+    fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &'static str,
+        place: Place<'_>,
+        object: &mut A,
+    ) -> Result<(), A::Error> {
+        self.read_field(name, place, object)
+    }
+
+    fn check(&mut self, place: Place<'_>) {
+        self.check_query(place);
+    }
+}
+
+/// The defaults written out, so that equal searches are equal messages.
+fn normalise(request: &mut SearchRequest) {
+    if request.collection.is_empty() {
+        name::DEFAULT_COLLECTION.clone_into(&mut request.collection);
+    }
+    if request.k == 0 {
+        request.k = K_DEFAULT;
+    }
+    if request.include.is_empty() {
+        request.include.push("metadata".to_owned());
+    }
+    request.include.sort_unstable();
+    request.include.dedup();
+}
+
+fn narrow<T: TryFrom<i64> + Default>(value: i64) -> T {
+    T::try_from(value).unwrap_or_default()
+}
+
+/// Reads the body of `POST /search`.
+///
+/// # Errors
+/// [`Error::Malformed`] with all violations.
+pub(crate) fn of_body(body: &[u8]) -> Result<SearchRequest, Error> {
+    json::object(body, SearchFields::default()).map(|fields| fields.request)
+}
+
+/// Reads the query string of `GET /search`.
+///
+/// # Errors
+/// [`Error::Malformed`] with all violations, each named by its parameter.
+pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
+    const NAMES: [&str; 9] =
+        ["collection", "query_vector_id", "k", "metric", "filter", "include", "ef_search", "exact", "session"];
+    let report = Report::default();
+    let parameters = Parameters::read(query, &NAMES, &report);
+    if !parameters.has("query_vector_id") {
+        report.add(&Pointer::Parameter("query_vector_id"), "is missing");
+    }
+    let metric = |word: &str, place: Place<'_>| name::word(word, &name::METRICS, place);
+    let words = |list: &str, place: Place<'_>| {
+        list.split(',').map(|word| name::word(word, &name::INCLUDES, place)).collect::<Option<Vec<_>>>()
+    };
+    let mut request = SearchRequest {
+        collection: parameters.with("collection", name::collection).unwrap_or_default(),
+        query_vector_id: parameters.with("query_vector_id", name::id).unwrap_or_default(),
+        k: parameters.integer("k", (1, K_MAX)).map_or(0, narrow),
+        metric: parameters.with("metric", metric).unwrap_or_default(),
+        filter: parameters.with("filter", super::query::json_object).unwrap_or_default(),
+        include: parameters.with("include", words).unwrap_or_default(),
+        ef_search: parameters.integer("ef_search", (1, EF_SEARCH_MAX)).map_or(0, narrow),
+        exact: parameters.flag("exact").unwrap_or_default(),
+        session: parameters.text("session").unwrap_or_default().to_owned(),
+        ..SearchRequest::default()
+    };
+    normalise(&mut request);
+    report.finish(request)
+}

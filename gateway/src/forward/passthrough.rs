@@ -1,0 +1,200 @@
+//! gRPC calls passed through: messages, streams and trailers as they come, nothing decoded.
+//!
+//! Only the metadata is rewritten: credentials stay here, and who the caller is, this gateway alone says.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use nearfield_proto::TENANT_METADATA;
+
+use super::call::CallContext;
+use super::connection::Failure;
+use super::grpc;
+use super::upstream::{Tried, Upstream};
+use crate::body::{self, Body, BodyError, Request, Response};
+use crate::error::Error;
+use crate::route::GrpcMethod;
+
+impl Upstream {
+    /// Passes a call on and its answer back. It goes to another endpoint only when the first never got it.
+    ///
+    /// # Errors
+    /// [`Error::NoRegion`] when nobody can be asked, [`Error::UnsupportedMediaType`] for what is no gRPC.
+    pub async fn pass(&self, method: GrpcMethod, context: &CallContext, request: Request) -> Result<Response, Error> {
+        let (mut parts, body) = request.into_parts();
+        expect_grpc(&parts.headers)?;
+        rewrite(&mut parts.headers);
+        context.write(&mut parts.headers)?;
+        let path = parts.uri.path().to_owned();
+        let (key, body) = match method {
+            GrpcMethod::Admin | GrpcMethod::Write => {
+                let (collection, body) = peek_collection(body).await;
+                (context.write_key(&collection), body)
+            }
+            GrpcMethod::Health | GrpcMethod::Read | GrpcMethod::Reflection | GrpcMethod::Unknown => {
+                (context.read_key(), body)
+            }
+        };
+        let mut outgoing = http::Request::new(body);
+        *outgoing.method_mut() = http::Method::POST;
+        *outgoing.version_mut() = http::Version::HTTP_2;
+        *outgoing.headers_mut() = parts.headers;
+
+        let mut tried = Tried::default();
+        for _ in 0..self.attempts() {
+            let endpoint = self.choose(key, &mut tried).ok_or(Error::NoRegion)?;
+            *outgoing.uri_mut() = grpc::uri(&endpoint.origin, &path);
+            match endpoint.send(outgoing).await {
+                Ok(response) => return Ok(returned(response)),
+                Err(Failure::Unsent { request: Some(request), .. }) => outgoing = *request,
+                Err(Failure::Unsent { request: None, .. }) => break,
+                Err(Failure::Broken(_)) => {
+                    return Err(tonic::Status::unavailable("the connection to searchd broke").into());
+                }
+            }
+        }
+        Err(Error::NoRegion)
+    }
+}
+
+fn expect_grpc(headers: &HeaderMap) -> Result<(), Error> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let rest = media.strip_prefix("application/grpc");
+    // gRPC-Web has another framing.
+    if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';'])) {
+        return Ok(());
+    }
+    Err(Error::UnsupportedMediaType("this path takes application/grpc".to_owned()))
+}
+
+fn rewrite(headers: &mut HeaderMap) {
+    for name in HOP_BY_HOP.iter().chain(&PRIVATE) {
+        headers.remove(name);
+    }
+    headers.remove(TENANT_METADATA);
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+}
+
+fn returned(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    for name in &HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    // The version of the connection to searchd says nothing about the caller's.
+    parts.version = http::Version::default();
+    Response::from_parts(parts, body)
+}
+
+/// The collection that a write names: field 1 of all of them, and so, by every encoder's order, their first bytes.
+/// Empty when it cannot be seen; it only chooses who is asked first.
+async fn peek_collection(mut body: Body) -> (String, Body) {
+    let Some(frame) = body.frame().await else { return (String::new(), body::empty()) };
+    let collection = frame.as_ref().ok().and_then(|frame| frame.data_ref()).and_then(|data| collection_of(data));
+    let collection = collection.unwrap_or(super::codec::name::DEFAULT_COLLECTION).to_owned();
+    (collection, body::boxed(Peeked { first: Some(frame), rest: body }))
+}
+
+fn collection_of(data: &[u8]) -> Option<&str> {
+    const PREFIX: usize = 5;
+    const FIELD_1_TEXT: u8 = 0x0a;
+    let [tag, length, rest @ ..] = data.get(PREFIX..)? else { return None };
+    // A name has at most 63 bytes, so its length is one byte.
+    let name = (*tag == FIELD_1_TEXT).then(|| rest.get(..usize::from(*length)))??;
+    std::str::from_utf8(name).ok()
+}
+
+/// A body whose first frame was looked at.
+struct Peeked {
+    first: Option<Result<Frame<Bytes>, BodyError>>,
+    rest: Body,
+}
+
+impl http_body::Body for Peeked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// What belongs to the client's connection (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+];
+
+/// What searchd has no business to see.
+const PRIVATE: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-request-id"),
+];
+
+#[cfg(test)]
+mod tests {
+    use nearfield_proto::v1::{DeleteCollectionRequest, InsertRequest};
+
+    use super::*;
+
+    #[test]
+    fn the_collection_of_a_write_is_seen() {
+        let framed = grpc::frame(&InsertRequest { collection: "shoes".to_owned(), vectors: Vec::new() });
+        assert_eq!(collection_of(&framed), Some("shoes"));
+        let framed = grpc::frame(&DeleteCollectionRequest { name: "a".to_owned() });
+        assert_eq!(collection_of(&framed), Some("a"));
+        for cut in 0..framed.len() {
+            assert_eq!(collection_of(&framed[..cut]), None);
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_say_who_it_is() {
+        let mut headers = HeaderMap::new();
+        for name in ["nearfield-tenant", "authorization", "x-api-key", "cookie", "connection"] {
+            headers.insert(name, HeaderValue::from_static("x"));
+        }
+        headers.insert("custom", HeaderValue::from_static("kept"));
+        rewrite(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>().len(), 2, "{headers:?}");
+        assert_eq!(headers["te"], "trailers");
+    }
+
+    #[test]
+    fn grpc_is_told_from_others() {
+        let check = |media: &str, accepted: bool| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media.parse().unwrap())]);
+            assert_eq!(expect_grpc(&headers).is_ok(), accepted, "{media}");
+        };
+        check("application/grpc", true);
+        check("application/grpc+proto", true);
+        check("application/grpc;charset=utf-8", true);
+        check("application/grpc-web", false);
+        check("application/json", false);
+    }
+}

@@ -1,0 +1,268 @@
+//! A region's cluster of searchds: chooses one for each call, repeats what may be repeated, and watches their health.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use prost::Message;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+
+use super::balance::Table;
+use super::call::CallContext;
+use super::connection::{Failure, Origin};
+use super::endpoint::Endpoint;
+use super::grpc::{self, Messages};
+use super::health::{self, Observation, State};
+use super::retry::{Budget, Safety};
+use super::{Config, ConfigError};
+use crate::error::Error;
+
+/// A cheap handle; clones are the same cluster. When the last one is dropped, the health checks end.
+#[derive(Clone)]
+pub struct Upstream {
+    cluster: Arc<Cluster>,
+    _checks: Arc<JoinSet<()>>,
+}
+
+struct Cluster {
+    endpoints: Vec<Arc<Endpoint>>,
+    table: Table,
+    budget: Budget,
+    config: Config,
+}
+
+/// One endpoint, as operators see it.
+#[derive(Clone, Debug)]
+pub struct EndpointStatus {
+    pub id: String,
+    pub state: State,
+    pub in_flight: usize,
+}
+
+impl Upstream {
+    /// Starts the health checks; the first ones at once. Needs a tokio runtime around it. Connections are made by the
+    /// runtimes that use them.
+    ///
+    /// # Errors
+    /// What [`Config::validate`] finds.
+    pub fn start(config: &Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let endpoints: Vec<Arc<Endpoint>> = config
+            .endpoints
+            .iter()
+            .filter_map(|e| Some(Arc::new(Endpoint::new(e.url(), Origin::parse(e.url())?, e.weight(), config))))
+            .collect();
+        let named: Vec<(&str, u32)> = endpoints.iter().map(|e| (e.id.as_str(), e.weight)).collect();
+        let table = Table::build(&named);
+        let mut checks = JoinSet::new();
+        for endpoint in &endpoints {
+            checks.spawn(watch(endpoint.clone(), config.health.clone()));
+        }
+        let budget = Budget::new(&config.retry);
+        let cluster = Arc::new(Cluster { endpoints, table, budget, config: config.clone() });
+        Ok(Self { cluster, _checks: Arc::new(checks) })
+    }
+
+    /// Is there anybody to send a call to?
+    pub fn is_healthy(&self) -> bool {
+        self.cluster.endpoints.iter().any(|e| matches!(e.state(), State::Healthy | State::Suspect))
+    }
+
+    /// Has nobody been checked yet?
+    pub fn is_unknown(&self) -> bool {
+        self.cluster.endpoints.iter().all(|e| e.state() == State::Unknown)
+    }
+
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        let status =
+            |e: &Arc<Endpoint>| EndpointStatus { id: e.id.clone(), state: e.state(), in_flight: e.in_flight() };
+        self.cluster.endpoints.iter().map(status).collect()
+    }
+
+    /// The share of healthy endpoints' call places that is free, 0 to 1.
+    pub fn capacity_left(&self) -> f64 {
+        let places = (self.cluster.config.connections_max * self.cluster.config.streams_per_connection) as f64;
+        let healthy = self.cluster.endpoints.iter().filter(|e| matches!(e.state(), State::Healthy | State::Unknown));
+        let left = healthy.map(|e| (1.0 - e.in_flight() as f64 / places).max(0.0)).sum::<f64>();
+        left / self.cluster.endpoints.len().max(1) as f64
+    }
+
+    /// A unary call.
+    ///
+    /// # Errors
+    /// What searchd answered after the repeats that `safety` allows, [`Error::NoRegion`] when nobody can be asked.
+    pub(crate) async fn unary<M: Message + Default>(
+        &self,
+        call: &Call<'_>,
+        message: &impl Message,
+    ) -> Result<M, Error> {
+        self.attempt(call, grpc::frame(message), |response| async { Messages::new(response)?.only().await }).await
+    }
+
+    /// A call that is answered by a stream. It is repeated only before its first message.
+    ///
+    /// # Errors
+    /// As [`Upstream::unary`], for what happens before the first message.
+    pub(crate) async fn streaming<M: Message + Default>(
+        &self,
+        call: &Call<'_>,
+        message: &impl Message,
+    ) -> Result<(Option<M>, Messages<M>), Error> {
+        let read = |response| async {
+            let mut messages = Messages::new(response)?;
+            let first = messages.next().await?;
+            Ok((first, messages))
+        };
+        self.attempt(call, grpc::frame(message), read).await
+    }
+
+    async fn attempt<T, F, R>(&self, call: &Call<'_>, frame: Bytes, read: R) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Status>>,
+        R: Fn(http::Response<crate::body::Body>) -> F,
+    {
+        self.cluster.budget.deposit();
+        let mut tried = Tried::default();
+        let mut last = Error::NoRegion;
+        for _ in 0..self.cluster.config.retry.attempts {
+            let Some(endpoint) = self.choose(call.key, &mut tried) else { return Err(last) };
+            let mut headers = HeaderMap::with_capacity(8);
+            call.context.write(&mut headers)?;
+            let request = grpc::request(&endpoint.origin, call.path, headers, frame.clone());
+            let failure = match until(call.context, endpoint.send(request)).await? {
+                Ok(response) => match until(call.context, read(response)).await? {
+                    Ok(answer) => return Ok(answer),
+                    Err(status) => {
+                        if status.code() != Code::Unavailable {
+                            return Err(status.into());
+                        }
+                        endpoint.recheck.notify_one();
+                        Attempt::Answered(status)
+                    }
+                },
+                Err(Failure::Unsent { cause, .. }) => Attempt::Unsent(cause),
+                Err(Failure::Broken(error)) => Attempt::Broken(error),
+            };
+            let repeat = failure.may_repeat(call.safety, &self.cluster.budget);
+            last = failure.into_error();
+            if !repeat {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// The endpoint for `key` among those not tried yet: the well ones, else the suspect ones.
+    pub(crate) fn choose(&self, key: u64, tried: &mut Tried) -> Option<&Arc<Endpoint>> {
+        let Cluster { endpoints, table, .. } = &*self.cluster;
+        let well = |i: usize| !tried.has(i) && matches!(endpoints[i].state(), State::Healthy | State::Unknown);
+        let suspect = |i: usize| !tried.has(i) && endpoints[i].state() == State::Suspect;
+        let chosen = if endpoints.len() == 1 {
+            (well(0) || suspect(0)).then_some(0)
+        } else if (0..endpoints.len()).any(well) {
+            table.pick(key, well)
+        } else if (0..endpoints.len()).any(suspect) {
+            table.pick(key, suspect)
+        } else {
+            None
+        }?;
+        tried.add(chosen);
+        Some(&endpoints[chosen])
+    }
+
+    pub(crate) fn attempts(&self) -> u32 {
+        self.cluster.config.retry.attempts
+    }
+}
+
+/// One call: where to, for whom, and whether it may be made twice.
+pub(crate) struct Call<'a> {
+    pub path: &'static str,
+    pub context: &'a CallContext,
+    pub key: u64,
+    pub safety: Safety,
+}
+
+/// The endpoints that a call has been to.
+#[derive(Default)]
+pub(crate) struct Tried(Vec<usize>);
+
+impl Tried {
+    fn has(&self, endpoint: usize) -> bool {
+        self.0.contains(&endpoint)
+    }
+
+    fn add(&mut self, endpoint: usize) {
+        self.0.push(endpoint);
+    }
+}
+
+/// How one attempt failed.
+enum Attempt {
+    /// searchd said UNAVAILABLE: it drains or starts, and did nothing. A broken answer looks the same.
+    Answered(Status),
+    Broken(hyper::Error),
+    Unsent(super::connection::Unreachable),
+}
+
+impl Attempt {
+    fn may_repeat(&self, safety: Safety, budget: &Budget) -> bool {
+        match self {
+            Self::Unsent(_) => true,
+            Self::Answered(_) | Self::Broken(_) => safety == Safety::Repeatable && budget.withdraw(),
+        }
+    }
+
+    fn into_error(self) -> Error {
+        match self {
+            Self::Answered(status) => status.into(),
+            Self::Broken(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "upstream call failed");
+                Status::unavailable("the connection to searchd broke").into()
+            }
+            Self::Unsent(cause) => {
+                tracing::warn!(error = &cause as &dyn std::error::Error, "no connection to searchd");
+                Error::NoRegion
+            }
+        }
+    }
+}
+
+/// Waits at most until the caller's deadline.
+async fn until<T>(context: &CallContext, work: impl Future<Output = T>) -> Result<T, Error> {
+    match context.deadline {
+        None => Ok(work.await),
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| Error::DeadlineExceeded),
+    }
+}
+
+/// Checks one endpoint for ever.
+async fn watch(endpoint: Arc<Endpoint>, config: health::Config) {
+    loop {
+        let observation = tokio::time::timeout(config.timeout, check(&endpoint)).await.unwrap_or(Observation::Failed);
+        endpoint.observe(observation);
+        let pause = if endpoint.is_eager() { config.interval_eager.min(config.interval) } else { config.interval };
+        // A call that was refused asks for a check at once; not more often than the eager interval, or a storm of
+        // refused calls would become one of checks.
+        tokio::time::sleep(config.interval_eager.min(pause)).await;
+        let rest = pause.saturating_sub(config.interval_eager);
+        let _ = tokio::time::timeout(rest, endpoint.recheck.notified()).await;
+    }
+}
+
+async fn check(endpoint: &Endpoint) -> Observation {
+    let frame = grpc::frame(&HealthCheckRequest { service: String::new() });
+    let request = grpc::request(&endpoint.origin, "/grpc.health.v1.Health/Check", HeaderMap::new(), frame);
+    let Ok(response) = endpoint.send_check(request).await else { return Observation::Failed };
+    let answer = match Messages::<HealthCheckResponse>::new(response) {
+        Ok(messages) => messages.only().await,
+        Err(status) => Err(status),
+    };
+    match answer.map(|answer| answer.status()) {
+        Ok(ServingStatus::Serving) => Observation::Serving,
+        Ok(ServingStatus::NotServing) => Observation::NotServing,
+        Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown) | Err(_) => Observation::Failed,
+    }
+}

@@ -1,0 +1,187 @@
+//! Which region answers: where the regions are, how they are, and the rule that chooses one.
+//!
+//! The rule is a pure function ([`decision::decide`]); [`Regions`] feeds it with what this gateway sees.
+
+pub mod decision;
+pub mod geo;
+pub mod topology;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::{Extensions, HeaderValue};
+use serde::{Deserialize, Serialize};
+
+use self::decision::{Health, State};
+use self::geo::{ClientLocation, Coordinates};
+use self::topology::Topology;
+use crate::error::Error;
+use crate::forward::{self, Upstream};
+
+/// The settings' section `[topology]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The topology file; without one, the fifteen regions that this program knows.
+    pub file: Option<PathBuf>,
+}
+
+/// The regions with their clusters. Clones are the same.
+#[derive(Clone)]
+pub struct Regions(Arc<Inner>);
+
+struct Inner {
+    topology: Topology,
+    /// The cluster of each region, in the topology's order; none where no searchd runs.
+    upstreams: Vec<Option<Upstream>>,
+    here: usize,
+    here_value: HeaderValue,
+}
+
+/// Why the regions cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the region's name {0:?} is not printable ASCII")]
+    Name(String),
+    #[error("reading the topology")]
+    Topology(#[from] topology::Error),
+    #[error("the upstream of region {region}")]
+    Upstream { region: String, source: forward::ConfigError },
+}
+
+impl Regions {
+    /// Sets up the clusters of all regions that have endpoints: `upstream`'s for the one named `here`, the topology's
+    /// for the others. A region that the topology does not know (a developer's machine) is added to it. Needs a tokio
+    /// runtime around it.
+    ///
+    /// # Errors
+    /// A topology that cannot be read, or an endpoint that is none.
+    pub fn start(config: &Config, here: &str, upstream: &forward::Config) -> Result<Self, StartError> {
+        let mut topology = Topology::load(config.file.as_deref())?;
+        let here_index = topology.find_or_add(here);
+        let here_value = HeaderValue::from_str(here).map_err(|_| StartError::Name(here.to_owned()))?;
+        let mut upstreams = Vec::with_capacity(topology.regions.len());
+        for (i, region) in topology.regions.iter().enumerate() {
+            let mut config = upstream.clone();
+            if i != here_index {
+                config.endpoints = region.endpoints.iter().cloned().map(forward::EndpointConfig::Url).collect();
+            }
+            let start = |config: &forward::Config| {
+                let named = |source| StartError::Upstream { region: region.name.clone(), source };
+                Upstream::start(config).map_err(named)
+            };
+            upstreams.push(if config.endpoints.is_empty() { None } else { Some(start(&config)?) });
+        }
+        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, here_value })))
+    }
+
+    /// This gateway's own region.
+    pub fn here(&self) -> &str {
+        &self.0.topology.regions[self.0.here].name
+    }
+
+    /// Can any region answer?
+    pub fn is_healthy(&self) -> bool {
+        self.0.upstreams.iter().flatten().any(Upstream::is_healthy)
+    }
+
+    /// The region that takes a request, by where its client is.
+    ///
+    /// # Errors
+    /// [`Error::NoRegion`].
+    pub(crate) fn route(&self, extensions: &Extensions) -> Result<Chosen, Error> {
+        let client = self.client(extensions);
+        let decision = decision::decide(client, &self.0.topology.regions, &self.states(), &[]);
+        let decision = decision.ok_or(Error::NoRegion)?;
+        let upstream = self.0.upstreams[decision.region].clone().ok_or(Error::NoRegion)?;
+        let name = if decision.region == self.0.here {
+            self.0.here_value.clone()
+        } else {
+            HeaderValue::from_str(&self.0.topology.regions[decision.region].name).map_err(|_| Error::NoRegion)?
+        };
+        Ok(Chosen { upstream, name })
+    }
+
+    /// How each region is, told to a caller.
+    pub(crate) fn status(&self, extensions: &Extensions) -> Vec<RegionStatus<'_>> {
+        let client = extensions.get::<ClientLocation>().map(|location| location.0);
+        let (regions, states) = (&self.0.topology.regions, self.states());
+        regions
+            .iter()
+            .zip(&states)
+            .enumerate()
+            .map(|(i, (region, state))| {
+                let spillover = state.health != Health::Absent && !state.takes_more();
+                let elsewhere = || decision::decide(region.location(), regions, &states, &[]).map(|d| d.region);
+                RegionStatus {
+                    region: &region.name,
+                    place: &region.place,
+                    area: &region.area,
+                    residency: region.residency(),
+                    tier: region.tier,
+                    here: i == self.0.here,
+                    health: state.health,
+                    capacity_left: state.capacity_left,
+                    spillover,
+                    spillover_to: spillover
+                        .then(elsewhere)
+                        .flatten()
+                        .filter(|target| *target != i)
+                        .map(|target| regions[target].name.as_str()),
+                    replication_lag_seconds: None,
+                    distance_km: client.zip(region.location()).map(|(a, b)| a.distance_km(b).round()),
+                }
+            })
+            .collect()
+    }
+
+    fn client(&self, extensions: &Extensions) -> Option<Coordinates> {
+        let known = extensions.get::<ClientLocation>().map(|location| location.0);
+        // A client of unknown place came to this gateway because it is near.
+        known.or_else(|| self.0.topology.regions[self.0.here].location())
+    }
+
+    fn states(&self) -> Vec<State> {
+        self.0.upstreams.iter().map(|upstream| upstream.as_ref().map_or_else(State::absent, state_of)).collect()
+    }
+}
+
+fn state_of(upstream: &Upstream) -> State {
+    let health = if upstream.is_healthy() {
+        Health::Healthy
+    } else if upstream.is_unknown() {
+        Health::Unknown
+    } else {
+        Health::Unhealthy
+    };
+    State { health, capacity_left: upstream.capacity_left() }
+}
+
+/// The region that takes a request.
+pub(crate) struct Chosen {
+    pub upstream: Upstream,
+    /// Its name, for the header `Nearfield-Region`.
+    pub name: HeaderValue,
+}
+
+/// One region, as `GET /regions` tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct RegionStatus<'a> {
+    region: &'a str,
+    place: &'a str,
+    area: &'a str,
+    residency: &'a str,
+    tier: u8,
+    /// It is the region of the gateway that answers.
+    here: bool,
+    health: Health,
+    /// 0 to 1.
+    capacity_left: f64,
+    /// Its clients are sent elsewhere.
+    spillover: bool,
+    spillover_to: Option<&'a str>,
+    /// Unknown until regions replicate.
+    replication_lag_seconds: Option<f64>,
+    /// From the caller; unknown when the caller's place is.
+    distance_km: Option<f64>,
+}
