@@ -1,0 +1,53 @@
+//! What the cache did, counted. Whoever serves metrics takes a [`Snapshot`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Counters, each since the start.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: AtomicU64,)+
+        }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Metrics {
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Answered from memory.
+    hits_memory,
+    /// Answered from Redis.
+    hits_redis,
+    /// The origin was asked.
+    misses,
+    /// An old answer in place of a failure.
+    stale,
+    /// Waited for the answer to somebody else's equal question.
+    coalesced,
+    /// Neither looked up nor stored.
+    bypassed,
+    stored,
+    /// Answers larger than an entry may be.
+    too_large,
+    redis_misses,
+    redis_failures,
+    /// Not sent: Redis was failing, slow, or behind.
+    redis_skipped,
+}
+
+impl Metrics {
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,271 @@
+//! Against a real redis-server, started here on a free port and killed.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::invalidation::Purge;
+use crate::{Age, Audience, Clock, Lifetime, Memory, Tag, Tags, Tier, Tiered};
+
+/// Long: the tests share few cores. What must be quick is measured apart.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+struct Server {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::start_at(port)
+    }
+
+    fn start_at(port: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let spawned = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "notice"])
+            .args(["--port", &port.to_string(), "--dir"])
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = spawned.unwrap_or_else(|error| {
+            panic!("redis-server does not start ({error}); on Debian: apt-get install redis-server")
+        });
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = log.any(|line| line.unwrap().contains("Ready to accept connections"));
+        assert!(ready, "redis-server ended");
+        // Read on, or it would block on a full pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { child, port, dir }
+    }
+
+    fn kill(mut self) -> u16 {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.port
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn url(&self) -> String {
+        url(self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.dir.path();
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}/")
+}
+
+/// One gateway's cache.
+fn gateway(url: &str, patience: Duration) -> Tiered {
+    let clock = Clock::start();
+    let (invalidation, metrics) = (Invalidation::new(clock), Arc::new(Metrics::default()));
+    let config = Config { patience, ..Config::default() };
+    let redis = Redis::start(url, &config, &invalidation, Arc::clone(&metrics)).unwrap();
+    Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), Some(Arc::new(redis)))
+}
+
+fn key(id: &str) -> Key {
+    Key::embed(Audience { tenant: None, scope: "vectors:read" }, "shoes", id)
+}
+
+fn entry(cache: &Tiered, body: &'static [u8]) -> Arc<Entry> {
+    let tags = Tags { collection: Tag::collection(None, "shoes"), point: None };
+    let lifetime = Lifetime { fresh: Duration::from_secs(300), stale: Duration::from_secs(300) };
+    let stamp = cache.invalidation.begin();
+    Arc::new(Entry::new(StatusCode::OK, &HeaderMap::new(), Bytes::from_static(body), stamp, lifetime, tags))
+}
+
+/// Until it is so, and at most ten seconds.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waited = timeout(Duration::from_secs(10), async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: {what}");
+}
+
+#[tokio::test]
+async fn gateways_share_what_they_store() {
+    let server = Server::start();
+    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
+    eventually("a connects", || async {
+        a.store(key("1"), entry(&a, b"one")).await;
+        b.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    let found = b.fetch(&key("1")).await.unwrap();
+    assert_eq!((&found.entry.body[..], found.tier), (&b"one"[..], Tier::Behind));
+    assert!(matches!(found.age, Age::Fresh { .. }));
+    assert_eq!(b.peek(&key("1")).unwrap().tier, Tier::Memory);
+    assert!(b.fetch(&key("2")).await.is_none());
+    assert!(b.metrics.snapshot().redis_misses > 0);
+}
+
+#[tokio::test]
+async fn each_look_up_begins_the_hour_anew() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), PATIENCE);
+    eventually("stored", || async {
+        cache.store(key("1"), entry(&cache, b"one")).await;
+        cache.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    let client = Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut ttl = async |command: &str, argument: Option<u64>| {
+        let mut cmd = redis::cmd(command);
+        cmd.arg(name(&key("1"))).arg(argument);
+        cmd.query_async::<i64>(&mut connection).await.unwrap()
+    };
+    ttl("EXPIRE", Some(100)).await;
+    assert!(ttl("TTL", None).await <= 100);
+    assert!(cache.fetch(&key("1")).await.is_some());
+    assert!(ttl("TTL", None).await > 3500);
+}
+
+#[tokio::test]
+async fn a_purge_reaches_the_other_gateways_and_what_is_in_redis() {
+    let server = Server::start();
+    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
+    eventually("shared", || async {
+        a.store(key("1"), entry(&a, b"old")).await;
+        b.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    assert!(b.peek(&key("1")).is_some());
+    a.invalidation.collection_changed(None, "shoes");
+    assert!(a.peek(&key("1")).is_none() && a.fetch(&key("1")).await.is_none());
+    eventually("b learns", || async { b.peek(&key("1")).is_none() }).await;
+    assert!(b.fetch(&key("1")).await.is_none());
+    // One that starts later reads what was purged before.
+    let c = gateway(&server.url(), PATIENCE);
+    eventually("c learns", || async { c.invalidation.since_change(&entry(&c, b"").tags).is_some() }).await;
+    assert!(c.fetch(&key("1")).await.is_none());
+}
+
+#[tokio::test]
+async fn a_purge_made_while_redis_is_down_is_told_later() {
+    let server = Server::start();
+    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
+    eventually("both connect", || async {
+        a.store(key("1"), entry(&a, b"old")).await;
+        b.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    let port = server.kill();
+    a.invalidation.collection_changed(None, "shoes");
+    assert!(b.peek(&key("1")).is_some());
+    let _server = Server::start_at(port);
+    eventually("b learns", || async { b.peek(&key("1")).is_none() }).await;
+}
+
+#[tokio::test]
+async fn without_redis_a_look_up_is_a_miss_that_costs_nothing() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cache = gateway(&url(port), PATIENCE);
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        assert!(cache.fetch(&key("1")).await.is_none());
+        cache.store(key("1"), entry(&cache, b"one")).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(cache.peek(&key("1")).is_some());
+}
+
+#[tokio::test]
+async fn redis_may_die_and_come_back() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), PATIENCE);
+    let stored = || async {
+        cache.store(key("1"), entry(&cache, b"one")).await;
+        cache.fetch(&key("1")).await.is_some()
+    };
+    eventually("stored", stored).await;
+    let port = server.kill();
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        assert!(cache.fetch(&key("1")).await.is_none());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let _server = Server::start_at(port);
+    eventually("found again", stored).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_nobody_up() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), Duration::from_millis(50));
+    eventually("stored", || async {
+        cache.store(key("1"), entry(&cache, b"one")).await;
+        cache.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    server.signal("-STOP");
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        assert!(cache.fetch(&key("1")).await.is_none());
+    }
+    let waited = begun.elapsed();
+    server.signal("-CONT");
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_open_connections_as_they_need_them() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), PATIENCE);
+    eventually("stored", || async {
+        cache.store(key("1"), entry(&cache, b"one")).await;
+        cache.fetch(&key("1")).await.is_some()
+    })
+    .await;
+    eventually("a hundred answers at once", || async {
+        let all = (0..100).map(|_| async { cache.fetch(&key("1")).await.is_some() });
+        futures::future::join_all(all).await.into_iter().all(|found| found)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_entry_is_a_miss() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), PATIENCE);
+    let client = Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("SET").arg(name(&key("1"))).arg("junk").exec_async(&mut connection).await.unwrap();
+    redis::cmd("LPUSH").arg(name(&key("2"))).arg("junk").exec_async(&mut connection).await.unwrap();
+    eventually("connected", || async {
+        cache.store(key("3"), entry(&cache, b"one")).await;
+        cache.fetch(&key("3")).await.is_some()
+    })
+    .await;
+    assert!(cache.fetch(&key("1")).await.is_none());
+    assert!(cache.fetch(&key("2")).await.is_none());
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_an_error_at_the_start() {
+    let invalidation = Invalidation::new(Clock::start());
+    invalidation.purge(Purge::Everything);
+    assert!(Redis::start("nonsense", &Config::default(), &invalidation, Arc::default()).is_err());
+}

@@ -1,0 +1,82 @@
+//! What an answer depends on, and by which it is purged: its collection, and the point that it is about.
+
+use std::fmt;
+
+use crate::canonical::hash_bytes;
+
+/// One tag, tenant included: the same collection name under two tenants is two tags.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tag(pub(crate) u64);
+
+impl Tag {
+    pub fn collection(tenant: Option<&str>, collection: &str) -> Self {
+        Self::of(b"collection", tenant, &[collection])
+    }
+
+    pub fn point(tenant: Option<&str>, collection: &str, id: &str) -> Self {
+        Self::of(b"point", tenant, &[collection, id])
+    }
+
+    /// A tag as `Cache-Tag` spells it: `collection:shoes`, `point:shoes/42`.
+    pub fn parse(tenant: Option<&str>, text: &str) -> Option<Self> {
+        if let Some(collection) = text.strip_prefix("collection:") {
+            return Some(Self::collection(tenant, collection));
+        }
+        let (collection, id) = text.strip_prefix("point:")?.split_once('/')?;
+        Some(Self::point(tenant, collection, id))
+    }
+
+    fn of(kind: &[u8], tenant: Option<&str>, parts: &[&str]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hash_bytes(&mut hasher, kind);
+        hasher.update(&[u8::from(tenant.is_some())]);
+        hash_bytes(&mut hasher, tenant.unwrap_or_default().as_bytes());
+        for part in parts {
+            hash_bytes(&mut hasher, part.as_bytes());
+        }
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        Self(u64::from_le_bytes(first))
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tag({:016x})", self.0)
+    }
+}
+
+/// The tags of one answer: its collection's, and its point's when it is about one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tags {
+    pub collection: Tag,
+    pub point: Option<Tag>,
+}
+
+impl Tags {
+    pub fn iter(&self) -> impl Iterator<Item = Tag> {
+        std::iter::once(self.collection).chain(self.point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_of_their_tenant() {
+        let of = Tag::collection;
+        assert_ne!(of(None, "shoes"), of(Some("a"), "shoes"));
+        assert_ne!(of(Some("a"), "shoes"), of(Some("b"), "shoes"));
+        assert_ne!(of(None, "shoes"), of(Some(""), "shoes"));
+        assert_ne!(of(Some("ab"), "c"), of(Some("a"), "bc"));
+    }
+
+    #[test]
+    fn tags_are_read_as_they_are_written() {
+        assert_eq!(Tag::parse(Some("a"), "collection:shoes"), Some(Tag::collection(Some("a"), "shoes")));
+        assert_eq!(Tag::parse(None, "point:shoes/a/b"), Some(Tag::point(None, "shoes", "a/b")));
+        assert_eq!(Tag::parse(None, "shoes"), None);
+        assert_eq!(Tag::parse(None, "point:shoes"), None);
+    }
+}
