@@ -1,0 +1,117 @@
+//! What a connection is doing, so that an idle one is told from a busy one and a slow head from a slow client.
+//!
+//! hyper's own header timeout also runs while a kept-alive connection waits for its next request, so it cannot be
+//! short against slow heads and long for idle clients at once. This watches the bytes and the requests instead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// One connection's state, shared between its socket, its requests and its timer.
+#[derive(Debug)]
+pub(super) struct Activity {
+    opened: Instant,
+    in_flight: AtomicUsize,
+    served: AtomicUsize,
+    /// Milliseconds from `opened` to the last moment that a request was in flight.
+    quiet_since: AtomicU64,
+    /// Milliseconds from `opened` to the first byte of a head still incomplete, plus one; 0 when there is none.
+    head_since: AtomicU64,
+}
+
+/// A request in flight: from its head to the last byte of its answer.
+pub(super) struct InFlight(Arc<Activity>);
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
+            quiet_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.head_since.store(0, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(self.clone())
+    }
+
+    /// Bytes came in. With no request in flight they begin a head.
+    pub(super) fn bytes_in(&self) {
+        if self.in_flight.load(Ordering::Acquire) == 0 {
+            let now = self.now() + 1;
+            // Only the first byte counts: a client that drips bytes does not move its own deadline.
+            let _already_running = self.head_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing has ever been asked on this connection.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.served.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// When the connection becomes idle for `timeout` if nothing more happens; none while a request is in flight.
+    pub(super) fn idle_at(&self, timeout: Duration) -> Option<Instant> {
+        (!self.is_busy())
+            .then(|| self.opened + Duration::from_millis(self.quiet_since.load(Ordering::Relaxed)) + timeout)
+    }
+
+    /// When the head being read must be complete.
+    pub(super) fn head_due(&self, timeout: Duration) -> Option<Instant> {
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(self.opened + Duration::from_millis(since - 1) + timeout),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.opened.elapsed().as_millis() as u64
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idleness_counts_from_the_end_of_the_last_request() {
+        let activity = Activity::new();
+        let timeout = Duration::from_secs(90);
+        let request = activity.begin();
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        assert_eq!(activity.idle_at(timeout), None);
+        drop(request);
+        assert_eq!(activity.idle_at(timeout), Some(Instant::now() + timeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dripping_bytes_does_not_move_the_deadline_of_a_head() {
+        let activity = Activity::new();
+        let timeout = Duration::from_secs(10);
+        assert_eq!(activity.head_due(timeout), None);
+        activity.bytes_in();
+        let due = activity.head_due(timeout);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        activity.bytes_in();
+        assert_eq!(activity.head_due(timeout), due);
+        drop(activity.begin());
+        assert_eq!(activity.head_due(timeout), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! The TCP side: pingora accepts, rustls shakes hands, [`connection`](super::connection) speaks HTTP.
+//!
+//! TLS is done here rather than by pingora's acceptor so that the configuration can be swapped whole and the
+//! handshake has a timeout of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora_core::apps::ServerApp;
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::activity::Activity;
+use super::connection::{self, Shared};
+use super::tls::Certificates;
+
+pub(super) struct App {
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl ServerApp for App {
+    async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+        // Before the handshake, which is the dear part. The permit lives as long as this task or, once a WebSocket
+        // has taken the connection over, as long as the socket.
+        let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+            tracing::debug!("connection refused: too many are open");
+            return None;
+        };
+        let _admitted = self.shared.drain.admit();
+        let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
+        let material = self.certificates.current();
+        let handshake = TlsAcceptor::from(material.tcp.clone()).accept(stream);
+        let tls = match tokio::time::timeout(self.certificates.handshake_timeout(), handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "handshake failed");
+                return None;
+            }
+            Err(_elapsed) => {
+                tracing::debug!(%peer, "handshake timed out");
+                return None;
+            }
+        };
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = super::watched::Permitted::new(tls, permit);
+        connection::serve(io, http2, canonical(peer), Activity::new(), self.shared.clone()).await;
+        None
+    }
+}
+
+/// An IPv4 client of a dual-stack socket, as IPv4.
+pub(super) fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}

@@ -1,0 +1,151 @@
+//! The socket under HTTP/1.1 and HTTP/2: notes the bytes that begin a head, and speaks where hyper would not.
+//!
+//! hyper answers a malformed head with a bare status, and a slow one with silence. Clients are promised a problem, so
+//! for HTTP/1.1 this puts one in their place.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+use crate::error::Error;
+use crate::rescue;
+
+pub(super) struct Watched<I> {
+    io: I,
+    activity: Arc<Activity>,
+    http1: bool,
+    /// An answer of our own that is being written, and how much of it is out.
+    refusal: Option<(Vec<u8>, usize)>,
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
+    pub(super) fn new(io: I, activity: Arc<Activity>, http1: bool) -> Self {
+        Self { io, activity, http1, refusal: None }
+    }
+
+    /// Writes what is left of the refusal.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some((bytes, written)) = &mut self.refusal {
+            if *written == bytes.len() {
+                self.refusal = None;
+                break;
+            }
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &bytes[*written..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *written += n;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// When `head` is a bare refusal of hyper's, ours for it.
+    fn replacement(&self, head: &[u8]) -> Option<Vec<u8>> {
+        if !self.http1 || self.activity.is_busy() || !head.starts_with(b"HTTP/1.1 4") || head.len() > MAX_BARE {
+            return None;
+        }
+        let text = std::str::from_utf8(head).ok()?;
+        // Every answer of the pipeline names its request; hyper's own do not.
+        if text.contains("x-request-id") || !text.contains("content-length: 0") {
+            return None;
+        }
+        let error = match text.get(9..12)? {
+            "414" => Error::HeadTooLarge { what: "the request target", status: http::StatusCode::URI_TOO_LONG },
+            "431" => Error::HeadTooLarge {
+                what: "the request's head",
+                status: http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            },
+            _ => Error::malformed("the request is not well-formed HTTP/1.1"),
+        };
+        Some(refusal(&error))
+    }
+}
+
+/// Longer than any bare answer of hyper's.
+const MAX_BARE: usize = 512;
+
+/// A whole HTTP/1.1 answer that closes the connection.
+fn refusal(error: &Error) -> Vec<u8> {
+    let problem = rescue::problem(error, None);
+    let body = serde_json::to_vec(&problem).expect("a problem holds only strings and numbers");
+    let reason = http::StatusCode::from_u16(problem.status).ok().and_then(|s| s.canonical_reason()).unwrap_or_default();
+    let mut bytes = format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        problem.status,
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.http1 && this.activity.head_expired() {
+            if this.activity.take_expired() {
+                this.refusal = Some((refusal(&Error::HeadTimeout), 0));
+            }
+            ready!(this.poll_refusal(cx))?;
+            ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+            // End of input: hyper sees a client that left in the middle of a head.
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        if this.http1 && buf.filled().len() > before {
+            this.activity.bytes_in();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.refusal.is_none() {
+            match this.replacement(buf) {
+                Some(ours) => this.refusal = Some((ours, 0)),
+                None => return Pin::new(&mut this.io).poll_write(cx, buf),
+            }
+        }
+        ready!(this.poll_refusal(cx))?;
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
+        if this.refusal.is_none() {
+            match this.replacement(first) {
+                Some(ours) => this.refusal = Some((ours, 0)),
+                None => return Pin::new(&mut this.io).poll_write_vectored(cx, bufs),
+            }
+        }
+        let taken = first.len();
+        ready!(this.poll_refusal(cx))?;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
