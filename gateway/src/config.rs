@@ -12,7 +12,67 @@ pub struct Config {
     pub server: Server,
     pub listener: listener::Config,
     pub tls: listener::tls::Config,
+    pub client: layers::client_addr::Config,
     pub deadline: layers::deadline::Config,
+    pub shed: layers::shed::Config,
+    pub rate_limit: layers::rate_limit::Config,
+    pub body: layers::request_body::Config,
+    pub compression: layers::compression::Config,
+    pub log: nearfield_telemetry::logging::Config,
+    pub otlp: nearfield_telemetry::otlp::Config,
+}
+
+/// A setting that parses and still makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    #[error("`{key}` is {value:?}; it takes 1 to 63 of a-z, 0-9 and -")]
+    Name { key: &'static str, value: String },
+    #[error("`listener.https` names no address")]
+    NoAddress,
+    #[error("`rate_limit.default_plan` is {0:?}, which is not among `rate_limit.plans`")]
+    NoSuchPlan(String),
+    #[error("`{key}` is zero")]
+    Zero { key: &'static str },
+}
+
+impl Config {
+    /// What types cannot say. [`Gateway::start`](crate::gateway::Gateway::start) asks it first, and so does `--check`.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), Invalid> {
+        name("server.region", &self.server.region)?;
+        name("server.instance", &self.server.instance)?;
+        if self.listener.https.is_empty() {
+            return Err(Invalid::NoAddress);
+        }
+        if !self.rate_limit.plans.contains_key(&self.rate_limit.default_plan) {
+            return Err(Invalid::NoSuchPlan(self.rate_limit.default_plan.clone()));
+        }
+        let zero = [
+            ("listener.max_connections", self.listener.max_connections == 0),
+            ("listener.idle_timeout", self.listener.idle_timeout.is_zero()),
+            ("listener.http1.header_timeout", self.listener.http1.header_timeout.is_zero()),
+            ("listener.http1.max_headers", self.listener.http1.max_headers == 0),
+            ("listener.http1.max_header_bytes", self.listener.http1.max_header_bytes == 0),
+            ("listener.http2.max_concurrent_streams", self.listener.http2.max_concurrent_streams == 0),
+            ("listener.http3.max_concurrent_streams", self.listener.http3.max_concurrent_streams == 0),
+            ("tls.handshake_timeout", self.tls.handshake_timeout.is_zero()),
+            ("deadline.unary", self.deadline.unary.is_zero()),
+            ("deadline.stream", self.deadline.stream.is_zero()),
+        ];
+        match zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((key, _)) => Err(Invalid::Zero { key }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Region and instance stand in header fields, request ids and metric labels.
+fn name(key: &'static str, value: &str) -> Result<(), Invalid> {
+    let fits = (1..=63).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits { Ok(()) } else { Err(Invalid::Name { key, value: value.to_owned() }) }
 }
 
 /// Who this process is, and how it leaves.

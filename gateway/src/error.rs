@@ -28,6 +28,11 @@ pub enum Error {
     DeadlineExceeded,
     #[error("the caller lacks the scope {0}")]
     Forbidden(Scope),
+    /// The request's head did not arrive in time.
+    #[error("the head of the request took too long")]
+    HeadTimeout,
+    #[error("the header fields are too many or too large")]
+    HeadTooLarge,
     #[error("an internal failure")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Too many requests by this caller.
@@ -48,6 +53,8 @@ pub enum Error {
     /// The process protects itself.
     #[error("shed: {reason}")]
     Shed { reason: &'static str, retry_after: Duration },
+    #[error("the request target is too long")]
+    TargetTooLong,
     #[error("{what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
     /// No credentials, or bad ones. The text says what was wrong and nothing of the token.
@@ -68,6 +75,17 @@ impl Error {
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         let violation = Violation::new(pointer, detail);
         Self::Malformed { detail: "the request is not valid".to_owned(), violations: vec![violation] }
+    }
+}
+
+impl Error {
+    /// What the failure of a request's body means. Layers that limit a body fail it with an [`Error`] of their own,
+    /// which comes out again here; anything else is a peer that left or broke its protocol.
+    pub fn of_body(error: crate::body::BodyError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(other) => Self::malformed(format!("the body could not be read: {other}")),
+        }
     }
 }
 

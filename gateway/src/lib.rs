@@ -1,9 +1,14 @@
 //! The gateway: three transports, one pipeline, a region's searchds behind it.
 
 pub mod body;
+pub mod config;
 pub mod dispatch;
 pub mod error;
 pub mod forward;
+pub mod gateway;
+pub mod layers;
+pub mod listener;
+mod pipeline;
 pub mod region;
 pub mod request;
 pub mod rescue;

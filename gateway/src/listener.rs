@@ -20,6 +20,7 @@ mod quic_body;
 pub mod sockets;
 mod tcp;
 pub mod tls;
+mod watched;
 
 /// The pipeline as the transports see it: it answers everything.
 pub type Service = BoxCloneSyncService<Request, Response, Infallible>;

@@ -18,6 +18,26 @@ pub enum Transport {
     Http3,
 }
 
+impl Transport {
+    /// As a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+            Self::Http3 => "h3",
+        }
+    }
+
+    /// As OpenTelemetry names it (`network.protocol.version`).
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Http1 => "1.1",
+            Self::Http2 => "2",
+            Self::Http3 => "3",
+        }
+    }
+}
+
 /// By the request-id layer: `req_<id>_<region>_<instance>`.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);

@@ -91,6 +91,35 @@ impl Route {
         })
     }
 
+    /// As a metric label and in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::CachePurge => "cache_purge",
+            Self::CacheWarm => "cache_warm",
+            Self::Collection => "collection",
+            Self::Collections => "collections",
+            Self::Delete => "delete",
+            Self::Embed => "embed",
+            Self::Export => "export",
+            Self::Grpc(GrpcMethod::Admin) => "grpc_admin",
+            Self::Grpc(GrpcMethod::Health) => "grpc_health",
+            Self::Grpc(GrpcMethod::Read) => "grpc_read",
+            Self::Grpc(GrpcMethod::Reflection) => "grpc_reflection",
+            Self::Grpc(GrpcMethod::Unknown) => "grpc_unknown",
+            Self::Grpc(GrpcMethod::Write) => "grpc_write",
+            Self::HealthReady => "health_ready",
+            Self::Insert => "insert",
+            Self::OpenApi => "openapi",
+            Self::Regions => "regions",
+            Self::Search => "search",
+            Self::SearchBatch => "search_batch",
+            Self::StreamSearch => "stream_search",
+            Self::Unknown => "unknown",
+            Self::Update => "update",
+            Self::WebSocket => "websocket",
+        }
+    }
+
     /// The methods that the route takes, as an `Allow` header lists them.
     pub fn allow(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 //! short against slow heads and long for idle clients at once. This watches the bytes and the requests instead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +19,12 @@ pub(super) struct Activity {
     quiet_since: AtomicU64,
     /// Milliseconds from `opened` to the first byte of a head still incomplete, plus one; 0 when there is none.
     head_since: AtomicU64,
+    /// The head being read took too long: [`HEAD_EXPIRED`] until that is answered, then [`HEAD_REFUSED`].
+    head_expired: AtomicU8,
 }
+
+const HEAD_EXPIRED: u8 = 1;
+const HEAD_REFUSED: u8 = 2;
 
 /// A request in flight: from its head to the last byte of its answer.
 pub(super) struct InFlight(Arc<Activity>);
@@ -32,6 +37,7 @@ impl Activity {
             served: AtomicUsize::new(0),
             quiet_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            head_expired: AtomicU8::new(0),
         })
     }
 
@@ -72,6 +78,21 @@ impl Activity {
             0 => None,
             since => Some(self.opened + Duration::from_millis(since - 1) + timeout),
         }
+    }
+
+    /// Ends the input: the head took too long.
+    pub(super) fn expire_head(&self) {
+        let _already_refused =
+            self.head_expired.compare_exchange(0, HEAD_EXPIRED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(super) fn head_expired(&self) -> bool {
+        self.head_expired.load(Ordering::Relaxed) != 0
+    }
+
+    /// True once, for whoever answers.
+    pub(super) fn take_expired(&self) -> bool {
+        self.head_expired.swap(HEAD_REFUSED, Ordering::Relaxed) == HEAD_EXPIRED
     }
 
     fn now(&self) -> u64 {

@@ -15,6 +15,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nearfield_telemetry::drain::Drain;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
@@ -37,13 +38,14 @@ pub(super) struct Shared {
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// Serves `io` until it closes. Protocol errors end the connection and concern nobody else.
-pub(super) async fn serve<I>(io: I, http2: bool, peer: SocketAddr, activity: Arc<Activity>, shared: Arc<Shared>)
+pub(super) async fn serve<I>(io: I, slot: OwnedSemaphorePermit, http2: bool, peer: SocketAddr, shared: Arc<Shared>)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let activity = Activity::new();
     let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
     let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone() };
-    let io = Watched::new(io, activity.clone(), !http2);
+    let io = Watched::new(io, slot, activity.clone(), !http2);
     if http2 {
         let connection = h2_builder(&shared.config).serve_connection(TokioIo::new(io), adapter);
         drive(connection, http2::Connection::graceful_shutdown, transport, &activity, &shared).await;
@@ -95,7 +97,7 @@ async fn drive<C, E>(
     shared: &Shared,
 ) where
     C: Future<Output = Result<(), E>>,
-    E: std::error::Error,
+    E: std::error::Error + 'static,
 {
     let mut connection = pin!(connection);
     let mut timer = pin!(tokio::time::sleep(shared.config.idle_timeout));
@@ -143,12 +145,13 @@ async fn drive<C, E>(
 /// The next moment at which a timeout can have passed. Looking once a second would cost idle connections more than
 /// their memory; looking at the earliest possible moment costs a few wake-ups in a connection's life.
 fn next_look(now: Instant, transport: Transport, activity: &Activity, config: &Config) -> Instant {
+    if activity.is_busy() {
+        return now + config.idle_timeout;
+    }
     let idle = activity.idle_at(config.idle_timeout).filter(|at| *at > now).unwrap_or(now + config.idle_timeout);
     let head = match transport {
         // A head may begin at any moment after this look, so it is looked for once per header timeout.
-        Transport::Http1 => {
-            activity.head_due(config.http1.header_timeout).unwrap_or(now + config.http1.header_timeout)
-        }
+        Transport::Http1 => activity.head_due(config.http1.header_timeout).unwrap_or(now + config.http1.header_timeout),
         Transport::Http2 | Transport::Http3 => return idle,
     };
     idle.min(head.max(now + MIN_LOOK))

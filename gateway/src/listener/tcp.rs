@@ -13,7 +13,6 @@ use pingora_core::server::ShutdownWatch;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::Activity;
 use super::connection::{self, Shared};
 use super::tls::Certificates;
 
@@ -48,8 +47,7 @@ impl ServerApp for App {
             }
         };
         let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let io = super::watched::Permitted::new(tls, permit);
-        connection::serve(io, http2, canonical(peer), Activity::new(), self.shared.clone()).await;
+        connection::serve(tls, permit, http2, canonical(peer), self.shared.clone()).await;
         None
     }
 }

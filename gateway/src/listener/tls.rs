@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -59,15 +59,15 @@ pub enum Error {
 
 /// The two configurations made of one certificate.
 #[derive(Clone)]
-pub struct Material {
-    pub tcp: Arc<ServerConfig>,
-    pub quic: Arc<quinn::crypto::rustls::QuicServerConfig>,
+pub(crate) struct Material {
+    pub(crate) tcp: Arc<ServerConfig>,
+    pub(crate) quic: Arc<quinn::crypto::rustls::QuicServerConfig>,
 }
 
 /// The certificate in use. Readers load it per handshake.
 pub struct Certificates {
     config: Config,
-    current: ArcSwap<Material>,
+    current: watch::Sender<Material>,
 }
 
 /// Makes aws-lc-rs the process's cryptography; later calls change nothing. Two providers are compiled in through
@@ -81,14 +81,19 @@ impl Certificates {
     /// When the files cannot be read or do not belong together.
     pub fn load(config: Config) -> Result<Self, Error> {
         let material = material(&config)?;
-        Ok(Self { config, current: ArcSwap::from_pointee(material) })
+        Ok(Self { config, current: watch::Sender::new(material) })
     }
 
-    pub fn current(&self) -> Arc<Material> {
-        self.current.load_full()
+    pub(crate) fn current(&self) -> Material {
+        self.current.borrow().clone()
     }
 
-    pub fn handshake_timeout(&self) -> Duration {
+    /// Sees every replacement.
+    pub(crate) fn replaced(&self) -> watch::Receiver<Material> {
+        self.current.subscribe()
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
         self.config.handshake_timeout
     }
 
@@ -97,13 +102,13 @@ impl Certificates {
     /// # Errors
     /// As [`Self::load`].
     pub fn reload(&self) -> Result<(), Error> {
-        let fresh = material(&self.config)?;
-        self.current.store(Arc::new(fresh));
+        self.current.send_replace(material(&self.config)?);
+        tracing::info!(certificate = %self.config.certificate.display(), "certificate replaced");
         Ok(())
     }
 
-    /// Reloads whenever a file's modification time moves; `changed` is called after each success. Never returns.
-    pub(crate) async fn watch(self: Arc<Self>, changed: impl Fn(&Material) + Send) {
+    /// Reloads whenever a file's modification time moves. Never returns.
+    pub(crate) async fn watch(self: Arc<Self>) {
         let mut seen = self.stamps();
         let mut ticks = tokio::time::interval(self.config.reload_interval.max(MIN_RELOAD_INTERVAL));
         loop {
@@ -113,11 +118,7 @@ impl Certificates {
                 continue;
             }
             match self.reload() {
-                Ok(()) => {
-                    seen = stamps;
-                    tracing::info!(certificate = %self.config.certificate.display(), "certificate replaced");
-                    changed(&self.current());
-                }
+                Ok(()) => seen = stamps,
                 // The two files are rarely written in one instant: the next tick tries again.
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "certificate refused, keeping the old");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::activity::Activity;
 use crate::error::Error;
@@ -20,11 +21,13 @@ pub(super) struct Watched<I> {
     http1: bool,
     /// An answer of our own that is being written, and how much of it is out.
     refusal: Option<(Vec<u8>, usize)>,
+    /// The connection's place under the limit. It goes where the socket goes: into an upgraded WebSocket too.
+    _slot: OwnedSemaphorePermit,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>, http1: bool) -> Self {
-        Self { io, activity, http1, refusal: None }
+    pub(super) fn new(io: I, slot: OwnedSemaphorePermit, activity: Arc<Activity>, http1: bool) -> Self {
+        Self { io, activity, http1, refusal: None, _slot: slot }
     }
 
     /// Writes what is left of the refusal.
@@ -54,11 +57,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
             return None;
         }
         let error = match text.get(9..12)? {
-            "414" => Error::HeadTooLarge { what: "the request target", status: http::StatusCode::URI_TOO_LONG },
-            "431" => Error::HeadTooLarge {
-                what: "the request's head",
-                status: http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            },
+            "414" => Error::TargetTooLong,
+            "431" => Error::HeadTooLarge,
             _ => Error::malformed("the request is not well-formed HTTP/1.1"),
         };
         Some(refusal(&error))

@@ -1,0 +1,146 @@
+//! The gateway as a value: start it, ask where it listens, drain it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nearfield_telemetry::admin;
+use nearfield_telemetry::drain::Drain;
+use nearfield_telemetry::readiness::{Readiness, State};
+use prometheus_client::registry::Registry;
+
+use crate::body::{Request, Response};
+use crate::config::{Config, Invalid, Server};
+use crate::listener::host::{Host, Plan};
+use crate::listener::sockets;
+use crate::listener::tls::{self, Certificates};
+use crate::pipeline;
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("starting the admin port")]
+    Admin(#[source] admin::Error),
+    #[error("listening")]
+    Bind(#[source] sockets::Error),
+    #[error("the listener's host ended while it started")]
+    Host,
+    #[error("checking the settings")]
+    Config(#[source] Invalid),
+    #[error("starting QUIC")]
+    Quic(#[source] std::io::Error),
+    #[error("starting the listener's thread")]
+    Thread(#[source] std::io::Error),
+    #[error("loading the certificate")]
+    Tls(#[source] tls::Error),
+}
+
+/// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
+pub struct Gateway {
+    https: Vec<SocketAddr>,
+    admin: admin::Server,
+    certificates: Arc<Certificates>,
+    readiness: Readiness,
+    drain: Drain,
+    host: Host,
+    config: Server,
+}
+
+impl Gateway {
+    /// Binds, builds the pipeline and returns once requests are answered. The listeners run on threads of their own;
+    /// the admin port runs on the caller's runtime.
+    ///
+    /// # Errors
+    /// When something in `config` cannot be had: an address, a certificate, a file.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_around(config, || async { Ok(pipeline::nothing_here()) }).await
+    }
+
+    /// The same edge around another innermost service, which `inner` makes on the runtime that will call it.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and whatever `inner` fails with.
+    pub async fn start_around<S, F, I>(config: Config, inner: I) -> Result<Self, Error>
+    where
+        S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        F: Future<Output = Result<S, Error>> + Send + 'static,
+        I: FnOnce() -> F + Send + Sync + 'static,
+    {
+        Self::check(&config)?;
+        let certificates = Arc::new(Certificates::load(config.tls.clone()).map_err(Error::Tls)?);
+        let sockets = sockets::bind(&config.listener.https, config.listener.http3.enabled).map_err(Error::Bind)?;
+        let https: Vec<SocketAddr> = sockets.iter().map(|bound| bound.addr).collect();
+        let drain = Drain::new();
+        let readiness = Readiness::new();
+        let mut registry = Registry::default();
+        nearfield_telemetry::process::register(&mut registry);
+        let context = pipeline::Context::new(&config, drain.clone(), readiness.clone(), &mut registry);
+        let admin =
+            admin::Server::start(config.listener.admin, registry, readiness.clone()).await.map_err(Error::Admin)?;
+        let plan = Plan {
+            threads: threads(config.server.threads),
+            config: config.listener.clone(),
+            sockets,
+            certificates: certificates.clone(),
+            drain: drain.clone(),
+            build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner().await?)) })),
+        };
+        let host = Host::start(plan).await?;
+        readiness.set(State::Ready);
+        Ok(Self { https, admin, certificates, readiness, drain, host, config: config.server })
+    }
+
+    /// Reads what [`Self::start`] would read, without listening.
+    ///
+    /// # Errors
+    /// What `start` would fail with before it binds.
+    pub fn check(config: &Config) -> Result<(), Error> {
+        tls::install_provider();
+        config.check().map_err(Error::Config)?;
+        Certificates::load(config.tls.clone()).map_err(Error::Tls)?;
+        Ok(())
+    }
+
+    /// The first address of `listener.https`, with its real port.
+    pub fn https_addr(&self) -> SocketAddr {
+        self.https[0]
+    }
+
+    /// All of them.
+    pub fn https_addrs(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Reads the certificate's files again, for TCP at once and for QUIC with the next look at the files.
+    ///
+    /// # Errors
+    /// When the new ones cannot be served; the old ones stay.
+    pub fn reload_certificate(&self) -> Result<(), tls::Error> {
+        self.certificates.reload()
+    }
+
+    /// Stops admitting, tells every client so, waits until what was admitted is answered (at most
+    /// `server.drain_timeout`), then ends. True when nothing had to be cut off.
+    pub async fn shutdown(self) -> bool {
+        self.readiness.set(State::Draining);
+        let finished = self.drain.finish(self.config.drain_timeout).await;
+        if !finished {
+            tracing::warn!(timeout = ?self.config.drain_timeout, "drain timed out, cutting off what is left");
+        }
+        self.host.stop().await;
+        self.admin.stop().await;
+        finished
+    }
+}
+
+fn threads(configured: usize) -> usize {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}

@@ -1,0 +1,58 @@
+//! Rate limits: per client address, per user and per tenant, the latter two by the caller's plan.
+//!
+//! They stand at three places. [`announce`] is outside of everything that can refuse, so that every answer, refusals
+//! too, says what is left. [`by_address`] is before authentication: a flood must not even cost a signature check.
+//! [`by_caller`] is right after it, when the caller's name and plan are known.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
+use serde::Deserialize;
+
+pub(crate) mod announce;
+pub(crate) mod by_address;
+pub(crate) mod by_caller;
+mod limiter;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub enabled: bool,
+    /// Requests a second of one client: an IPv4 address, or an IPv6 /64.
+    pub ip_per_second: NonZeroU32,
+    /// The plan of callers whose token names none, or one that is not listed.
+    pub default_plan: String,
+    /// Plans by name.
+    pub plans: HashMap<String, Plan>,
+    /// Keys that may be added to a limiter before those at rest are dropped from it.
+    pub max_new_keys: u32,
+}
+
+/// Requests a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub user_per_second: NonZeroU32,
+    /// All users of a tenant together.
+    pub tenant_per_second: NonZeroU32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let plan = |user: u32, tenant: u32| Plan {
+            user_per_second: NonZeroU32::new(user).unwrap_or(NonZeroU32::MIN),
+            tenant_per_second: NonZeroU32::new(tenant).unwrap_or(NonZeroU32::MIN),
+        };
+        Self {
+            enabled: true,
+            ip_per_second: NonZeroU32::new(100).unwrap_or(NonZeroU32::MIN),
+            default_plan: "standard".to_owned(),
+            plans: HashMap::from([
+                ("free".to_owned(), plan(20, 100)),
+                ("standard".to_owned(), plan(100, 1_000)),
+                ("premium".to_owned(), plan(1_000, 10_000)),
+            ]),
+            max_new_keys: 100_000,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The limit per client address: an IPv4 address, or an IPv6 /64, which is what one household or server gets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::{Either, Ready, ready};
+use governor::clock::{Clock, DefaultClock};
+
+use super::Config;
+use super::announce::Standings;
+use super::limiter::Limiter;
+use crate::body::{Request, Response};
+use crate::error::Error;
+use crate::request::ClientAddr;
+
+/// What counts as one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    V4(u32),
+    V6(u64),
+}
+
+impl Client {
+    fn of(addr: IpAddr) -> Self {
+        match addr.to_canonical() {
+            IpAddr::V4(addr) => Self::V4(addr.to_bits()),
+            IpAddr::V6(addr) => Self::V6((addr.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+pub(crate) struct Layer<C: Clock = DefaultClock> {
+    /// Absent when limits are off.
+    limiter: Option<Arc<Limiter<Client, C>>>,
+}
+
+impl<C: Clock> Clone for Layer<C> {
+    fn clone(&self) -> Self {
+        Self { limiter: self.limiter.clone() }
+    }
+}
+
+impl<C: Clock + Clone> Layer<C> {
+    pub(crate) fn new(config: &Config, clock: C) -> Self {
+        let limiter = || Arc::new(Limiter::new("ip", config.ip_per_second, config.max_new_keys, clock));
+        Self { limiter: config.enabled.then(limiter) }
+    }
+}
+
+impl<S, C: Clock> tower::Layer<S> for Layer<C> {
+    type Service = Service<S, C>;
+
+    fn layer(&self, inner: S) -> Service<S, C> {
+        Service { inner, layer: self.clone() }
+    }
+}
+
+pub(crate) struct Service<S, C: Clock = DefaultClock> {
+    inner: S,
+    layer: Layer<C>,
+}
+
+impl<S: Clone, C: Clock> Clone for Service<S, C> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S, C> tower::Service<Request> for Service<S, C>
+where
+    S: tower::Service<Request, Response = Response, Error = Error>,
+    C: Clock + Clone,
+{
+    type Response = Response;
+    type Error = Error;
+    type Future = Either<S::Future, Ready<Result<Response, Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if let (Some(limiter), Some(ClientAddr(addr))) = (&self.layer.limiter, request.extensions().get::<ClientAddr>())
+        {
+            let (standing, passed) = limiter.check(&Client::of(addr.ip()));
+            Standings::note(&request, standing);
+            if let Err(error) = passed {
+                return Either::Right(ready(Err(error)));
+            }
+        }
+        Either::Left(self.inner.call(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use governor::clock::FakeRelativeClock;
+    use tower::{Layer as _, Service as _};
+
+    use super::*;
+    use crate::body;
+    use crate::layers::rate_limit::announce;
+    use crate::layers::rescue;
+
+    fn request(addr: &str) -> Request {
+        let mut request = http::Request::new(body::empty());
+        request.extensions_mut().insert(ClientAddr(SocketAddr::new(addr.parse().unwrap(), 1)));
+        request
+    }
+
+    #[tokio::test]
+    async fn every_answer_says_what_is_left_and_the_refusal_when_to_come_back() {
+        let clock = FakeRelativeClock::default();
+        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
+        let limited = Layer::new(&Config::default(), clock.clone()).layer(inner);
+        let mut service = announce::Layer { enabled: true }.layer(rescue::Layer.layer(limited));
+        for n in 1..=100 {
+            let answer = service.call(request("198.51.100.1")).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers()["ratelimit-policy"], "\"ip\";q=100;w=1");
+            assert_eq!(answer.headers()["ratelimit"], format!("\"ip\";r={};t=1", 100 - n));
+        }
+        let answer = service.call(request("198.51.100.1")).await.unwrap();
+        assert_eq!(answer.status(), 429);
+        assert_eq!(answer.headers()["retry-after"], "1");
+        assert_eq!(answer.headers()["ratelimit"], "\"ip\";r=0;t=1");
+        clock.advance(Duration::from_millis(10));
+        assert_eq!(service.call(request("198.51.100.1")).await.unwrap().status(), 200);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64() {
+        let client = |addr: &str| Client::of(addr.parse().unwrap());
+        assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
+        assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
+        assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
+        assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
+    }
+}

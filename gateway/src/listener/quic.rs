@@ -1,0 +1,234 @@
+//! The UDP side: quinn speaks QUIC, h3 frames HTTP/3 on it, each request goes to the same pipeline.
+//!
+//! It runs inside the host's pingora service, on its runtime. Extended CONNECT is not advertised: h3 does not know
+//! RFC 9220 yet, and such requests would vanish.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use h3::error::Code;
+use h3::server::{RequestResolver, RequestStream};
+use http::{HeaderValue, Method, header};
+use http_body_util::BodyExt;
+use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use super::connection::Shared;
+use super::quic_body::QuicBody;
+use super::tls::{Certificates, Material};
+use super::{Http3, tcp};
+use crate::body::{self, Response};
+use crate::gateway::Error;
+use crate::request::{ClientAddr, Transport};
+
+/// Whatever ends a connection or an answer early; it is only logged.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
+type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
+type SendHalf = RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
+
+/// HTTP/3 needs three unidirectional streams from the client: control and QPACK's two; and some may be greased.
+const UNI_STREAMS: u32 = 8;
+/// After the last answer of a draining connection, how long its packets may still be under way: closing at once would
+/// throw away what the client has not acknowledged.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// An endpoint on `socket`, on the current runtime.
+///
+/// # Errors
+/// When the socket is not usable for QUIC.
+pub(super) fn endpoint(
+    socket: std::net::UdpSocket,
+    limits: &Http3,
+    idle: Duration,
+    certificates: &Certificates,
+) -> Result<quinn::Endpoint, Error> {
+    let config = server_config(limits, idle, &certificates.current());
+    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(quinn::TokioRuntime))
+        .map_err(Error::Quic)
+}
+
+pub(super) fn server_config(limits: &Http3, idle: Duration, material: &Material) -> quinn::ServerConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(limits.max_concurrent_streams.into())
+        .max_concurrent_uni_streams(UNI_STREAMS.into())
+        .stream_receive_window(limits.stream_window.into())
+        .receive_window(limits.connection_window.into())
+        .send_window(limits.connection_window.into())
+        .max_idle_timeout(Some(IdleTimeout::try_from(idle).unwrap_or_else(|_too_long| VarInt::MAX.into())))
+        .datagram_receive_buffer_size(None);
+    let mut config = quinn::ServerConfig::with_crypto(material.quic.clone());
+    config.transport_config(Arc::new(transport)).max_incoming(limits.max_handshakes);
+    config
+}
+
+/// Takes connections up until the drain, and then waits for those that are open.
+pub(super) async fn serve(
+    endpoint: &quinn::Endpoint,
+    connections: Arc<Semaphore>,
+    certificates: Arc<Certificates>,
+    shared: Arc<Shared>,
+) {
+    let mut replaced = certificates.replaced();
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = shared.drain.started() => break,
+            Ok(()) = replaced.changed() => {
+                let material = replaced.borrow_and_update().clone();
+                let config = server_config(&shared.config.http3, shared.config.idle_timeout, &material);
+                endpoint.set_server_config(Some(config));
+                continue;
+            }
+        };
+        let Some(incoming) = incoming else { break };
+        let Ok(slot) = connections.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        // Under pressure a client shows that it can be answered at its address before it costs a handshake.
+        if incoming.may_retry() && endpoint.open_connections() > shared.config.http3.max_handshakes {
+            // It fails only for what `may_retry` excludes.
+            let _refused = incoming.retry();
+            continue;
+        }
+        let admitted = shared.drain.admit();
+        let (shared, timeout) = (shared.clone(), certificates.handshake_timeout());
+        tokio::spawn(async move {
+            if let Err(error) = connection(incoming, timeout, shared).await {
+                tracing::debug!(error = &*error, "connection ended");
+            }
+            drop((slot, admitted));
+        });
+    }
+    endpoint.set_server_config(None);
+    endpoint.wait_idle().await;
+}
+
+async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shared: Arc<Shared>) -> Result<(), Cause> {
+    let quic = tokio::time::timeout(handshake_timeout, incoming.accept()?).await??;
+    let mut h3: Connection = h3::server::builder()
+        .max_field_section_size(shared.config.http3.max_header_bytes)
+        .build(h3_quinn::Connection::new(quic.clone()))
+        .await?;
+    // Dropped with the connection: what its client asked for is cancelled when it goes.
+    let mut requests = JoinSet::new();
+    let mut draining = false;
+    let ended = loop {
+        tokio::select! {
+            accepted = h3.accept() => match accepted {
+                Ok(Some(resolver)) => {
+                    let peer = tcp::canonical(quic.remote_address());
+                    requests.spawn(request(resolver, peer, shared.clone()));
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            },
+            Some(done) = requests.join_next() => {
+                if let Err(error) = done {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a request's task died");
+                }
+            }
+            () = shared.drain.started(), if !draining => {
+                draining = true;
+                // GOAWAY names the first request that will not be served: the one after the last accepted.
+                h3.shutdown(1).await?;
+            }
+        }
+        if draining && requests.is_empty() {
+            break Ok(());
+        }
+    };
+    if ended.is_ok() {
+        // What is still being answered ends first, also when it is the client who said goodbye.
+        while requests.join_next().await.is_some() {}
+        let _closed_by_client = tokio::time::timeout(LINGER, quic.closed()).await;
+    }
+    drop(h3);
+    match ended {
+        Err(error) if !error.is_h3_no_error() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn request(resolver: Resolver, peer: SocketAddr, shared: Arc<Shared>) {
+    let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
+    let (head, stream) = match resolved {
+        Ok(Ok(resolved)) => resolved,
+        Ok(Err(error)) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "request head refused");
+            return;
+        }
+        // Dropping the stream resets it.
+        Err(_elapsed) => return,
+    };
+    let (mut send, recv) = stream.split();
+    if !well_formed(&head) {
+        send.stop_stream(Code::H3_MESSAGE_ERROR);
+        return;
+    }
+    let is_head = *head.method() == Method::HEAD;
+    let length = head.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let mut request = head.map(|()| body::boxed(QuicBody::new(recv, length)));
+    request.extensions_mut().insert(ClientAddr(peer));
+    request.extensions_mut().insert(Transport::Http3);
+    let response = match shared.service.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    if let Err(error) = answer(&mut send, response, is_head).await {
+        tracing::debug!(error = &*error, "answer broken off");
+        send.stop_stream(Code::H3_INTERNAL_ERROR);
+    }
+}
+
+/// Fields of a connection, not of a request, are malformed in HTTP/3 (RFC 9114 section 4.2).
+fn well_formed(head: &http::Request<()>) -> bool {
+    const FORBIDDEN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+    let headers = head.headers();
+    FORBIDDEN.iter().all(|name| !headers.contains_key(*name))
+        && headers.get(header::TE).is_none_or(|te| te == "trailers")
+        && headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1
+}
+
+async fn answer(send: &mut SendHalf, response: Response, is_head: bool) -> Result<(), Cause> {
+    let (mut parts, mut body) = response.into_parts();
+    // As hyper does for the other two.
+    if let header::Entry::Vacant(date) = parts.headers.entry(header::DATE)
+        && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
+    {
+        date.insert(now);
+    }
+    if let Some(exact) = http_body::Body::size_hint(&body).exact()
+        && !parts.status.is_informational()
+        && parts.status != http::StatusCode::NO_CONTENT
+        && !(is_head && exact == 0)
+    {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(exact));
+    }
+    send.send_response(http::Response::from_parts(parts, ())).await?;
+    if !is_head {
+        while let Some(frame) = body.frame().await {
+            match frame?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => send.send_data(data).await?,
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        send.send_trailers(trailers).await?;
+                    }
+                }
+            }
+        }
+    }
+    finish(send).await
+}
+
+fn finish(send: &mut SendHalf) -> impl Future<Output = Result<(), Cause>> + Send {
+    async { Ok(send.finish().await?) }
+}

@@ -1,0 +1,91 @@
+//! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
+
+use governor::clock::DefaultClock;
+use nearfield_telemetry::drain::Drain;
+use nearfield_telemetry::readiness::Readiness;
+use prometheus_client::registry::Registry;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt};
+
+use crate::body::{Request, Response};
+use crate::config::Config;
+use crate::error::Error;
+use crate::layers::observe::metrics::Metrics;
+use crate::layers::{
+    classify, client_addr, compression, deadline, observe, rate_limit, ready, request_body, request_id, rescue,
+    server_timing, shed, target,
+};
+use crate::listener;
+
+/// What the layers are made of.
+pub(crate) struct Context {
+    config: Config,
+    #[expect(dead_code, reason = "the WebSocket layer inside closes with it")]
+    drain: Drain,
+    readiness: Readiness,
+    requests: Metrics,
+    shed: shed::Layer,
+}
+
+impl Context {
+    /// Layers that have metrics are made here, while the registry can still be written to.
+    pub(crate) fn new(config: &Config, drain: Drain, readiness: Readiness, registry: &mut Registry) -> Self {
+        Self {
+            requests: Metrics::register(registry),
+            shed: shed::Layer::new(&config.shed, registry),
+            config: config.clone(),
+            drain,
+            readiness,
+        }
+    }
+}
+
+/// The pipeline around `inner`.
+pub(crate) fn build<S>(context: Context, inner: S) -> listener::Service
+where
+    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let Context { config, readiness, requests, shed, .. } = context;
+    let clock = DefaultClock::default();
+    let service = ServiceBuilder::new()
+        // First, because every other layer asks what the request is for.
+        .layer(classify::Layer)
+        // Before logs and limits speak of the client.
+        .layer(client_addr::Layer::new(config.client))
+        // Before anything can fail, so that every answer names its request.
+        .layer(request_id::Layer::new(&config.server.region, &config.server.instance))
+        // Around all that takes time, so that the log and the metrics tell all of it.
+        .layer(observe::Layer::new(requests))
+        .layer(server_timing::Layer)
+        // Outside of every refusal: they too say what is left of the limits.
+        .layer(rate_limit::announce::Layer { enabled: config.rate_limit.enabled })
+        // Everything inside may fail; everything outside only watches.
+        .layer(rescue::Layer)
+        // Load balancers ask without credentials, and must be answered under any load.
+        .layer(ready::Layer { readiness })
+        // The cheapest refusals first: these read nothing but the head.
+        .layer(target::Layer { max_headers: config.listener.http1.max_headers })
+        // From here on everything knows when the caller stops waiting.
+        .layer(deadline::Layer::new(config.deadline))
+        // One atomic decides; nothing has been spent on the request yet.
+        .layer(shed)
+        // Ahead of authentication: a flood from one address must not even cost a signature check.
+        .layer(rate_limit::by_address::Layer::new(&config.rate_limit, clock.clone()))
+        // Right behind authentication: it needs the caller's name and plan.
+        .layer(rate_limit::by_caller::Layer::new(&config.rate_limit, &clock))
+        // Outside of the cache, which keeps one identity copy of an answer for all codings.
+        .layer(compression::Layer::new(config.compression))
+        // Before anyone reads the body.
+        .layer(request_body::Layer::new(config.body))
+        .service(inner);
+    BoxCloneSyncService::new(service)
+}
+
+/// The innermost service of a gateway that has no upstream.
+pub(crate) fn nothing_here() -> BoxCloneSyncService<Request, Response, Error> {
+    let service = tower::service_fn(|request: Request| async move {
+        Err(Error::NotFound(format!("there is nothing at {}", request.uri().path())))
+    });
+    BoxCloneSyncService::new(service.map_future(|f| f))
+}

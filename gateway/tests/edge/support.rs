@@ -1,0 +1,210 @@
+//! A gateway on free ports with a certificate of its own, and a client for each transport.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nearfield_gateway::body::{Request, Response};
+use nearfield_gateway::config::Config;
+use nearfield_gateway::error::Error;
+use nearfield_gateway::gateway::Gateway;
+use nearfield_gateway::listener::tls::install_provider;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+pub(crate) use nearfield_gateway::request::Transport;
+
+pub(crate) const TRANSPORTS: [Transport; 3] = [Transport::Http1, Transport::Http2, Transport::Http3];
+
+/// A self-signed certificate for localhost in files.
+pub(crate) struct Certificate {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let der = Self::write(dir.path());
+        Self { dir, der }
+    }
+
+    /// A fresh certificate and key into `dir`.
+    pub(crate) fn write(dir: &std::path::Path) -> CertificateDer<'static> {
+        install_provider();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        fs_err::write(dir.join("leaf.pem"), made.cert.pem()).unwrap();
+        fs_err::write(dir.join("leaf-key.pem"), made.signing_key.serialize_pem()).unwrap();
+        made.cert.der().clone()
+    }
+}
+
+pub(crate) struct Edge {
+    pub(crate) gateway: Gateway,
+    pub(crate) certificate: Certificate,
+}
+
+impl Edge {
+    /// A gateway around `inner`, its settings changed by `set`.
+    pub(crate) async fn start<S>(set: impl FnOnce(&mut Config), inner: S) -> Self
+    where
+        S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        let certificate = Certificate::new();
+        let mut config = Config::default();
+        config.listener.https = vec!["127.0.0.1:0".parse().unwrap()];
+        config.listener.admin = "127.0.0.1:0".parse().unwrap();
+        config.server.threads = 2;
+        config.tls.certificate = certificate.dir.path().join("leaf.pem");
+        config.tls.key = certificate.dir.path().join("leaf-key.pem");
+        set(&mut config);
+        let gateway = Gateway::start_around(config, move || async move { Ok(inner) }).await.unwrap();
+        Self { gateway, certificate }
+    }
+
+    pub(crate) async fn connect(&self, transport: Transport) -> Client {
+        Client::connect(self.gateway.https_addr(), &self.certificate.der, transport).await
+    }
+}
+
+pub(crate) fn tls_config(root: &CertificateDer<'static>, alpn: &[&[u8]]) -> rustls::ClientConfig {
+    install_provider();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    config
+}
+
+pub(crate) async fn tls(
+    addr: SocketAddr,
+    root: &CertificateDer<'static>,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(addr).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(tls_config(root, alpn))).connect(name, tcp).await
+}
+
+type H3Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
+
+/// One connection.
+pub(crate) enum Client {
+    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+    Http3(H3Sender, quinn::Endpoint),
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(addr: SocketAddr, root: &CertificateDer<'static>, transport: Transport) -> Self {
+        match transport {
+            Transport::Http1 => {
+                let io = TokioIo::new(tls(addr, root, &[b"http/1.1"]).await.unwrap());
+                let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection.with_upgrades());
+                Self::Http1(sender)
+            }
+            Transport::Http2 => {
+                let io = TokioIo::new(tls(addr, root, &[b"h2"]).await.unwrap());
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                tokio::spawn(connection);
+                Self::Http2(sender)
+            }
+            Transport::Http3 => {
+                let any: SocketAddr = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+                let mut endpoint = quinn::Endpoint::client(any).unwrap();
+                let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls_config(root, &[b"h3"])).unwrap();
+                endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+                let quic = endpoint.connect(addr, "localhost").unwrap().await.unwrap();
+                let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(quic)).await.unwrap();
+                tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+                Self::Http3(sender, endpoint)
+            }
+        }
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(http::Request::get(path), "").await
+    }
+
+    pub(crate) async fn send(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+        self.try_send(request, body).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(
+        &mut self,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<Answer> {
+        let body = body.into();
+        let mut request = request.body(body.clone())?;
+        match self {
+            Self::Http1(sender) => {
+                request.headers_mut().insert("host", "localhost".parse()?);
+                read(sender.send_request(request.map(Full::new)).await?).await
+            }
+            Self::Http2(sender) => {
+                absolute(&mut request);
+                sender.ready().await?;
+                read(sender.send_request(request.map(Full::new)).await?).await
+            }
+            Self::Http3(sender, _) => {
+                absolute(&mut request);
+                let mut stream = sender.send_request(request.map(|_| ())).await?;
+                if !body.is_empty() {
+                    // The server may have answered before it took all of the body.
+                    let _ = stream.send_data(body).await;
+                }
+                let _ = stream.finish().await;
+                let response = stream.recv_response().await?;
+                let mut bytes = Vec::new();
+                while let Some(mut data) = stream.recv_data().await? {
+                    let left = bytes::Buf::remaining(&data);
+                    bytes.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, left));
+                }
+                let trailers = stream.recv_trailers().await?;
+                let (parts, ()) = response.into_parts();
+                Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes.into(), trailers })
+            }
+        }
+    }
+}
+
+fn absolute<B>(request: &mut http::Request<B>) {
+    let path = request.uri().path_and_query().unwrap().clone();
+    *request.uri_mut() =
+        http::Uri::builder().scheme("https").authority("localhost").path_and_query(path).build().unwrap();
+}
+
+async fn read(response: http::Response<hyper::body::Incoming>) -> anyhow::Result<Answer> {
+    let (parts, body) = response.into_parts();
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().cloned();
+    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: collected.to_bytes(), trailers })
+}
