@@ -38,7 +38,16 @@ macro_rules! from_causes {
         })+
     };
 }
-from_causes!(Cause, crate::error::Error, hyper::Error, std::io::Error, tonic::Status, String, &'static str);
+from_causes!(
+    Cause,
+    crate::error::Error,
+    hyper::Error,
+    std::io::Error,
+    tonic::Status,
+    Box<tonic::Status>,
+    String,
+    &'static str
+);
 
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
 pub type Request = http::Request<Body>;

@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::layers;
-use crate::listener;
+use crate::{forward, layers, listener, region};
 
 /// The whole of `gateway.toml`. `docs/config-gateway.md` is its reference.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +17,8 @@ pub struct Config {
     pub rate_limit: layers::rate_limit::Config,
     pub body: layers::request_body::Config,
     pub compression: layers::compression::Config,
+    pub upstream: forward::Config,
+    pub topology: region::Config,
     pub log: nearfield_telemetry::logging::Config,
     pub otlp: nearfield_telemetry::otlp::Config,
 }
@@ -31,6 +32,8 @@ pub enum Invalid {
     NoAddress,
     #[error("`rate_limit.default_plan` is {0:?}, which is not among `rate_limit.plans`")]
     NoSuchPlan(String),
+    #[error(transparent)]
+    Upstream(#[from] forward::ConfigError),
     #[error("`{key}` is zero")]
     Zero { key: &'static str },
 }
@@ -49,6 +52,7 @@ impl Config {
         if !self.rate_limit.plans.contains_key(&self.rate_limit.default_plan) {
             return Err(Invalid::NoSuchPlan(self.rate_limit.default_plan.clone()));
         }
+        self.upstream.validate()?;
         let zero = [
             ("listener.max_connections", self.listener.max_connections == 0),
             ("listener.idle_timeout", self.listener.idle_timeout.is_zero()),

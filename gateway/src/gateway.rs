@@ -11,10 +11,13 @@ use prometheus_client::registry::Registry;
 
 use crate::body::{Request, Response};
 use crate::config::{Config, Invalid, Server};
+use crate::dispatch::Dispatch;
 use crate::listener::host::{Host, Plan};
 use crate::listener::sockets;
 use crate::listener::tls::{self, Certificates};
 use crate::pipeline;
+use crate::region::topology::Topology;
+use crate::region::{self, Regions};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum Error {
     Config(#[source] Invalid),
     #[error("starting QUIC")]
     Quic(#[source] std::io::Error),
+    #[error("setting up the regions")]
+    Regions(#[source] region::StartError),
     #[error("starting the listener's thread")]
     Thread(#[source] std::io::Error),
     #[error("loading the certificate")]
@@ -53,7 +58,13 @@ impl Gateway {
     /// # Errors
     /// When something in `config` cannot be had: an address, a certificate, a file.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::start_around(config, || async { Ok(pipeline::nothing_here()) }).await
+        let (region, topology, upstream) =
+            (config.server.region.clone(), config.topology.clone(), config.upstream.clone());
+        Self::start_around(config, move |drain| async move {
+            let regions = Regions::start(&topology, &region, &upstream).map_err(Error::Regions)?;
+            Ok(Dispatch::new(regions, drain))
+        })
+        .await
     }
 
     /// The same edge around another innermost service, which `inner` makes on the runtime that will call it.
@@ -65,7 +76,7 @@ impl Gateway {
         S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         F: Future<Output = Result<S, Error>> + Send + 'static,
-        I: FnOnce() -> F + Send + Sync + 'static,
+        I: FnOnce(Drain) -> F + Send + Sync + 'static,
     {
         Self::check(&config)?;
         let certificates = Arc::new(Certificates::load(config.tls.clone()).map_err(Error::Tls)?);
@@ -75,16 +86,17 @@ impl Gateway {
         let readiness = Readiness::new();
         let mut registry = Registry::default();
         nearfield_telemetry::process::register(&mut registry);
-        let context = pipeline::Context::new(&config, drain.clone(), readiness.clone(), &mut registry);
+        let context = pipeline::Context::new(&config, readiness.clone(), &mut registry);
         let admin =
             admin::Server::start(config.listener.admin, registry, readiness.clone()).await.map_err(Error::Admin)?;
+        let watched = drain.clone();
         let plan = Plan {
             threads: threads(config.server.threads),
             config: config.listener.clone(),
             sockets,
             certificates: certificates.clone(),
             drain: drain.clone(),
-            build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner().await?)) })),
+            build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(watched).await?)) })),
         };
         let host = Host::start(plan).await?;
         readiness.set(State::Ready);
@@ -98,6 +110,7 @@ impl Gateway {
     pub fn check(config: &Config) -> Result<(), Error> {
         tls::install_provider();
         config.check().map_err(Error::Config)?;
+        Topology::load(config.topology.file.as_deref()).map_err(|e| Error::Regions(e.into()))?;
         Certificates::load(config.tls.clone()).map_err(Error::Tls)?;
         Ok(())
     }

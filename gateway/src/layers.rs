@@ -8,7 +8,10 @@ use crate::error::Error;
 
 pub(crate) mod classify;
 pub mod client_addr;
+pub mod compression;
 pub mod deadline;
+pub(crate) mod observe;
+pub mod rate_limit;
 pub(crate) mod ready;
 pub mod request_body;
 pub(crate) mod request_id;

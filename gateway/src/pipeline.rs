@@ -1,11 +1,10 @@
 //! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
 
 use governor::clock::DefaultClock;
-use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::Readiness;
 use prometheus_client::registry::Registry;
+use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower::{ServiceBuilder, ServiceExt};
 
 use crate::body::{Request, Response};
 use crate::config::Config;
@@ -20,8 +19,6 @@ use crate::listener;
 /// What the layers are made of.
 pub(crate) struct Context {
     config: Config,
-    #[expect(dead_code, reason = "the WebSocket layer inside closes with it")]
-    drain: Drain,
     readiness: Readiness,
     requests: Metrics,
     shed: shed::Layer,
@@ -29,12 +26,11 @@ pub(crate) struct Context {
 
 impl Context {
     /// Layers that have metrics are made here, while the registry can still be written to.
-    pub(crate) fn new(config: &Config, drain: Drain, readiness: Readiness, registry: &mut Registry) -> Self {
+    pub(crate) fn new(config: &Config, readiness: Readiness, registry: &mut Registry) -> Self {
         Self {
             requests: Metrics::register(registry),
             shed: shed::Layer::new(&config.shed, registry),
             config: config.clone(),
-            drain,
             readiness,
         }
     }
@@ -46,7 +42,7 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context { config, readiness, requests, shed, .. } = context;
+    let Context { config, readiness, requests, shed } = context;
     let clock = DefaultClock::default();
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
@@ -80,12 +76,4 @@ where
         .layer(request_body::Layer::new(config.body))
         .service(inner);
     BoxCloneSyncService::new(service)
-}
-
-/// The innermost service of a gateway that has no upstream.
-pub(crate) fn nothing_here() -> BoxCloneSyncService<Request, Response, Error> {
-    let service = tower::service_fn(|request: Request| async move {
-        Err(Error::NotFound(format!("there is nothing at {}", request.uri().path())))
-    });
-    BoxCloneSyncService::new(service.map_future(|f| f))
 }

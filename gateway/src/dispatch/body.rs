@@ -1,13 +1,13 @@
 //! Reads a request's body whole, up to a bound.
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, LengthLimitError};
+use http_body_util::BodyExt;
 
 use crate::body::{Body, BodyError};
 use crate::error::Error;
 
 /// Bytes of a JSON body, after decompression.
-pub(crate) const BODY_BYTES_MAX: usize = 32 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// The whole body.
 ///
@@ -41,14 +41,7 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, Error> {
 
 /// Why a body could not be read.
 pub(crate) fn broken(error: BodyError) -> Error {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
-    while let Some(cause) = source {
-        if cause.is::<LengthLimitError>() {
-            return too_large();
-        }
-        source = cause.source();
-    }
-    Error::malformed(format!("the body could not be read: {error}"))
+    Error::of_body(error)
 }
 
 fn too_large() -> Error {

@@ -18,7 +18,7 @@ use crate::error::Error;
 pub struct Config {
     pub enabled: bool,
     /// Answers of fewer bytes go out as they are.
-    pub min_bytes: u16,
+    pub min_bytes: u64,
 }
 
 impl Default for Config {
@@ -63,7 +63,8 @@ pub(crate) struct Transformable;
 impl Predicate for Transformable {
     fn should_compress<B: http_body::Body>(&self, response: &http::Response<B>) -> bool {
         let control = response.headers().get(header::CACHE_CONTROL).and_then(|v| v.to_str().ok());
-        !control.is_some_and(|v| v.contains("no-transform")) && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
+        !control.is_some_and(|v| v.contains("no-transform"))
+            && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
     }
 }
 

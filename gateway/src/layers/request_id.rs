@@ -74,7 +74,8 @@ where
             if let Ok(value) = HeaderValue::from_str(&id) {
                 response.headers_mut().insert(X_REQUEST_ID, value);
             }
-            response.headers_mut().insert(NEARFIELD_REGION, region);
+            // Who forwards names the region that answered; everything else was answered here.
+            response.headers_mut().entry(NEARFIELD_REGION).or_insert(region);
             Ok(response)
         })
     }

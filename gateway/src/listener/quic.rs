@@ -3,7 +3,6 @@
 //! It runs inside the host's pingora service, on its runtime. Extended CONNECT is not advertised: h3 does not know
 //! RFC 9220 yet, and such requests would vanish.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -226,9 +225,6 @@ async fn answer(send: &mut SendHalf, response: Response, is_head: bool) -> Resul
             }
         }
     }
-    finish(send).await
-}
-
-fn finish(send: &mut SendHalf) -> impl Future<Output = Result<(), Cause>> + Send {
-    async { Ok(send.finish().await?) }
+    send.finish().await?;
+    Ok(())
 }

@@ -1,4 +1,6 @@
 //! The edge by itself: real sockets, real TLS, every transport, around small innermost services.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 mod transports;

@@ -64,7 +64,7 @@ impl Edge {
         config.tls.certificate = certificate.dir.path().join("leaf.pem");
         config.tls.key = certificate.dir.path().join("leaf-key.pem");
         set(&mut config);
-        let gateway = Gateway::start_around(config, move || async move { Ok(inner) }).await.unwrap();
+        let gateway = Gateway::start_around(config, move |_drain| async move { Ok(inner) }).await.unwrap();
         Self { gateway, certificate }
     }
 
@@ -98,7 +98,8 @@ type H3Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
-    Http3(H3Sender, quinn::Endpoint),
+    /// With its endpoint, which has to stay.
+    Http3(H3Sender, #[expect(dead_code, reason = "kept for its drop")] quinn::Endpoint),
 }
 
 /// An answer, read to its end.

@@ -1,6 +1,7 @@
 //! The same answers over HTTP/1.1, HTTP/2 and HTTP/3.
 
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::error::Error;
 use nearfield_gateway::request::{ClientAddr, RequestId};
@@ -15,7 +16,9 @@ async fn echo(request: Request) -> Result<Response, Error> {
     let bytes = request.into_body().collect().await.map_err(Error::of_body)?.to_bytes();
     let mut trailers = http::HeaderMap::new();
     trailers.insert("bytes", bytes.len().into());
-    let body = http_body_util::Full::new(bytes).with_trailers(async move { Some(Ok(trailers)) });
+    // Of unknown length, or HTTP/1.1 would send a length instead of chunks, which alone have trailers.
+    let frames = [Ok::<_, Error>(Frame::data(bytes)), Ok(Frame::trailers(trailers))];
+    let body = StreamBody::new(futures::stream::iter(frames));
     let mut response = Response::new(body::boxed(body));
     // HTTP/1.1 has trailers only for those who announce them.
     response.headers_mut().insert("trailer", "bytes".parse().unwrap());

@@ -34,8 +34,7 @@ impl<C: Clock + Clone> Plans<C> {
             .plans
             .iter()
             .map(|(name, plan)| {
-                let limiter =
-                    |policy, per_second| Limiter::new(policy, per_second, config.max_new_keys, clock.clone());
+                let limiter = |policy, per_second| Limiter::new(policy, per_second, config.max_new_keys, clock.clone());
                 let users = limiter("user", plan.user_per_second);
                 let tenants = limiter("tenant", plan.tenant_per_second);
                 (name.clone(), Arc::new(Plan { users, tenants }))
