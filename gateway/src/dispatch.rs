@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
 use crate::region::{Chosen, Regions};
 use crate::route::{GrpcMethod, Route};
+use crate::{sse, websocket};
 
 /// Answers every route. Clones share everything.
 #[derive(Clone)]
@@ -33,14 +34,30 @@ pub struct Dispatch(Arc<Inner>);
 #[derive(Clone)]
 struct Inner {
     regions: Regions,
-    #[expect(dead_code, reason = "streams watch it")]
-    drain: Drain,
+    stream: sse::Config,
+    websockets: websocket::Server,
 }
 
 impl Dispatch {
-    /// Answers by the searchds of `regions`, and lets go of its streams when `drain` starts.
+    /// Answers by the searchds of `regions`, and lets go of its WebSockets when `drain` starts.
     pub fn new(regions: Regions, drain: Drain) -> Self {
-        Self(Arc::new(Inner { regions, drain }))
+        let config = websocket::Config::default();
+        let websockets = websocket::Server::new(config, regions.clone(), drain, Arc::new(websocket::Unlimited));
+        Self(Arc::new(Inner { regions, stream: sse::Config::default(), websockets }))
+    }
+
+    /// With settings of its own for event streams.
+    #[must_use]
+    pub fn with_stream(mut self, config: sse::Config) -> Self {
+        Arc::make_mut(&mut self.0).stream = config;
+        self
+    }
+
+    /// With a WebSocket server of its own settings and limits.
+    #[must_use]
+    pub fn with_websockets(mut self, server: websocket::Server) -> Self {
+        Arc::make_mut(&mut self.0).websockets = server;
+        self
     }
 }
 
@@ -97,6 +114,7 @@ impl Inner {
                 let query = request.uri().query().unwrap_or_default();
                 regions::list(&self.regions, request.extensions(), query)?
             }
+            Route::WebSocket => return self.websockets.accept(request),
             _ => self.forward(route, request).await?,
         };
         Ok(if head { without_body(response) } else { response })
@@ -104,10 +122,10 @@ impl Inner {
 
     /// What a region's searchds answer.
     async fn forward(&self, route: Route, request: Request) -> Result<Response, Error> {
-        let Chosen { upstream, name } = self.regions.route(request.extensions())?;
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let context = CallContext::of(&parts)?;
+        let Chosen { upstream, name } = self.regions.route(context.location)?;
         let job = Job { parts, body, context, upstream };
         let mut response = match route {
             Route::Collection => collections::one(job).await,
@@ -122,13 +140,13 @@ impl Inner {
             Route::Insert => points::insert(job).await,
             Route::Search => searches::search(job).await,
             Route::SearchBatch => searches::batch(job).await,
+            Route::StreamSearch => searches::stream(job, &self.stream).await,
             Route::Update => points::update(job).await,
             Route::CachePurge
             | Route::CacheWarm
             | Route::HealthReady
             | Route::OpenApi
             | Route::Regions
-            | Route::StreamSearch
             | Route::Unknown
             | Route::WebSocket => Err(Error::NotFound("there is nothing at this path".to_owned())),
         }?;

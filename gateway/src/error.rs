@@ -62,6 +62,9 @@ pub enum Error {
     Unauthenticated(String),
     #[error("{0}")]
     UnsupportedMediaType(String),
+    /// The path takes another protocol.
+    #[error("{0}")]
+    UpgradeRequired(String),
     /// What searchd answered, after retries.
     #[error("searchd answered {:?}: {}", .0.code(), .0.message())]
     Upstream(#[source] Box<tonic::Status>),

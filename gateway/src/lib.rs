@@ -13,3 +13,5 @@ pub mod region;
 pub mod request;
 pub mod rescue;
 pub mod route;
+pub mod sse;
+pub mod websocket;

@@ -9,11 +9,11 @@ pub mod topology;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::{Extensions, HeaderValue};
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use self::decision::{Health, State};
-use self::geo::{ClientLocation, Coordinates};
+use self::geo::Coordinates;
 use self::topology::Topology;
 use crate::error::Error;
 use crate::forward::{self, Upstream};
@@ -35,7 +35,8 @@ struct Inner {
     /// The cluster of each region, in the topology's order; none where no searchd runs.
     upstreams: Vec<Option<Upstream>>,
     here: usize,
-    here_value: HeaderValue,
+    /// The regions' names, for the header `Nearfield-Region`.
+    names: Vec<HeaderValue>,
 }
 
 /// Why the regions cannot be set up.
@@ -59,7 +60,8 @@ impl Regions {
     pub fn start(config: &Config, here: &str, upstream: &forward::Config) -> Result<Self, StartError> {
         let mut topology = Topology::load(config.file.as_deref())?;
         let here_index = topology.find_or_add(here);
-        let here_value = HeaderValue::from_str(here).map_err(|_| StartError::Name(here.to_owned()))?;
+        let name = |name: &String| HeaderValue::from_str(name).map_err(|_| StartError::Name(name.clone()));
+        let names = topology.regions.iter().map(|region| name(&region.name)).collect::<Result<_, _>>()?;
         let mut upstreams = Vec::with_capacity(topology.regions.len());
         for (i, region) in topology.regions.iter().enumerate() {
             let mut config = upstream.clone();
@@ -72,7 +74,7 @@ impl Regions {
             };
             upstreams.push(if config.endpoints.is_empty() { None } else { Some(start(&config)?) });
         }
-        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, here_value })))
+        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, names })))
     }
 
     /// This gateway's own region.
@@ -89,22 +91,17 @@ impl Regions {
     ///
     /// # Errors
     /// [`Error::NoRegion`].
-    pub(crate) fn route(&self, extensions: &Extensions) -> Result<Chosen, Error> {
-        let client = self.client(extensions);
+    pub(crate) fn route(&self, client: Option<Coordinates>) -> Result<Chosen, Error> {
+        // A client of unknown place came to this gateway because it is near.
+        let client = client.or_else(|| self.0.topology.regions[self.0.here].location());
         let decision = decision::decide(client, &self.0.topology.regions, &self.states(), &[]);
         let decision = decision.ok_or(Error::NoRegion)?;
         let upstream = self.0.upstreams[decision.region].clone().ok_or(Error::NoRegion)?;
-        let name = if decision.region == self.0.here {
-            self.0.here_value.clone()
-        } else {
-            HeaderValue::from_str(&self.0.topology.regions[decision.region].name).map_err(|_| Error::NoRegion)?
-        };
-        Ok(Chosen { upstream, name })
+        Ok(Chosen { upstream, name: self.0.names[decision.region].clone() })
     }
 
     /// How each region is, told to a caller.
-    pub(crate) fn status(&self, extensions: &Extensions) -> Vec<RegionStatus<'_>> {
-        let client = extensions.get::<ClientLocation>().map(|location| location.0);
+    pub(crate) fn status(&self, client: Option<Coordinates>) -> Vec<RegionStatus<'_>> {
         let (regions, states) = (&self.0.topology.regions, self.states());
         regions
             .iter()
@@ -133,12 +130,6 @@ impl Regions {
                 }
             })
             .collect()
-    }
-
-    fn client(&self, extensions: &Extensions) -> Option<Coordinates> {
-        let known = extensions.get::<ClientLocation>().map(|location| location.0);
-        // A client of unknown place came to this gateway because it is near.
-        known.or_else(|| self.0.topology.regions[self.0.here].location())
     }
 
     fn states(&self) -> Vec<State> {

@@ -64,6 +64,7 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::UnsupportedMediaType(_) => {
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "unsupported-media-type")
         }
+        Error::UpgradeRequired(_) => (StatusCode::UPGRADE_REQUIRED, Code::InvalidArgument, "upgrade-required"),
         Error::Upstream(status) => {
             let (http, title) = upstream(status.code());
             (http, status.code(), title)
@@ -107,6 +108,7 @@ fn type_uri(title: &str) -> &'static str {
         "unauthenticated" => "https://nearfield.dev/problems/unauthenticated",
         "unavailable" => "https://nearfield.dev/problems/unavailable",
         "unsupported-media-type" => "https://nearfield.dev/problems/unsupported-media-type",
+        "upgrade-required" => "https://nearfield.dev/problems/upgrade-required",
         "upstream" => "https://nearfield.dev/problems/upstream",
         _ => "https://nearfield.dev/problems/internal",
     }
@@ -160,6 +162,10 @@ fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
         }
         Error::Unauthenticated(_) => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"nearfield\""));
+        }
+        Error::UpgradeRequired(_) => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         Error::MethodNotAllowed { allow } => {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -7,6 +7,7 @@ use super::reply;
 use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::{self, answer};
+use crate::region::geo::ClientLocation;
 use crate::region::{RegionStatus, Regions};
 
 #[derive(Serialize)]
@@ -16,5 +17,6 @@ struct RegionsAnswer<'a> {
 
 pub(super) fn list(regions: &Regions, extensions: &Extensions, query: &str) -> Result<Response, Error> {
     codec::no_parameters(query)?;
-    Ok(reply::json(answer::plain(&RegionsAnswer { regions: regions.status(extensions) })))
+    let client = extensions.get::<ClientLocation>().map(|location| location.0);
+    Ok(reply::json(answer::plain(&RegionsAnswer { regions: regions.status(client) })))
 }

@@ -6,7 +6,7 @@ use super::{Job, body, reply};
 use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::{self, DecodedSearch, answer, batch};
-use crate::rescue;
+use crate::{rescue, sse};
 
 pub(super) async fn search(mut job: Job) -> Result<Response, Error> {
     let request = decoded(&mut job).await?;
@@ -14,6 +14,11 @@ pub(super) async fn search(mut job: Job) -> Result<Response, Error> {
     let bytes = answer::search(&found, answer::Include::of(&request));
     let (collection, point) = (&request.collection, &request.query_vector_id);
     Ok(reply::cacheable(reply::json(bytes), reply::SEARCH_MAX_AGE, collection, Some(point)))
+}
+
+pub(super) async fn stream(mut job: Job, config: &sse::Config) -> Result<Response, Error> {
+    let request = decoded(&mut job).await?;
+    sse::search(config, &job.upstream, &job.context, &request).await
 }
 
 /// The request's search, which the cache layer may have decoded already.

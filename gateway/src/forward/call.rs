@@ -10,6 +10,7 @@ use nearfield_proto::TENANT_METADATA;
 
 use super::balance;
 use crate::error::Error;
+use crate::region::geo::{ClientLocation, Coordinates};
 use crate::request::{Caller, ClientAddr, Deadline, RequestId};
 
 /// Who calls, until when, and under which trace.
@@ -18,6 +19,7 @@ pub struct CallContext {
     pub principal: Option<Arc<Principal>>,
     pub client: Option<IpAddr>,
     pub deadline: Option<Instant>,
+    pub location: Option<Coordinates>,
     pub request_id: Option<Arc<str>>,
     /// `traceparent` and `tracestate` (W3C Trace Context).
     trace: [Option<HeaderValue>; 2],
@@ -36,6 +38,7 @@ impl CallContext {
         Ok(Self {
             client: extensions.get::<ClientAddr>().map(|client| client.0.ip()),
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            location: extensions.get::<ClientLocation>().map(|location| location.0),
             request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
             trace: TRACE_HEADERS.map(|name| parts.headers.get(name).cloned()),
             tenant,

@@ -43,6 +43,10 @@ impl Writer {
         self
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn finish(self) -> Bytes {
         Bytes::from(self.0)
     }

@@ -203,6 +203,8 @@ pub trait Fields {
     const NAMES: &'static [&'static str];
     /// What the object must be when it is something else.
     const EXPECTED: &'static str = "an object";
+    /// Whether fields of other names are violations.
+    const REFUSE_UNKNOWN: bool = true;
 
     /// Reads the value of the field `name`, one of [`Fields::NAMES`].
     ///
@@ -243,7 +245,9 @@ impl<'de, F: Fields> Reader<'de> for Object<'_, F> {
             let at = self.place.at.key(&key);
             let place = Place { at: &at, report: self.place.report };
             let Some(index) = F::NAMES.iter().position(|name| *name == key) else {
-                place.refuse("is not a field of this request");
+                if F::REFUSE_UNKNOWN {
+                    place.refuse("is not a field of this request");
+                }
                 object.next_value::<IgnoredAny>()?;
                 continue;
             };

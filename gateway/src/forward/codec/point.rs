@@ -119,6 +119,12 @@ pub(crate) struct UpdateFields {
 
 impl UpdateFields {
     pub(crate) const NAMES: [&'static str; 5] = ["collection", "id", "values", "metadata", "if_version"];
+
+    /// Names the point by other means than the field `id`.
+    pub(crate) fn set_id(&mut self, id: String) {
+        self.has_id = true;
+        self.request.id = id;
+    }
 }
 
 impl Fields for UpdateFields {

@@ -1,0 +1,146 @@
+//! WebSockets: `/ws` over an HTTP/1.1 upgrade (RFC 6455) and over an HTTP/2 stream (RFC 8441).
+//!
+//! One task a connection reads, writes and keeps time; each request runs in a task of its own, and ends with its
+//! connection. An idle connection holds a small buffer and one timer.
+
+mod connection;
+mod handshake;
+mod message;
+mod registry;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use nearfield_telemetry::drain::Drain;
+use serde::Deserialize;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+pub use self::handshake::offered_bearer;
+pub use self::registry::Connections;
+use crate::body::{self, Request, Response};
+use crate::error::Error;
+use crate::forward::CallContext;
+use crate::region::Regions;
+use crate::route::Route;
+
+/// The settings' section `[websocket]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Bytes of one message.
+    pub message_bytes_max: usize,
+    /// Requests of one connection that run at once; further messages wait in the peer's socket.
+    pub requests_max: usize,
+    /// A connection that is silent for so long is pinged.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// A connection from which nothing came for so long, not even the answer to a ping, is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long one message's request may take.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long a peer may take to accept what is sent to it, and to answer a close.
+    #[serde(with = "humantime_serde")]
+    pub send_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 16 << 20,
+            requests_max: 64,
+            ping_interval: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(90),
+            request_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Asked before each message's request: the limits that apply to it.
+pub trait Admission: Send + Sync {
+    /// # Errors
+    /// Why the request is not admitted; the connection stays open.
+    fn admit(&self, context: &CallContext, route: Route) -> Result<(), Error>;
+}
+
+/// No limits but those of the connection itself.
+pub struct Unlimited;
+
+impl Admission for Unlimited {
+    fn admit(&self, _context: &CallContext, _route: Route) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Accepts WebSockets. Clones are the same server.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+pub(crate) struct Shared {
+    config: Config,
+    regions: Regions,
+    drain: Drain,
+    admission: Arc<dyn Admission>,
+    connections: Connections,
+}
+
+impl Server {
+    pub fn new(config: Config, regions: Regions, drain: Drain, admission: Arc<dyn Admission>) -> Self {
+        Self(Arc::new(Shared { config, regions, drain, admission, connections: Connections::default() }))
+    }
+
+    /// The open connections, to be closed when the process must shed.
+    pub fn connections(&self) -> &Connections {
+        &self.0.connections
+    }
+
+    /// Answers an opening handshake and serves the connection in a task of its own.
+    ///
+    /// # Errors
+    /// A handshake that is none.
+    pub fn accept(&self, mut request: Request) -> Result<Response, Error> {
+        let accepted = handshake::check(&request)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (parts, _) = request.into_parts();
+        let context = CallContext::of(&parts)?;
+        let shared = self.0.clone();
+        // The drain waits for the connection from now on, not only from the end of the upgrade.
+        let admitted = shared.drain.admit();
+        tokio::spawn(async move {
+            let _admitted = admitted;
+            match upgrade.await {
+                Ok(upgraded) => {
+                    let io = TokioIo::new(upgraded);
+                    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(shared.socket_config())).await;
+                    connection::serve(socket, shared, context).await;
+                }
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "websocket upgrade failed");
+                }
+            }
+        });
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = if accepted.over_http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+        response.headers_mut().extend(accepted.headers);
+        Ok(response)
+    }
+}
+
+impl Shared {
+    fn socket_config(&self) -> WebSocketConfig {
+        WebSocketConfig::default()
+            .read_buffer_size(BUFFER_BYTES)
+            .write_buffer_size(BUFFER_BYTES)
+            .max_message_size(Some(self.config.message_bytes_max))
+            .max_frame_size(Some(self.config.message_bytes_max))
+    }
+}
+
+/// What an idle connection holds, each way.
+const BUFFER_BYTES: usize = 4 << 10;

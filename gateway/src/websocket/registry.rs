@@ -1,0 +1,120 @@
+//! The open connections, and how long each has been idle.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// A cheap handle; clones are the same set.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Mutex<Open>>);
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    entries: HashMap<u64, Arc<Entry>>,
+}
+
+/// What a connection tells of itself, and how it is told to close.
+pub(crate) struct Entry {
+    opened: Instant,
+    /// Milliseconds from `opened` to the last request.
+    requested: AtomicU64,
+    closing: Mutex<Option<&'static str>>,
+    close: Notify,
+}
+
+impl Connections {
+    pub fn len(&self) -> usize {
+        self.0.lock().entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes connections (1013, with `reason`) that made no request for longer than `idle`: those idle the longest,
+    /// at most `at_most`. How many are being closed.
+    pub fn close_idle(&self, idle: Duration, at_most: usize, reason: &'static str) -> usize {
+        let open = self.0.lock();
+        let mut candidates: Vec<(Duration, &Arc<Entry>)> =
+            open.entries.values().map(|entry| (entry.idle(), entry)).filter(|(since, _)| *since > idle).collect();
+        candidates.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        let closed = candidates.iter().take(at_most).map(|(_, entry)| entry.ask_to_close(reason));
+        closed.count()
+    }
+
+    pub(crate) fn add(&self) -> Registered {
+        let entry = Arc::new(Entry {
+            opened: Instant::now(),
+            requested: AtomicU64::new(0),
+            closing: Mutex::new(None),
+            close: Notify::new(),
+        });
+        let mut open = self.0.lock();
+        open.next += 1;
+        let key = open.next;
+        open.entries.insert(key, entry.clone());
+        Registered { connections: self.clone(), key, entry }
+    }
+}
+
+impl Entry {
+    fn idle(&self) -> Duration {
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.requested.load(Ordering::Relaxed)))
+    }
+
+    fn ask_to_close(&self, reason: &'static str) {
+        *self.closing.lock() = Some(reason);
+        self.close.notify_one();
+    }
+
+    pub(crate) fn touch(&self) {
+        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.requested.store(since, Ordering::Relaxed);
+    }
+
+    /// Resolves when this connection is to be closed, with the reason.
+    pub(crate) async fn closing(&self) -> &'static str {
+        loop {
+            self.close.notified().await;
+            if let Some(reason) = *self.closing.lock() {
+                return reason;
+            }
+        }
+    }
+}
+
+/// One connection's place in the set, given up when dropped.
+pub(crate) struct Registered {
+    connections: Connections,
+    key: u64,
+    pub(crate) entry: Arc<Entry>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.connections.0.lock().entries.remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_idle_are_closed_and_the_busy_are_not() {
+        let connections = Connections::default();
+        let (idle, busy) = (connections.add(), connections.add());
+        busy.entry.requested.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(connections.close_idle(Duration::ZERO, 0, "memory"), 0);
+        assert_eq!(connections.close_idle(Duration::from_secs(3600), 9, "memory"), 0);
+        assert_eq!(connections.close_idle(Duration::ZERO, 9, "memory"), 1);
+        assert_eq!(idle.entry.closing().await, "memory");
+        drop((idle, busy));
+        assert!(connections.is_empty());
+    }
+}

@@ -1,0 +1,99 @@
+//! Runs one message's request and sends its answers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use nearfield_auth::Scope;
+use nearfield_proto::v1::SearchRequest;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::message::{self, Ask, Message};
+use crate::error::Error;
+use crate::forward::codec::answer::{self, Include};
+use crate::forward::{CallContext, Upstream};
+use crate::rescue;
+use crate::route::Route;
+
+/// Where a connection's answers go; sending waits when its peer is slow. An error says that the connection is gone,
+/// and then nobody is left to tell.
+pub(crate) type Answers = mpsc::Sender<Bytes>;
+
+/// Runs the request of one message to its end. Dropping this cancels the calls behind it.
+pub(crate) async fn run(shared: Arc<Shared>, mut context: CallContext, message: Message, answers: Answers) {
+    context.deadline = Some(Instant::now() + shared.config.request_timeout);
+    let id = message.id.as_deref();
+    let done = match message.ask {
+        Ok(ask) => answer(&shared, &context, id, ask, &answers).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
+        let problem = rescue::problem(&error, context.request_id.as_deref());
+        let _ = answers.send(message::error(id, &problem)).await;
+    }
+}
+
+async fn answer(
+    shared: &Shared,
+    context: &CallContext,
+    id: Option<&str>,
+    ask: Ask,
+    answers: &Answers,
+) -> Result<(), Error> {
+    if let Ask::Ping = ask {
+        let _ = answers.send(message::pong(id)).await;
+        return Ok(());
+    }
+    let (route, scope) = match ask {
+        Ask::Delete(_) => (Route::Delete, Scope::VectorsWrite),
+        Ask::Insert(_) => (Route::Insert, Scope::VectorsWrite),
+        Ask::Update(_) => (Route::Update, Scope::VectorsWrite),
+        Ask::Ping | Ask::Search { .. } => (Route::Search, Scope::VectorsRead),
+    };
+    if context.principal.as_ref().is_some_and(|principal| !principal.scopes.contains(scope)) {
+        return Err(Error::Forbidden(scope));
+    }
+    shared.admission.admit(context, route)?;
+    let upstream = shared.regions.route(context.location)?.upstream;
+    let bytes = match ask {
+        Ask::Search { request, stream: true } => return stream(&upstream, context, id, &request, answers).await,
+        Ask::Search { request, stream: false } => {
+            let found = upstream.search(context, &request).await?;
+            message::results(id, &found, Include::of(&request))
+        }
+        Ask::Insert(request) => message::ack(id, &answer::Inserted::from(&upstream.insert(context, &request).await?)),
+        Ask::Update(request) => message::ack(id, &answer::Updated::from(&upstream.update(context, &request).await?)),
+        Ask::Delete(request) => message::ack(id, &answer::Deleted::from(&upstream.delete(context, &request).await?)),
+        Ask::Ping => message::pong(id),
+    };
+    let _ = answers.send(bytes).await;
+    Ok(())
+}
+
+async fn stream(
+    upstream: &Upstream,
+    context: &CallContext,
+    id: Option<&str>,
+    request: &SearchRequest,
+    answers: &Answers,
+) -> Result<(), Error> {
+    let include = Include::of(request);
+    let (mut next, mut hits) = upstream.stream_search(context, request).await?;
+    let mut sent = 0;
+    while let Some(hit) = next {
+        if !hit.vector_id.is_empty() {
+            sent += 1;
+            if answers.send(message::result(id, &hit, include)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if hit.last {
+            sent = hit.total_results;
+            break;
+        }
+        next = hits.next().await?;
+    }
+    let _ = answers.send(message::search_complete(id, sent)).await;
+    Ok(())
+}
