@@ -1,1 +1,83 @@
-fn main() {}
+//! Nearfield's figures: what a search costs end to end, over each protocol, with its recall beside it.
+//!
+//! Real processes (a gateway, a searchd) on this machine, the full Fashion-MNIST set, the load generator beside them.
+//! Rates on a shared machine say little, so CPU time is counted for each process apart.
+
+mod dataset;
+mod drive;
+mod end_to_end;
+mod engine;
+mod exact;
+mod idle;
+mod machine;
+mod server;
+mod table;
+mod transport;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Measures a gateway and a searchd started for the purpose.
+#[derive(Parser)]
+#[command(name = "nearfield-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// The folder with Fashion-MNIST's IDX files (Debian's package dataset-fashion-mnist).
+    #[arg(long, global = true, env = "NEARFIELD_BENCH_DATA", default_value = "/usr/share/datasets/fashion-mnist")]
+    data: PathBuf,
+    /// How many of the 60,000 images are stored.
+    #[arg(long, global = true, default_value_t = 60_000)]
+    points: usize,
+    /// Seconds of each measurement.
+    #[arg(long, global = true, default_value = "5s", value_parser = humantime::parse_duration)]
+    time: Duration,
+    /// Requests in flight.
+    #[arg(long, global = true, default_value_t = 8)]
+    concurrency: usize,
+    /// Queries that recall is measured with.
+    #[arg(long, global = true, default_value_t = 500)]
+    recall_queries: usize,
+    /// WebSockets opened to weigh an idle one.
+    #[arg(long, global = true, default_value_t = 2000)]
+    sockets: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Subcommand)]
+enum Part {
+    /// Searches through the gateway: h1, h2, h3, gRPC; cached and not; closed and open loop.
+    EndToEnd,
+    /// Recall and queries per CPU second of searchd by ef, beside usearch alone.
+    Engine,
+    /// Bytes per idle WebSocket.
+    Idle,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let wanted = |part| arguments.part.is_none_or(|only| only == part);
+    machine::print();
+    if wanted(Part::Idle) {
+        idle::run(&arguments).await?;
+    }
+    if wanted(Part::EndToEnd) || wanted(Part::Engine) {
+        let data = dataset::FashionMnist::load(&arguments.data, arguments.points).await?;
+        let truth = exact::nearest(&data, arguments.recall_queries);
+        let server = server::Server::filled(&data).await?;
+        if wanted(Part::EndToEnd) {
+            end_to_end::run(&arguments, &server, &data, &truth).await?;
+        }
+        if wanted(Part::Engine) {
+            engine::run(&arguments, &server, &data, &truth).await?;
+        }
+    }
+    Ok(())
+}
