@@ -1,0 +1,198 @@
+//! The one thread through which every change goes: plan, stamp, write, sync, apply, answer.
+//!
+//! Commands that wait are drained into a batch that costs one sync. Nothing is visible before it is durable, and nobody
+//! is answered before it is visible.
+
+pub mod command;
+
+mod batch;
+mod plan;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nearfield_proto::log::v1::{Entry, Stamp, entry};
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::engine::stamp::HybridClock;
+use crate::engine::vector_clock::VectorClock;
+use crate::engine::{Address, State};
+use crate::store::Store;
+use crate::wal::{AppendError, Wal};
+use batch::Batch;
+use command::{Change, Command, Committed, Refusal, Replicated, Work};
+pub use plan::MAX_METADATA_BYTES;
+
+/// Commands that may wait; one more is refused at once.
+pub const MAX_WAITING: usize = 4_096;
+
+/// Unix time in nanoseconds.
+pub type Now = Box<dyn Fn() -> u64 + Send>;
+
+/// Who this instance is in the log.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub id: u64,
+    pub region: String,
+}
+
+/// A handle to the committer; clones share it. When the last one is dropped the committer ends.
+#[derive(Clone)]
+pub struct Committer {
+    queue: mpsc::Sender<Work>,
+}
+
+impl Committer {
+    /// `keep` is called between batches with the log, so that old files can be let go.
+    pub fn start(
+        store: Arc<Store>,
+        wal: Wal,
+        origin: Origin,
+        now: Now,
+        clock: HybridClock,
+        keep: impl FnMut(&mut Wal) + Send + 'static,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (queue, work) = mpsc::channel(MAX_WAITING);
+        let sequence = store.read().clock().get(origin.id);
+        let running = Running { store, wal, origin, now, clock, sequence, batch: Batch::default(), keep };
+        let thread = std::thread::Builder::new().name("commit".into()).spawn(move || running.run(work))?;
+        Ok((Self { queue }, thread))
+    }
+
+    /// Resolves once the change is durable and visible, or refused.
+    pub async fn commit(&self, address: Address, change: Change) -> Result<Committed, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Command(Command { address, change, reply });
+        self.queue.try_send(work).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
+        })?;
+        answer.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// Stores and applies what another instance has sent. Waits for room in the queue.
+    pub async fn replicate(&self, entries: Vec<Entry>) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Replicated(Replicated { entries, reply });
+        self.queue.send(work).await.map_err(|_| Refusal::Closed)?;
+        answer.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// Commands that wait now.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+}
+
+struct Running<K> {
+    store: Arc<Store>,
+    wal: Wal,
+    origin: Origin,
+    now: Now,
+    clock: HybridClock,
+    /// Of the last entry admitted here.
+    sequence: u64,
+    batch: Batch,
+    keep: K,
+}
+
+impl<K: FnMut(&mut Wal)> Running<K> {
+    fn run(mut self, mut work: mpsc::Receiver<Work>) {
+        while let Some(first) = work.blocking_recv() {
+            self.accept(first);
+            while !self.batch.is_full() {
+                let Ok(next) = work.try_recv() else { break };
+                self.accept(next);
+            }
+            self.seal();
+            (self.keep)(&mut self.wal);
+        }
+    }
+
+    fn accept(&mut self, work: Work) {
+        match work {
+            Work::Command(command) => {
+                if self.batch.conflicts(&command) || self.batch.is_full() {
+                    self.seal();
+                }
+                self.admit(command);
+            }
+            Work::Replicated(replicated) => {
+                self.seal();
+                let answer = self.store_replicated(replicated.entries);
+                // A link that is gone asks again.
+                let _ = replicated.reply.send(answer);
+            }
+        }
+    }
+
+    fn admit(&mut self, command: Command) {
+        let Command { address, mut change, reply } = command;
+        self.batch.touch(&address, &change);
+        let planned = plan::plan(&self.store.read() as &State, &address, &mut change);
+        match planned {
+            Ok(plan) => {
+                let entries: Vec<_> = plan.changes.into_iter().map(|change| self.stamp(&address, change)).collect();
+                let session = VectorClock::from_iter([(self.origin.id, self.sequence)]);
+                self.batch.push(entries, plan.outcome, session, reply);
+            }
+            Err(refusal) => {
+                let _ = reply.send(Err(refusal));
+            }
+        }
+    }
+
+    fn stamp(&mut self, address: &Address, change: entry::Change) -> Entry {
+        let (physical, logical) = self.clock.tick((self.now)());
+        self.sequence += 1;
+        Entry {
+            origin: self.origin.id,
+            sequence: self.sequence,
+            stamp: Some(Stamp { physical, logical, region: self.origin.region.clone(), writer: self.origin.id }),
+            tenant: address.tenant.to_string(),
+            collection: address.name.to_string(),
+            change: Some(change),
+        }
+    }
+
+    /// Makes the batch durable, then visible, then answers.
+    fn seal(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if let Err(error) = self.write(&batch.entries) {
+            // Their numbers go to the next entries: nothing of the batch is in the log.
+            self.sequence -= batch.entries.len() as u64;
+            batch.answer(|| Some(Refusal::Log(error.clone())));
+            return;
+        }
+        batch.answer(|| None);
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> Result<(), Arc<AppendError>> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.wal.append(entries.iter()).map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                entries = entries.len(),
+                "a batch was not written"
+            );
+            Arc::new(error)
+        })?;
+        if let Err(malformed) = self.store.apply(entries) {
+            tracing::error!(%malformed, "an entry without effect is in the log");
+        }
+        Ok(())
+    }
+
+    fn store_replicated(&mut self, mut entries: Vec<Entry>) -> Result<(), Refusal> {
+        let known = self.store.read().clock().clone();
+        // Number 0 marks state rather than log; anything else that is known already is a repetition.
+        entries.retain(|entry| entry.sequence == 0 || entry.sequence > known.get(entry.origin));
+        for stamp in entries.iter().filter_map(|entry| entry.stamp.as_ref()) {
+            self.clock.observe(stamp);
+        }
+        Ok(self.write(&entries)?)
+    }
+}

@@ -1,0 +1,135 @@
+//! The settings of `searchd.toml`. Every key has a default that serves one machine.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nearfield_telemetry::{logging, otlp};
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub storage: Storage,
+    pub engine: Engine,
+    pub cache: Cache,
+    pub replication: Replication,
+    pub log: logging::Config,
+    pub otlp: otlp::Config,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// gRPC; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Health and metrics; port 0 picks a free one.
+    pub admin: SocketAddr,
+    /// This region's name: part of every stamp.
+    pub region: String,
+    /// This instance's name in logs and traces; empty for the number that the data directory keeps.
+    pub instance: String,
+    /// How long a shutdown waits for what was admitted.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 50051).into(),
+            admin: ([127, 0, 0, 1], 9091).into(),
+            region: "local".to_owned(),
+            instance: String::new(),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Everything that is stored is in here; one searchd at a time uses it.
+    pub data_dir: PathBuf,
+    /// A log file that reached this size is followed by a new one.
+    pub log_file_bytes: u64,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { data_dir: "nearfield-data/searchd".into(), log_file_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// Threads that search; 0 for one a core.
+    pub search_threads: usize,
+    /// Searches that may wait; one more is refused.
+    pub search_queue: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { search_threads: 0, search_queue: 1_024 }
+    }
+}
+
+impl Engine {
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.search_threads == 0 { cores() } else { self.search_threads }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Bytes of search results that are kept; 0 for none.
+    pub result_bytes: u64,
+    /// Bytes of vectors by id that are kept; 0 for none.
+    pub vector_bytes: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { result_bytes: 256 * 1024 * 1024, vector_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replication {
+    /// The other searchds of this region, `http://host:port` each.
+    pub peers: Vec<String>,
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}` {description}")]
+pub struct Invalid {
+    key: &'static str,
+    description: &'static str,
+}
+
+impl Config {
+    /// What the types alone do not rule out.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let invalid = |key, description| Err(Invalid { key, description });
+        if self.server.region.is_empty() || self.server.region.len() > 64 {
+            return invalid("server.region", "must have 1 to 64 bytes");
+        }
+        if self.storage.data_dir.as_os_str().is_empty() {
+            return invalid("storage.data_dir", "must name a directory");
+        }
+        if self.engine.search_queue == 0 {
+            return invalid("engine.search_queue", "must be at least 1");
+        }
+        if let Some(_peer) = self.replication.peers.iter().find(|peer| !peer.starts_with("http://")) {
+            return invalid("replication.peers", "must be addresses such as http://10.0.0.2:50051");
+        }
+        Ok(())
+    }
+}

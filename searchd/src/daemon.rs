@@ -1,0 +1,198 @@
+//! The order in which searchd starts and stops.
+//!
+//! Start: lock the data directory → read the log → committer → search threads → gRPC → ready. Stop: not ready → finish
+//! what was admitted → gRPC → committer. Nothing is answered before everything that was acknowledged is back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use nearfield_proto::v1::collections_server::CollectionsServer;
+use nearfield_proto::v1::vector_search_server::VectorSearchServer;
+use nearfield_telemetry::drain::Drain;
+use nearfield_telemetry::readiness::{Readiness, State as Ready};
+use nearfield_telemetry::{admin, process};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use crate::Config;
+use crate::commit::{Committer, Origin};
+use crate::engine::stamp::HybridClock;
+use crate::engine::{Malformed, State};
+use crate::node::{self, Node};
+use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service};
+use crate::search::pool::Pool;
+use crate::store::Store;
+use crate::wal::{self, Wal};
+
+/// Streams of one connection; the gateway has a pool of connections.
+const MAX_STREAMS: u32 = 100;
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    #[error("binding the gRPC port {address}")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Log(#[from] wal::Error),
+    #[error("record {number} of the log")]
+    Malformed { number: u64, source: Malformed },
+    #[error(transparent)]
+    Node(#[from] node::Error),
+    #[error("describing the services for reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("starting a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A running searchd.
+pub struct Searchd {
+    grpc: SocketAddr,
+    admin: admin::Server,
+    readiness: Readiness,
+    drain: Drain,
+    patience: Duration,
+    serving: tokio::task::JoinHandle<()>,
+    committing: JoinHandle<()>,
+    _node: Arc<Node>,
+}
+
+impl Searchd {
+    /// Starts on the current tokio runtime. Returns when requests are answered.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let readiness = Readiness::new();
+        let mut registry = Registry::default();
+        process::register(&mut registry);
+        let opened = config.clone();
+        let (node, store, wal, clock) =
+            tokio::task::spawn_blocking(move || open(&opened)).await.expect("opening does not panic")?;
+        let origin = Origin { id: node.id, region: config.server.region.clone() };
+        let (committer, committing) =
+            Committer::start(store.clone(), wal, origin, Box::new(unix_nanoseconds), clock, |_| ())
+                .map_err(Error::Thread)?;
+        let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
+        let drain = Drain::new();
+        let service = Service::new(Parts { store, committer, pool, drain: drain.clone() });
+        let address = config.server.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+        let grpc = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
+        let serving = tokio::spawn(serve(listener, service, drain.clone(), readiness.clone())?);
+        let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
+        readiness.set(Ready::Ready);
+        tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
+        let patience = config.server.drain;
+        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, _node: node })
+    }
+
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Finishes what was admitted, then stops.
+    pub async fn shutdown(mut self) {
+        self.readiness.set(Ready::Draining);
+        if !self.drain.finish(self.patience).await {
+            tracing::warn!("gave up waiting for what was admitted");
+        }
+        // Idle connections close by themselves; one that does not read is cut.
+        if tokio::time::timeout(LAST_CALL, &mut self.serving).await.is_err() {
+            self.serving.abort();
+            let _ = self.serving.await;
+        }
+        // The services held the last handles; the committer ends when its queue is empty and closed.
+        let committing = self.committing;
+        let _ = tokio::task::spawn_blocking(move || committing.join()).await;
+        self.admin.stop().await;
+    }
+}
+
+type Opened = (Arc<Node>, Arc<Store>, Wal, HybridClock);
+
+fn open(config: &Config) -> Result<Opened, Error> {
+    let node = Node::open(&config.storage.data_dir, rand::random::<u64>().max(1))?;
+    let store = Arc::new(Store::new(State::default()));
+    let mut clock = HybridClock::default();
+    let mut replayed = 0u64;
+    let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, 1, |replay| {
+        if let Some(stamp) = &replay.entry.stamp {
+            clock.observe(stamp);
+        }
+        replayed += 1;
+        store.apply([&replay.entry]).map_err(|source| Error::Malformed { number: replay.number, source })
+    })?;
+    tracing::info!(records = replayed, "replayed the log");
+    Ok((Arc::new(node), store, wal, clock))
+}
+
+fn serve(
+    listener: TcpListener,
+    service: Service,
+    drain: Drain,
+    readiness: Readiness,
+) -> Result<impl Future<Output = ()> + Send, Error> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(nearfield_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    tokio::spawn(report(reporter, readiness));
+    let points = VectorSearchServer::new(service.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_ANSWER_BYTES + 1024 * 1024);
+    let collections = CollectionsServer::new(service);
+    let router = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .tcp_nodelay(true)
+        .add_service(points)
+        .add_service(collections)
+        .add_service(health)
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha);
+    Ok(async move {
+        let incoming = TcpListenerStream::new(listener);
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, async move { drain.started().await }).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the gRPC server ended");
+        }
+    })
+}
+
+/// Tells gRPC health clients what the admin port tells everyone else.
+async fn report(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
+    let mut states = readiness.watch();
+    loop {
+        let serving = *states.borrow_and_update() == Ready::Ready;
+        let status =
+            if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+        for service in SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn unix_nanoseconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// The whole server, and each service.
+const SERVICES: [&str; 3] = ["", "nearfield.v1.VectorSearch", "nearfield.v1.Collections"];
+/// How long connections may take to close once everything admitted is done.
+const LAST_CALL: Duration = Duration::from_secs(2);

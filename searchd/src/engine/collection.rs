@@ -1,0 +1,158 @@
+//! One collection: its settings and its records, each in a slot of its own for as long as the process knows its id.
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use nearfield_proto::log::v1 as log;
+
+use super::record::{Merged, Record};
+use super::settings::Settings;
+use super::stamp::Stamp;
+
+/// A record's place in its collection: dense, and never given to another id.
+pub type Slot = u32;
+
+/// What applying an entry means for the index of one collection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The slot has these values from now on: little-endian f32s.
+    Vector { slot: Slot, values: Bytes },
+    /// The slot is no longer found.
+    Removed { slot: Slot },
+}
+
+/// Where the values of live records are, for the one merge that needs them back.
+pub trait Vectors {
+    /// Little-endian f32s.
+    fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes>;
+}
+
+#[derive(Clone, Debug)]
+pub struct Collection {
+    pub settings: Settings,
+    /// The latest creation that was applied.
+    pub created: Stamp,
+    /// Tells this collection from earlier ones of the same name; names its directory.
+    pub incarnation: u64,
+    /// Grows with every change that this instance applied.
+    pub generation: u64,
+    records: IndexMap<Box<str>, Record>,
+    live: u64,
+}
+
+impl Collection {
+    pub fn new(settings: Settings, created: Stamp, incarnation: u64, generation: u64) -> Self {
+        Self { settings, created, incarnation, generation, records: IndexMap::new(), live: 0 }
+    }
+
+    /// Live points.
+    pub fn count(&self) -> u64 {
+        self.live
+    }
+
+    /// All slots, dead ones too.
+    pub fn slots(&self) -> Slot {
+        self.records.len() as Slot
+    }
+
+    /// A live record.
+    pub fn get(&self, id: &str) -> Option<(Slot, &Record)> {
+        let (slot, _, record) = self.records.get_full(id)?;
+        record.is_live().then_some((slot as Slot, record))
+    }
+
+    /// A record whether it lives or not: its version goes on after a delete.
+    pub fn remembered(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+
+    /// A slot's id and record, living or not.
+    pub fn slot(&self, slot: Slot) -> Option<(&str, &Record)> {
+        self.records.get_index(slot as usize).map(|(id, record)| (&**id, record))
+    }
+
+    /// Puts back a record that a snapshot kept; slots are given in the order of calls.
+    pub fn restore(&mut self, id: Box<str>, record: Record) {
+        self.live += u64::from(record.is_live());
+        self.records.insert(id, record);
+    }
+
+    pub(super) fn put(
+        &mut self,
+        floor: Option<&Stamp>,
+        stamp: &Stamp,
+        point: &log::PutPoint,
+        changes: &mut Vec<Change>,
+    ) {
+        if floor >= Some(stamp) || point.values.len() != self.settings.dimension as usize * 4 {
+            return;
+        }
+        let (slot, record) = self.record(&point.id);
+        let merged = record.put(stamp, &point.values, &point.metadata, point.version);
+        self.settle(slot, merged, changes);
+    }
+
+    pub(super) fn patch(
+        &mut self,
+        floor: Option<&Stamp>,
+        stamp: &Stamp,
+        patch: &log::Patch,
+        changes: &mut Vec<Change>,
+    ) {
+        let fits = patch.values.is_empty() || patch.values.len() == self.settings.dimension as usize * 4;
+        if floor >= Some(stamp) || !fits {
+            return;
+        }
+        let (slot, record) = self.record(&patch.id);
+        let keys = patch.metadata.iter().map(|(key, value)| (key.as_str(), value.as_ref()));
+        let merged = record.patch(stamp, &patch.values, keys, patch.version);
+        self.settle(slot, merged, changes);
+    }
+
+    pub(super) fn delete(&mut self, stamp: &Stamp, id: &str, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
+        let incarnation = self.incarnation;
+        let (slot, record) = self.record(id);
+        let merged = record.delete(stamp, || vectors.values(incarnation, slot));
+        self.settle(slot, merged, changes);
+    }
+
+    /// Deletes everything up to `stamp`.
+    pub(super) fn clear(&mut self, stamp: &Stamp, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
+        for slot in 0..self.slots() {
+            let record = &mut self.records[slot as usize];
+            let merged = record.delete(stamp, || vectors.values(self.incarnation, slot));
+            if !record.is_live() && record.is_bare() {
+                // Had the deletion come first, the point would never have been heard of.
+                record.version = 0;
+            }
+            self.settle(slot, merged, changes);
+        }
+    }
+
+    /// Whether a put or a patch that is later than every delete is left.
+    pub(super) fn is_void(&self) -> bool {
+        self.records.values().all(|record| record.base().is_none() && record.is_bare())
+    }
+
+    fn record(&mut self, id: &str) -> (Slot, &mut Record) {
+        if let Some(slot) = self.records.get_index_of(id) {
+            return (slot as Slot, &mut self.records[slot]);
+        }
+        let (slot, _) = self.records.insert_full(id.into(), Record::default());
+        (slot as Slot, &mut self.records[slot])
+    }
+
+    fn settle(&mut self, slot: Slot, merged: Merged, changes: &mut Vec<Change>) {
+        self.generation += u64::from(merged.changed());
+        match merged.life {
+            Some(true) => self.live += 1,
+            Some(false) => {
+                self.live -= 1;
+                changes.push(Change::Removed { slot });
+            }
+            None => {}
+        }
+        if let Some(values) = merged.values {
+            changes.push(Change::Vector { slot, values });
+        }
+    }
+}

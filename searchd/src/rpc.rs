@@ -1,0 +1,73 @@
+//! The gRPC surface: decode, ask the engine, encode. No rule about what is stored or found lives here.
+
+mod caller;
+mod collections;
+mod request;
+mod status;
+mod stream;
+mod vector_search;
+mod write;
+
+use std::sync::Arc;
+
+use nearfield_telemetry::drain::Drain;
+use tonic::Status;
+
+use crate::commit::Committer;
+use crate::engine::Address;
+use crate::engine::settings::Settings;
+use crate::engine::vector_clock::VectorClock;
+use crate::search::pool::Pool;
+use crate::search::{self, Answer, Query, Target};
+use crate::store::Store;
+use caller::Caller;
+
+/// Largest message that is taken.
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Largest answer that is given in one message.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// What all services share. Clones are the same.
+#[derive(Clone)]
+pub struct Service(Arc<Parts>);
+
+pub struct Parts {
+    pub store: Arc<Store>,
+    pub committer: Committer,
+    pub pool: Pool,
+    pub drain: Drain,
+}
+
+impl Service {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Waits until the session's writes are here.
+    async fn await_session(&self, token: &str) -> Result<(), Status> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        let session =
+            VectorClock::from_token(token).map_err(|error| status::violation("/session", error.to_string()))?;
+        self.0.store.applied(&session).await;
+        Ok(())
+    }
+
+    fn settings(&self, address: &Address) -> Option<Settings> {
+        self.0.store.with_collection(address, |collection, _| collection.settings.clone())
+    }
+
+    /// Runs a checked search on the pool.
+    async fn run(&self, query: Query, caller: &Caller) -> Result<Answer, Status> {
+        let store = self.0.store.clone();
+        let query = Arc::new(query);
+        let asked = query.clone();
+        let outcome = self.0.pool.run(caller.deadline, move |stop| search::run(&store, &asked, stop)).await;
+        let point = match &query.target {
+            Target::Point(id) => id,
+            Target::Values(_) => "",
+        };
+        outcome.map_err(status::pool)?.map_err(|error| status::search(error, &query.address.name, point))
+    }
+}

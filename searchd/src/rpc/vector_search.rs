@@ -1,0 +1,223 @@
+//! `nearfield.v1.VectorSearch`: the methods; searching itself, fetching and scanning.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use nearfield_proto::v1;
+use nearfield_proto::v1::vector_search_server::VectorSearch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::caller::Caller;
+use super::{MAX_ANSWER_BYTES, Service, request, status};
+use crate::search::{Answer, Found};
+
+/// Most searches of one batch.
+const MAX_BATCH: usize = 100;
+/// Searches of one batch that run at once: a batch must not take the whole pool's queue.
+const BATCH_WIDTH: usize = 4;
+/// Most ids of one fetch.
+const MAX_FETCH: usize = 1_000;
+
+pub(super) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    pub(super) async fn search_once(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Answer, Status> {
+        self.await_session(&message.session).await?;
+        let query = request::query(&caller.tenant, message, |address| self.settings(address))?;
+        self.run(query, caller).await
+    }
+}
+
+#[tonic::async_trait]
+impl VectorSearch for Service {
+    type StreamSearchStream = Outgoing<v1::SearchResult>;
+    type BidirectionalSearchStream = Outgoing<v1::SearchResult>;
+    type ScanStream = Outgoing<v1::Record>;
+
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let answer = caller.limit(self.search_once(request.into_inner(), &caller)).await?;
+        Ok(Response::new(response(answer)?))
+    }
+
+    async fn stream_search(
+        &self,
+        request: Request<v1::SearchRequest>,
+    ) -> Result<Response<Self::StreamSearchStream>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let answer = caller.limit(self.search_once(request.into_inner(), &caller)).await?;
+        let admitted = self.0.drain.admit();
+        let results = results(answer, "").map(move |result| {
+            let _until_sent = &admitted;
+            Ok(result)
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter(results))))
+    }
+
+    async fn bidirectional_search(
+        &self,
+        request: Request<Streaming<v1::SearchRequest>>,
+    ) -> Result<Response<Self::BidirectionalSearchStream>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        Ok(Response::new(self.clone().search_stream(request.into_inner(), caller)))
+    }
+
+    async fn batch_search(
+        &self,
+        request: Request<v1::BatchSearchRequest>,
+    ) -> Result<Response<v1::BatchSearchResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let searches = request.into_inner().searches;
+        if searches.len() > MAX_BATCH {
+            let description = format!("has {} searches, at most {MAX_BATCH} are allowed", searches.len());
+            return Err(status::violation("/searches", description));
+        }
+        let searches = searches.into_iter().map(|search| {
+            let caller = &caller;
+            async move {
+                let outcome = self.search_once(search, caller).await.and_then(response);
+                let outcome = match outcome {
+                    Ok(response) => v1::batch_search_item::Outcome::Response(response),
+                    Err(status) => v1::batch_search_item::Outcome::Problem(status::problem(&status)),
+                };
+                v1::BatchSearchItem { outcome: Some(outcome) }
+            }
+        });
+        let all = futures::stream::iter(searches).buffered(BATCH_WIDTH).collect();
+        let responses = caller.limit(async { Ok(all.await) }).await?;
+        Ok(Response::new(v1::BatchSearchResponse { responses }))
+    }
+
+    async fn insert(&self, request: Request<v1::InsertRequest>) -> Result<Response<v1::InsertResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let _admitted = self.0.drain.admit();
+        let response = caller.limit(self.insert_points(request.into_inner(), &caller)).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn insert_stream(
+        &self,
+        request: Request<Streaming<v1::InsertRequest>>,
+    ) -> Result<Response<v1::InsertResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let _admitted = self.0.drain.admit();
+        let mut requests = request.into_inner();
+        let inserting = async {
+            let mut total = v1::InsertResponse::default();
+            while let Some(request) = requests.message().await? {
+                let done = self.insert_points(request, &caller).await?;
+                total.inserted += done.inserted;
+                total.session = done.session;
+            }
+            Ok(total)
+        };
+        Ok(Response::new(caller.limit(inserting).await?))
+    }
+
+    async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::UpdateResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let _admitted = self.0.drain.admit();
+        Ok(Response::new(caller.limit(self.update_point(request.into_inner(), &caller)).await?))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let _admitted = self.0.drain.admit();
+        Ok(Response::new(caller.limit(self.delete_points(request.into_inner(), &caller)).await?))
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let message = request.into_inner();
+        let fetching = async {
+            self.await_session(&message.session).await?;
+            self.fetch_records(&caller, &message.collection, message.ids).await
+        };
+        let records = caller.limit(fetching).await?;
+        Ok(Response::new(v1::FetchResponse { records }))
+    }
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let message = request.into_inner();
+        caller.limit(self.await_session(&message.session)).await?;
+        Ok(Response::new(self.scan_records(&caller, &message)?))
+    }
+}
+
+impl Service {
+    async fn fetch_records(&self, caller: &Caller, name: &str, ids: Vec<String>) -> Result<Vec<v1::Record>, Status> {
+        let address = request::address(&caller.tenant, name, "/collection").map_err(|v| status::violations(vec![v]))?;
+        if ids.len() > MAX_FETCH {
+            let description = format!("has {} ids, at most {MAX_FETCH} are allowed", ids.len());
+            return Err(status::violation("/ids", description));
+        }
+        let wrong: Vec<_> =
+            ids.iter().enumerate().filter_map(|(i, id)| request::id(id, &format!("/ids/{i}")).err()).collect();
+        if !wrong.is_empty() {
+            return Err(status::violations(wrong));
+        }
+        let (store, wanted) = (self.0.store.clone(), address.clone());
+        // Values may have to come from the disk.
+        let fetching = self.0.pool.run(caller.deadline, move |_| {
+            store.with_collection(&wanted, |collection, index| {
+                let found = ids.iter().filter_map(|id| {
+                    let (slot, record) = collection.get(id)?;
+                    let values = index.values(slot)?;
+                    Some(v1::Record {
+                        id: id.clone(),
+                        values,
+                        metadata: record.metadata_bytes(),
+                        version: record.version,
+                    })
+                });
+                found.collect()
+            })
+        });
+        fetching.await.map_err(status::pool)?.ok_or_else(|| status::no_collection(&address.name))
+    }
+}
+
+fn response(answer: Answer) -> Result<v1::SearchResponse, Status> {
+    let bytes: usize =
+        answer.hits.iter().map(|hit| hit.values.len() * 4 + hit.metadata.len() + hit.id.len() + 16).sum();
+    if bytes > MAX_ANSWER_BYTES {
+        return Err(Status::resource_exhausted(
+            "the answer is larger than one message may be; ask for fewer hits, leave out values, or stream it",
+        ));
+    }
+    Ok(v1::SearchResponse {
+        total_results: answer.hits.len() as u64,
+        collection_version: answer.generation,
+        results: answer.hits.into_iter().map(result).collect(),
+    })
+}
+
+/// The messages of one streamed search; the last one says so.
+pub(super) fn results(answer: Answer, request_id: &str) -> impl Iterator<Item = v1::SearchResult> + Send + use<> {
+    let total = answer.hits.len();
+    let mut messages: Vec<_> = answer.hits.into_iter().map(result).collect();
+    if messages.is_empty() {
+        messages.push(v1::SearchResult::default());
+    }
+    let request_id = request_id.to_owned();
+    let end = messages.len();
+    messages.into_iter().enumerate().map(move |(i, mut message)| {
+        message.request_id.clone_from(&request_id);
+        if i + 1 == end {
+            message.last = true;
+            message.total_results = total as u64;
+        }
+        message
+    })
+}
+
+fn result(found: Found) -> v1::SearchResult {
+    v1::SearchResult {
+        vector_id: found.id,
+        score: found.score,
+        metadata: found.metadata,
+        values: found.values,
+        ..Default::default()
+    }
+}

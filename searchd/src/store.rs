@@ -1,0 +1,132 @@
+//! The engine's state and the indexes that follow it.
+//!
+//! The committer changes both under one lock; searches hold it for moments only, to look up records by slot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nearfield_proto::log::v1::Entry;
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+
+use crate::engine::vector_clock::VectorClock;
+use crate::engine::{Address, Change, Collection, Effect, Malformed, Slot, State, Vectors};
+use crate::index::Index;
+use crate::index::kernel::Kernel;
+
+pub struct Store {
+    state: RwLock<State>,
+    indexes: RwLock<Indexes>,
+    kernel: Kernel,
+    /// Counts batches; wakes those who wait for a session.
+    applied: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Indexes(HashMap<u64, Arc<Index>>);
+
+impl Store {
+    pub fn new(state: State) -> Self {
+        Self {
+            state: RwLock::new(state),
+            indexes: RwLock::default(),
+            kernel: Kernel::detect(),
+            applied: watch::Sender::new(0),
+        }
+    }
+
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// A collection as it is now, with its index.
+    pub fn with_collection<T>(&self, address: &Address, look: impl FnOnce(&Collection, &Arc<Index>) -> T) -> Option<T> {
+        let state = self.state.read();
+        let collection = state.collection(address)?;
+        let index = self.indexes.read().0.get(&collection.incarnation)?.clone();
+        Some(look(collection, &index))
+    }
+
+    pub fn index(&self, incarnation: u64) -> Option<Arc<Index>> {
+        self.indexes.read().0.get(&incarnation).cloned()
+    }
+
+    /// Adds an index that was read from a snapshot.
+    pub fn restore_index(&self, incarnation: u64, index: Arc<Index>) {
+        self.indexes.write().0.insert(incarnation, index);
+    }
+
+    /// Applies entries in order and wakes waiting readers. Readers see all of a batch or nothing of it.
+    pub fn apply<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), Malformed> {
+        let mut state = self.state.write();
+        let mut outcome = Ok(());
+        for entry in entries {
+            let effects = state.apply(entry, &*self.indexes.read());
+            match effects {
+                Ok(effects) => effects.into_iter().for_each(|effect| self.follow(effect)),
+                // The entry has no effect; the rest of the batch has.
+                Err(malformed) => outcome = Err(malformed),
+            }
+        }
+        drop(state);
+        self.applied.send_modify(|batches| *batches += 1);
+        outcome
+    }
+
+    /// Resolves once everything in `session` has been applied here.
+    pub async fn applied(&self, session: &VectorClock) {
+        let mut batches = self.applied.subscribe();
+        while !self.state.read().clock().covers(session) {
+            if batches.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tells when batches are applied.
+    pub fn batches(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn follow(&self, effect: Effect) {
+        match effect {
+            Effect::Created { incarnation, settings } => {
+                let index = Arc::new(Index::new(settings, self.kernel));
+                self.indexes.write().0.insert(incarnation, index);
+            }
+            Effect::Dropped { incarnation } => {
+                self.indexes.write().0.remove(&incarnation);
+            }
+            Effect::Changed { incarnation, changes } => {
+                let Some(index) = self.index(incarnation) else { return };
+                for change in changes {
+                    match change {
+                        Change::Vector { slot, values } => index.put(slot, &decode_values(&values)),
+                        Change::Removed { slot } => index.remove(slot),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Vectors for Indexes {
+    fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes> {
+        self.0.get(&incarnation)?.values(slot).map(|values| encode_values(&values))
+    }
+}
+
+/// Little-endian f32s.
+pub fn encode_values(values: &[f32]) -> Bytes {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+/// Little-endian f32s.
+pub fn decode_values(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect()
+}

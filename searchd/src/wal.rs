@@ -1,0 +1,205 @@
+//! The write-ahead log: what was acknowledged is in here, on the disk, before anyone saw it.
+//!
+//! Files are called `wal-<number of the first record>.log` and rotate by size. Each batch is written at once and
+//! synced once. On opening, a torn tail of the last file (a batch that was never acknowledged) is cut; damage anywhere
+//! else is an error that names the file and the place, for nothing good comes of guessing.
+
+mod reader;
+mod record;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nearfield_proto::log::v1::Entry;
+
+pub use reader::{Reader, Replay};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{doing} the log file {}", .file.display())]
+    Io { doing: &'static str, file: PathBuf, source: io::Error },
+    #[error(
+        "the log file {} is damaged at byte {offset}, where record {number} should be; restore it from a backup or a peer",
+        .file.display()
+    )]
+    Damaged { file: PathBuf, offset: u64, number: u64 },
+    #[error("the log lacks the records from {wanted} on: its first file is {}", .file.display())]
+    Gap { wanted: u64, file: PathBuf },
+}
+
+/// Why a batch is not in the log. Nothing of it is.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error("the disk is full")]
+    DiskFull(#[source] io::Error),
+    #[error("writing the log")]
+    Io(#[source] io::Error),
+    /// An earlier failure left the end of the file unknown; only a restart can tell what is there.
+    #[error("the log takes no more writes until a restart, after an earlier failure")]
+    Closed,
+}
+
+/// The writing end. There is one, owned by the committer.
+pub struct Wal {
+    directory: PathBuf,
+    file: File,
+    /// The first record of each file, ascending; the last one is written to.
+    files: Vec<u64>,
+    length: u64,
+    next: u64,
+    rotate_at: u64,
+    buffer: Vec<u8>,
+    closed: bool,
+    durable: Arc<AtomicU64>,
+}
+
+impl Wal {
+    /// Opens the log and calls `replay` with each entry from record `from` on, in order.
+    pub fn open<E: From<Error>>(
+        directory: &Path,
+        rotate_at: u64,
+        from: u64,
+        mut replay: impl FnMut(Replay) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut files = reader::list(directory)?;
+        if let Some(first) = files.first().copied().filter(|first| *first > from) {
+            return Err(Error::Gap { wanted: from, file: reader::path(directory, first) }.into());
+        }
+        let mut end = reader::End { next: from, length: 0 };
+        let needed = files.partition_point(|first| *first <= from).saturating_sub(1);
+        for (i, first) in files.iter().enumerate().skip(needed) {
+            if *first > end.next {
+                return Err(Error::Gap { wanted: end.next, file: reader::path(directory, *first) }.into());
+            }
+            end = reader::replay(directory, *first, i + 1 == files.len(), from, &mut replay)?;
+        }
+        let next = end.next.max(from);
+        // A checkpoint may be ahead of a log that lost its files on purpose; a fresh file starts where it ends.
+        if files.is_empty() || end.next < from {
+            files.push(next);
+            end.length = 0;
+        }
+        let first = *files.last().expect("there is one now");
+        let (file, length) = open_for_append(directory, first, end.length)?;
+        let durable = Arc::new(AtomicU64::new(next - 1));
+        Ok(Self {
+            directory: directory.into(),
+            file,
+            files,
+            length,
+            next,
+            rotate_at,
+            buffer: Vec::new(),
+            closed: false,
+            durable,
+        })
+    }
+
+    /// The number that the next record gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Reads what is durable, from other threads.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.directory.clone(), self.durable.clone())
+    }
+
+    /// Writes and syncs a batch. On an error nothing of it is in the log.
+    pub fn append<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Result<(), AppendError> {
+        if self.closed {
+            return Err(AppendError::Closed);
+        }
+        if self.length >= self.rotate_at {
+            self.rotate()?;
+        }
+        self.buffer.clear();
+        let mut next = self.next;
+        for entry in entries {
+            record::encode(next, self.next - 1, entry, &mut self.buffer);
+            next += 1;
+        }
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
+            return Err(self.undo(error));
+        }
+        if let Err(error) = self.file.sync_data() {
+            // After a failed sync the kernel may have dropped the pages and call the next one a success.
+            self.closed = true;
+            return Err(self.undo(error));
+        }
+        self.length += self.buffer.len() as u64;
+        self.next = next;
+        self.durable.store(next - 1, Ordering::Release);
+        if self.buffer.capacity() > KEPT_BUFFER {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Removes files that hold nothing from record `from` on.
+    pub fn forget_before(&mut self, from: u64) -> io::Result<()> {
+        while self.files.len() > 1 && self.files[1] <= from {
+            fs_err::remove_file(reader::path(&self.directory, self.files[0]))?;
+            self.files.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the file that is being written.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn undo(&mut self, error: io::Error) -> AppendError {
+        let restored = self.file.set_len(self.length).and_then(|()| self.file.sync_data());
+        self.closed |= restored.is_err();
+        if error.kind() == io::ErrorKind::StorageFull || error.raw_os_error() == Some(libc::EDQUOT) {
+            AppendError::DiskFull(error)
+        } else {
+            AppendError::Io(error)
+        }
+    }
+
+    fn rotate(&mut self) -> Result<(), AppendError> {
+        let created = open_for_append(&self.directory, self.next, 0).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => AppendError::DiskFull(source),
+            Error::Io { source, .. } => AppendError::Io(source),
+            other => AppendError::Io(io::Error::other(other)),
+        });
+        (self.file, self.length) = created?;
+        self.files.push(self.next);
+        Ok(())
+    }
+}
+
+/// Opens or creates a file and cuts it to `length`; its name is durable afterwards.
+fn open_for_append(directory: &Path, first: u64, length: u64) -> Result<(File, u64), Error> {
+    let path = reader::path(directory, first);
+    let open = || {
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
+        file.flush()?;
+        file.sync_all()?;
+        sync_directory(directory)?;
+        Ok(file)
+    };
+    let file = open().map_err(|source| Error::Io { doing: "opening", file: path.clone(), source })?;
+    Ok((file, length))
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// A buffer that grew past this for one large batch is given back.
+const KEPT_BUFFER: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

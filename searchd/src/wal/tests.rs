@@ -1,0 +1,127 @@
+use super::*;
+
+fn entry(sequence: u64) -> Entry {
+    Entry { origin: 1, sequence, collection: "c".repeat(sequence as usize % 50), ..Default::default() }
+}
+
+fn open(directory: &Path, from: u64) -> Result<(Wal, Vec<u64>), Error> {
+    let mut seen = Vec::new();
+    let wal = Wal::open(directory, 1_000, from, |replay| {
+        assert_eq!(replay.entry, entry(replay.number));
+        seen.push(replay.number);
+        Ok::<_, Error>(())
+    })?;
+    Ok((wal, seen))
+}
+
+fn written(directory: &Path, count: u64) -> Wal {
+    let (mut wal, _) = open(directory, 1).unwrap();
+    for number in 1..=count {
+        wal.append([entry(number)].iter()).unwrap();
+    }
+    wal
+}
+
+fn last_file(directory: &Path) -> PathBuf {
+    reader::path(directory, *reader::list(directory).unwrap().last().unwrap())
+}
+
+#[test]
+fn what_was_appended_is_replayed_across_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut wal = written(directory.path(), 100);
+    assert!(wal.files.len() > 3);
+    wal.append((101..=105).map(entry).collect::<Vec<_>>().iter()).unwrap();
+    drop(wal);
+    let (wal, seen) = open(directory.path(), 1).unwrap();
+    assert_eq!(seen, (1..=105).collect::<Vec<_>>());
+    assert_eq!(wal.next(), 106);
+    let (_, seen) = open(directory.path(), 60).unwrap();
+    assert_eq!(seen, (60..=105).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_torn_tail_is_cut_wherever_it_is_torn_and_writing_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(written(directory.path(), 30));
+    let file = last_file(directory.path());
+    let whole = std::fs::read(&file).unwrap();
+    let last = record_offsets(&whole).pop().unwrap();
+    for cut in last..whole.len() {
+        std::fs::write(&file, &whole[..cut]).unwrap();
+        let (mut wal, seen) = open(directory.path(), 1).unwrap();
+        assert_eq!(seen.len(), 29);
+        wal.append([entry(30)].iter()).unwrap();
+        assert_eq!(open(directory.path(), 1).unwrap().1.len(), 30);
+    }
+}
+
+#[test]
+fn damage_before_the_tail_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(written(directory.path(), 30));
+    for file in reader::list(directory.path()).unwrap().into_iter().map(|first| reader::path(directory.path(), first)) {
+        let whole = std::fs::read(&file).unwrap();
+        let last = record_offsets(&whole).pop().unwrap();
+        let end = if file == last_file(directory.path()) { last } else { whole.len() };
+        for at in (0..end).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&file, &damaged).unwrap();
+            assert!(matches!(open(directory.path(), 1), Err(Error::Damaged { .. })), "{} byte {at}", file.display());
+        }
+        std::fs::write(&file, &whole).unwrap();
+    }
+    assert_eq!(open(directory.path(), 1).unwrap().1.len(), 30);
+}
+
+#[test]
+fn forgotten_files_are_gone_and_a_gap_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut wal = written(directory.path(), 100);
+    wal.forget_before(50).unwrap();
+    assert!(wal.reader().read(1, |_| true).unwrap().is_none());
+    let mut seen = Vec::new();
+    let mut next = 50;
+    while next <= 100 {
+        next = wal
+            .reader()
+            .read(next, |replay| {
+                seen.push(replay.number);
+                true
+            })
+            .unwrap()
+            .unwrap();
+    }
+    assert_eq!(seen, (50..=100).collect::<Vec<_>>());
+    drop(wal);
+    assert!(matches!(open(directory.path(), 1), Err(Error::Gap { .. })));
+    assert_eq!(open(directory.path(), 50).unwrap().1.len(), 51);
+}
+
+#[test]
+fn a_full_disk_leaves_the_log_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut wal = written(directory.path(), 3);
+    let length = wal.length;
+    // /dev/full answers every write as a full disk does.
+    let file = std::mem::replace(&mut wal.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+    assert!(matches!(wal.append([entry(4)].iter()), Err(AppendError::DiskFull(_))));
+    wal.file = file;
+    // A device file cannot be cut back, so this log is closed; a regular file is cut and goes on.
+    assert!(matches!(wal.append([entry(4)].iter()), Err(AppendError::Closed)));
+    wal.closed = false;
+    wal.append([entry(4)].iter()).unwrap();
+    assert!(wal.length > length);
+    assert_eq!(open(directory.path(), 1).unwrap().1, [1, 2, 3, 4]);
+}
+
+fn record_offsets(bytes: &[u8]) -> Vec<usize> {
+    let mut offsets = Vec::new();
+    let mut at = 0;
+    while let Some(record) = record::decode(&bytes[at..]) {
+        offsets.push(at);
+        at += record.bytes;
+    }
+    offsets
+}
