@@ -1,5 +1,8 @@
 //! searchd from outside: its gRPC surface, its durability, and its answers beside the exact ones.
 
+// Helpers are tests, too; clippy knows only functions marked as such.
+#![allow(clippy::unwrap_used)]
+
 mod collections;
 mod points;
 mod running;
