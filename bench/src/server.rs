@@ -29,8 +29,8 @@ impl Server {
         let options = ClusterOptions {
             searchds: 1,
             // One line a request would be a good part of what is measured, and production samples its log.
-            gateway: "[log]\nlevel = \"warn\"\n".to_owned(),
-            searchd: "[log]\nlevel = \"warn\"\n".to_owned(),
+            gateway: vec![("NEARFIELD_LOG__LEVEL", "warn")],
+            searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
             ..ClusterOptions::default()
         };
         let cluster = Cluster::start(&options)?;

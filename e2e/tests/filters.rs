@@ -58,7 +58,6 @@ async fn each_operator_admits_what_the_contract_says() -> Result<()> {
         json!({"nested.depth": 3}),
         json!({"nested.depth": {"$gt": 1, "$lte": 3}}),
         json!({"nested.nothing": {"$exists": false}}),
-        json!({"nested": {"depth": 2}}),
         json!({"$and": [{"type": "note"}, {"done": false}]}),
         json!({"$or": [{"type": "note"}, {"year": {"$lt": 2005}}]}),
         json!({"$not": {"tags": "t1"}}),
@@ -66,7 +65,6 @@ async fn each_operator_admits_what_the_contract_says() -> Result<()> {
         json!({"type": "task", "$or": [{"done": true}, {"nested.depth": 4}]}),
         json!({"nothing": {"$ne": 1}}),
         json!({"nothing": {"$lt": 1}}),
-        json!({"done": {"$gt": false}}),
     ] {
         check(&space, &points, &filter).await?;
     }
@@ -115,6 +113,8 @@ fn condition(random: &mut StdRng) -> Value {
         "" => json!({ field: value }),
         "$exists" => json!({ field: {"$exists": random.random_bool(0.5)} }),
         operator @ ("$in" | "$nin") => json!({ field: {operator: [value, values[0]]} }),
+        // Only numbers and strings have an order.
+        "$gt" | "$gte" | "$lt" | "$lte" if value.is_null() || value.is_boolean() => json!({ field: {"$ne": value} }),
         operator => json!({ field: {operator: value} }),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use nearfield_testkit::{Claims, Dev, DevOptions, Protocol, tls};
+use nearfield_testkit::{Claims, Cluster, ClusterOptions, Protocol, tls};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls_pki_types::ServerName;
@@ -250,16 +250,15 @@ async fn a_body_that_never_comes_does_not_hold_the_server() -> Result<()> {
 
 #[tokio::test]
 async fn connections_past_the_limit_are_turned_away_and_come_back() -> Result<()> {
-    // A small limit in a server of its own.
-    let environment = vec![("NEARFIELD_SHED__MAX_CONNECTIONS".to_owned(), "40".to_owned())];
-    let dev = Dev::start(&DevOptions { environment, ..DevOptions::default() })?;
-    let client = dev.client_as(Protocol::Http1, &Claims::of_tenant("hostile-many"))?;
+    let gateway = vec![("NEARFIELD_LISTENER__MAX_CONNECTIONS", "40")];
+    let cluster = Cluster::start(&ClusterOptions { searchds: 1, gateway, ..ClusterOptions::default() })?;
+    let client = cluster.client_as(Protocol::Http1, &Claims::of_tenant("hostile-many"))?;
     let mut open = Vec::new();
     for _ in 0..60 {
         let connected = TcpStream::connect(client.addr()).await?;
         open.push(connected);
     }
-    assert!(dev.process().is_running());
+    assert!(cluster.gateway().is_running());
     drop(open);
     let again = || async { client.get("/health/ready").send().await.ok().filter(|a| a.status == 200) };
     nearfield_testkit::eventually("the server takes connections again", PATIENCE, again).await?;

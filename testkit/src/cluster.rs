@@ -1,7 +1,7 @@
 //! The tiers as in production: a gateway process, several searchd processes, optionally Redis, joined by config files.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,18 +20,15 @@ pub struct ClusterOptions {
     pub searchds: usize,
     pub redis: bool,
     pub rate_limits: bool,
-    /// More lines for gateway.toml, whole sections.
-    pub gateway: String,
-    /// More lines for each searchd.toml, whole sections.
-    pub searchd: String,
-    /// Lines for `[upstream]` of gateway.toml.
-    pub upstream: String,
+    /// Environment overrides of the gateway, `NEARFIELD_<SECTION>__<KEY>`.
+    pub gateway: Vec<(&'static str, &'static str)>,
+    /// Environment overrides of each searchd.
+    pub searchd: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        let none = String::new;
-        Self { searchds: 2, redis: false, rate_limits: false, gateway: none(), searchd: none(), upstream: none() }
+        Self { searchds: 2, redis: false, rate_limits: false, gateway: Vec::new(), searchd: Vec::new() }
     }
 }
 
@@ -49,6 +46,7 @@ struct Searchd {
     process: Process,
     config: PathBuf,
     port: u16,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Cluster {
@@ -67,7 +65,7 @@ impl Cluster {
         let file = directory.path().join("gateway.toml");
         fs_err::write(&file, config)?;
         let mut command = Command::new(binary("gateway")?);
-        command.arg("--config").arg(&file);
+        command.arg("--config").arg(&file).envs(options.gateway.iter().copied());
         let gateway = Process::start("gateway", command, START)?;
         Ok(Self { gateway, searchds, redis, authority, ca, directory })
     }
@@ -79,19 +77,19 @@ impl Cluster {
         let data = directory.path().join(format!("searchd-{i}"));
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:0\"\nregion = \"us-central1\"\n\
-             instance = \"searchd-{i}\"\n\n[storage]\ndata_dir = {data:?}\n\n[replication]\npeers = [{}]\n\n{}",
-            peers.join(", "),
-            options.searchd
+             instance = \"searchd-{i}\"\n\n[storage]\ndata_dir = {data:?}\n\n[replication]\npeers = [{}]\n",
+            peers.join(", ")
         );
         let file = directory.path().join(format!("searchd-{i}.toml"));
         fs_err::write(&file, config)?;
-        let process = Self::run_searchd(i, &file)?;
-        Ok(Searchd { process, config: file, port })
+        let environment = options.searchd.clone();
+        let process = Self::run_searchd(i, &file, &environment)?;
+        Ok(Searchd { process, config: file, port, environment })
     }
 
-    fn run_searchd(i: usize, config: &PathBuf) -> Result<Process> {
+    fn run_searchd(i: usize, config: &Path, environment: &[(&'static str, &'static str)]) -> Result<Process> {
         let mut command = Command::new(binary("searchd")?);
-        command.arg("--config").arg(config);
+        command.arg("--config").arg(config).envs(environment.iter().copied());
         Process::start(&format!("searchd-{i}"), command, START)
     }
 
@@ -116,7 +114,7 @@ impl Cluster {
     pub fn restart_searchd(&mut self, i: usize) -> Result<()> {
         let searchd = self.searchds.get_mut(i).context("such a searchd")?;
         searchd.process.kill()?;
-        searchd.process = Self::run_searchd(i, &searchd.config)?;
+        searchd.process = Self::run_searchd(i, &searchd.config, &searchd.environment)?;
         Ok(())
     }
 
@@ -132,7 +130,7 @@ impl Cluster {
         self.ca.ca.clone()
     }
 
-    pub fn directory(&self) -> &std::path::Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
@@ -164,18 +162,16 @@ fn gateway_config(
          [auth]\napi_keys = {:?}\n[[auth.issuers]]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
          jwks_file = {:?}\nalgorithms = [\"ES256\"]\n\n\
          [rate_limit]\nenabled = {}\n\n\
-         [upstream]\nendpoints = [{}]\n{}\n",
+         [upstream]\nendpoints = [{}]\n",
         ca.leaf,
         ca.leaf_key,
         directory.path().join("keys.db"),
         authority.jwks,
         options.rate_limits,
         endpoints.join(", "),
-        options.upstream,
     );
     if let Some(redis) = redis {
         let _ = write!(config, "\n[cache]\nredis_url = \"{}\"\n", redis.url());
     }
-    let _ = write!(config, "\n{}", options.gateway);
     config
 }
