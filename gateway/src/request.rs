@@ -1,10 +1,12 @@
 //! What the pipeline knows about a request, as typed extensions: set once by the layer named, read by those inside it.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nearfield_auth::Principal;
+use parking_lot::Mutex;
 
 /// By the listener: the connection's remote end.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,18 @@ impl Transport {
             Self::Http2 => "2",
             Self::Http3 => "3",
         }
+    }
+}
+
+/// By the listener, on requests that ask to leave HTTP: what has to be kept until the connection that they become ends.
+/// Whoever takes the upgrade keeps a clone with it; then limits count it and a drain waits for it.
+#[derive(Clone, Default)]
+pub struct Leases(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
+
+impl Leases {
+    /// Keeps `held` with the connection.
+    pub fn keep(&self, held: impl Any + Send) {
+        self.0.lock().push(Box::new(held));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::classify;
 use crate::body::{self, Held, Request, Response};
 use crate::error::Error;
+use crate::request::Leases;
 use crate::route::{GrpcMethod, Route};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -146,7 +147,7 @@ type Hold = Box<dyn FnOnce(Result<Response, Error>) -> Result<Response, Error> +
 impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
     type Response = Response;
     type Error = Error;
-    type Future = Either<Map<S::Future, Hold>, Ready<Result<Response, Error>>>;
+    type Future = Either<Map<S::Future, Hold>, Either<S::Future, Ready<Result<Response, Error>>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
@@ -155,10 +156,14 @@ impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Serv
     fn call(&mut self, request: Request) -> Self::Future {
         match self.rooms.enter(Class::of(classify::route(&request))) {
             Ok(place) => {
+                if let Some(leases) = request.extensions().get::<Leases>() {
+                    leases.keep(place);
+                    return Either::Right(Either::Left(self.inner.call(request)));
+                }
                 let hold: Hold = Box::new(move |answer| Ok(answer?.map(|inner| body::boxed(Held::new(inner, place)))));
                 Either::Left(self.inner.call(request).map(hold))
             }
-            Err(error) => Either::Right(ready(Err(error))),
+            Err(error) => Either::Right(Either::Right(ready(Err(error)))),
         }
     }
 }

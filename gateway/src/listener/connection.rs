@@ -7,9 +7,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,10 +19,11 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::activity::{Activity, InFlight};
+use super::patience::{Patience, Verdict};
 use super::watched::Watched;
 use super::{Config, Service};
 use crate::body::{self, Held};
-use crate::request::{ClientAddr, Transport};
+use crate::request::{ClientAddr, Leases, Transport};
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
@@ -34,9 +34,6 @@ pub(super) struct Shared {
     pub(super) alt_svc: Option<HeaderValue>,
 }
 
-/// After a drain began, how long a client that connected just before may take to send its first request.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
-
 /// Serves `io` until it closes. Protocol errors end the connection and concern nobody else.
 pub(super) async fn serve<I>(io: I, slot: OwnedSemaphorePermit, http2: bool, peer: SocketAddr, shared: Arc<Shared>)
 where
@@ -46,12 +43,15 @@ where
     let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
     let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone() };
     let io = Watched::new(io, slot, activity.clone(), !http2);
+    let (config, drain) = (&shared.config, &shared.drain);
     if http2 {
-        let connection = h2_builder(&shared.config).serve_connection(TokioIo::new(io), adapter);
-        drive(connection, http2::Connection::graceful_shutdown, transport, &activity, &shared).await;
+        let patience = Patience::new(config.idle_timeout, None);
+        let connection = h2_builder(config).serve_connection(TokioIo::new(io), adapter);
+        drive(connection, http2::Connection::graceful_shutdown, patience, &activity, drain).await;
     } else {
-        let connection = h1_builder(&shared.config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, transport, &activity, &shared).await;
+        let patience = Patience::new(config.idle_timeout, Some(config.http1.header_timeout));
+        let connection = h1_builder(config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
+        drive(connection, http1::UpgradeableConnection::graceful_shutdown, patience, &activity, drain).await;
     }
 }
 
@@ -92,72 +92,40 @@ fn h2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
 async fn drive<C, E>(
     connection: C,
     finish: impl Fn(Pin<&mut C>),
-    transport: Transport,
+    mut patience: Patience,
     activity: &Activity,
-    shared: &Shared,
+    drain: &Drain,
 ) where
     C: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
 {
     let mut connection = pin!(connection);
-    let mut timer = pin!(tokio::time::sleep(shared.config.idle_timeout));
-    let mut finishing = false;
+    let mut timer = pin!(tokio::time::sleep_until(patience.next_look(activity, Instant::now())));
     let mut draining = false;
     loop {
-        tokio::select! {
+        let verdict = tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(?transport, error = &error as &dyn std::error::Error, "connection ended");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
                 }
                 return;
             }
-            () = shared.drain.started(), if !draining => {
+            () = drain.started(), if !draining => {
                 draining = true;
-                if transport == Transport::Http1 && activity.is_fresh() {
-                    timer.as_mut().reset(Instant::now() + FIRST_REQUEST_GRACE);
-                } else {
-                    finishing = true;
-                    finish(connection.as_mut());
-                }
+                patience.drain(activity, Instant::now())
             }
-            () = timer.as_mut() => {
-                let now = Instant::now();
-                if transport == Transport::Http1
-                    && activity.head_due(shared.config.http1.header_timeout).is_some_and(|due| due <= now)
-                {
-                    // The socket answers 408 and ends its input; hyper then closes.
-                    activity.expire_head();
-                } else if !finishing && (draining || activity.idle_at(shared.config.idle_timeout).is_some_and(|at| at <= now)) {
-                    finishing = true;
-                    finish(connection.as_mut());
-                }
-                timer.as_mut().reset(next_look(now, transport, activity, &shared.config));
-            }
+            () = timer.as_mut() => patience.look(activity, Instant::now()),
+        };
+        match verdict {
+            // The socket answers and ends its input; hyper then closes.
+            Verdict::ExpireHead => activity.expire_head(),
+            Verdict::Finish => finish(connection.as_mut()),
+            Verdict::HangUp => return,
+            Verdict::Wait => {}
         }
-        if draining && !finishing && !activity.is_fresh() {
-            // The request that the grace waited for is here; its answer will say `Connection: close`.
-            finishing = true;
-            finish(connection.as_mut());
-        }
+        timer.as_mut().reset(patience.next_look(activity, Instant::now()));
     }
 }
-
-/// The next moment at which a timeout can have passed. Looking once a second would cost idle connections more than
-/// their memory; looking at the earliest possible moment costs a few wake-ups in a connection's life.
-fn next_look(now: Instant, transport: Transport, activity: &Activity, config: &Config) -> Instant {
-    if activity.is_busy() {
-        return now + config.idle_timeout;
-    }
-    let idle = activity.idle_at(config.idle_timeout).filter(|at| *at > now).unwrap_or(now + config.idle_timeout);
-    let head = match transport {
-        // A head may begin at any moment after this look, so it is looked for once per header timeout.
-        Transport::Http1 => activity.head_due(config.http1.header_timeout).unwrap_or(now + config.http1.header_timeout),
-        Transport::Http2 | Transport::Http3 => return idle,
-    };
-    idle.min(head.max(now + MIN_LOOK))
-}
-
-const MIN_LOOK: Duration = Duration::from_millis(10);
 
 /// hyper's service for one connection: says where the request came from and calls the pipeline.
 struct Adapter {
@@ -177,12 +145,23 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
         let mut request = request.map(incoming);
         request.extensions_mut().insert(ClientAddr(self.peer));
         request.extensions_mut().insert(self.transport);
+        if request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE) {
+            // The answer to an upgrade has no body to hold these until the end.
+            let leases = Leases::default();
+            leases.keep((self.activity.begin(), self.shared.drain.admit()));
+            request.extensions_mut().insert(leases);
+        }
         let answer = self.shared.service.clone().oneshot(request);
         let alt_svc = self.shared.alt_svc.clone();
+        let closing = if self.transport == Transport::Http1 { self.shared.drain.clone() } else { Drain::new() };
         Box::pin(async move {
             let mut response = answer.await?;
             if let Some(alt_svc) = alt_svc {
-                response.headers_mut().insert(http::header::ALT_SVC, alt_svc);
+                response.headers_mut().insert(header::ALT_SVC, alt_svc);
+            }
+            // hyper says so by itself once it was asked to finish, but an answer may be faster than that.
+            if closing.has_started() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Held::new(body, in_flight)))
         })

@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod certificates;
+mod drain;
+mod grpc;
+mod limits;
 mod support;
 mod transports;
+mod upgrades;

@@ -1,0 +1,153 @@
+//! How long a connection may stay as it is: slow with a head, idle, or slow to leave.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::activity::Activity;
+
+/// After a drain began, how long a client that connected just before may take to send its first request.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+/// Asked to finish and with nothing in flight, how long a connection may take: buffered answers still go out, and a
+/// peer that is gone never says goodbye.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// Between two looks at the earliest.
+const MIN_LOOK: Duration = Duration::from_millis(10);
+
+/// Where a connection stands between its handshake and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The process drains, and the client has not asked for anything yet.
+    FirstRequest {
+        until: Instant,
+    },
+    /// It was asked to finish.
+    Finishing {
+        since: Instant,
+    },
+}
+
+/// What to do with a connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Answer 408 and read no more.
+    ExpireHead,
+    /// Ask it to finish: GOAWAY, or `Connection: close`.
+    Finish,
+    /// Drop it.
+    HangUp,
+    Wait,
+}
+
+pub(super) struct Patience {
+    phase: Phase,
+    idle: Duration,
+    /// Absent for HTTP/2, whose frames cannot be told from a head.
+    head: Option<Duration>,
+}
+
+impl Patience {
+    pub(super) fn new(idle: Duration, head: Option<Duration>) -> Self {
+        Self { phase: Phase::Open, idle, head }
+    }
+
+    /// The process drains.
+    pub(super) fn drain(&mut self, activity: &Activity, now: Instant) -> Verdict {
+        if self.head.is_some() && activity.is_fresh() {
+            self.phase = Phase::FirstRequest { until: now + FIRST_REQUEST_GRACE };
+            return Verdict::Wait;
+        }
+        self.finish(now)
+    }
+
+    /// Time passed, or something happened on the connection.
+    pub(super) fn look(&mut self, activity: &Activity, now: Instant) -> Verdict {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if passed(self.head.and_then(|timeout| activity.head_due(timeout))) {
+            return Verdict::ExpireHead;
+        }
+        match self.phase {
+            Phase::Open if passed(activity.idle_at(self.idle)) => self.finish(now),
+            Phase::FirstRequest { until } if until <= now || !activity.is_fresh() => self.finish(now),
+            Phase::Finishing { since } if passed(activity.idle_at(GOODBYE)) && since + GOODBYE <= now => {
+                Verdict::HangUp
+            }
+            Phase::Open | Phase::FirstRequest { .. } | Phase::Finishing { .. } => Verdict::Wait,
+        }
+    }
+
+    /// When to look again if nothing happens: as rarely as possible, since idle connections should cost nothing.
+    pub(super) fn next_look(&self, activity: &Activity, now: Instant) -> Instant {
+        let phase = match self.phase {
+            Phase::Open => activity.idle_at(self.idle).unwrap_or(now + self.idle),
+            Phase::FirstRequest { until } => until,
+            Phase::Finishing { since } => activity.idle_at(GOODBYE).map_or(now + GOODBYE, |at| at.max(since + GOODBYE)),
+        };
+        let head = self.head.filter(|_| !activity.is_busy()).map(|timeout| {
+            // A head may begin right after this look.
+            activity.head_due(timeout).unwrap_or(now + timeout)
+        });
+        phase.min(head.unwrap_or(phase)).max(now + MIN_LOOK)
+    }
+
+    fn finish(&mut self, now: Instant) -> Verdict {
+        self.phase = Phase::Finishing { since: now };
+        Verdict::Finish
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(90);
+    const HEAD: Duration = Duration::from_secs(10);
+
+    /// Lets time pass until something is to be done.
+    async fn next(patience: &mut Patience, activity: &Activity) -> (Verdict, Duration) {
+        let started = Instant::now();
+        loop {
+            match patience.look(activity, Instant::now()) {
+                Verdict::Wait => tokio::time::sleep_until(patience.next_look(activity, Instant::now())).await,
+                verdict => return (verdict, started.elapsed()),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_finished_and_one_that_does_not_leave_is_dropped() {
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, Some(HEAD));
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, IDLE));
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_expires_also_on_a_connection_that_was_idle_before() {
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, Some(HEAD));
+        tokio::time::advance(Duration::from_secs(35)).await;
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
+        activity.bytes_in();
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::ExpireHead, HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_a_fresh_clients_first_request_and_for_what_is_in_flight() {
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, Some(HEAD));
+        assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
+        let request = activity.begin();
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::Finish);
+        tokio::time::advance(10 * GOODBYE).await;
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
+        drop(request);
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
+
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, Some(HEAD));
+        assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, FIRST_REQUEST_GRACE));
+    }
+}
