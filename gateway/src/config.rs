@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{forward, layers, listener, region};
+use crate::{forward, layers, listener, region, sse, websocket};
 
 /// The whole of `gateway.toml`. `docs/config-gateway.md` is its reference.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -17,6 +17,8 @@ pub struct Config {
     pub rate_limit: layers::rate_limit::Config,
     pub body: layers::request_body::Config,
     pub compression: layers::compression::Config,
+    pub stream: sse::Config,
+    pub websocket: websocket::Config,
     pub upstream: forward::Config,
     pub topology: region::Config,
     pub log: nearfield_telemetry::logging::Config,

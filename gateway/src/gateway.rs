@@ -18,6 +18,7 @@ use crate::listener::tls::{self, Certificates};
 use crate::pipeline;
 use crate::region::topology::Topology;
 use crate::region::{self, Regions};
+use crate::websocket;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,13 @@ pub enum Error {
     Tls(#[source] tls::Error),
 }
 
+/// What the edge gives to the innermost service.
+pub struct Inside {
+    pub drain: Drain,
+    /// The limits, for requests that come inside of a stream.
+    pub admission: Arc<dyn websocket::Admission>,
+}
+
 /// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
 pub struct Gateway {
     https: Vec<SocketAddr>,
@@ -58,13 +66,8 @@ impl Gateway {
     /// # Errors
     /// When something in `config` cannot be had: an address, a certificate, a file.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let (region, topology, upstream) =
-            (config.server.region.clone(), config.topology.clone(), config.upstream.clone());
-        Self::start_around(config, move |drain| async move {
-            let regions = Regions::start(&topology, &region, &upstream).map_err(Error::Regions)?;
-            Ok(Dispatch::new(regions, drain))
-        })
-        .await
+        let settings = config.clone();
+        Self::start_around(config, move |inside| async move { dispatch(settings, inside) }).await
     }
 
     /// The same edge around another innermost service, which `inner` makes on the runtime that will call it.
@@ -76,7 +79,7 @@ impl Gateway {
         S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         F: Future<Output = Result<S, Error>> + Send + 'static,
-        I: FnOnce(Drain) -> F + Send + Sync + 'static,
+        I: FnOnce(Inside) -> F + Send + Sync + 'static,
     {
         Self::check(&config)?;
         let certificates = Arc::new(Certificates::load(config.tls.clone()).map_err(Error::Tls)?);
@@ -89,14 +92,14 @@ impl Gateway {
         let context = pipeline::Context::new(&config, readiness.clone(), &mut registry);
         let admin =
             admin::Server::start(config.listener.admin, registry, readiness.clone()).await.map_err(Error::Admin)?;
-        let watched = drain.clone();
+        let inside = Inside { drain: drain.clone(), admission: Arc::new(context.limits()) };
         let plan = Plan {
             threads: threads(config.server.threads),
             config: config.listener.clone(),
             sockets,
             certificates: certificates.clone(),
             drain: drain.clone(),
-            build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(watched).await?)) })),
+            build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(inside).await?)) })),
         };
         let host = Host::start(plan).await?;
         readiness.set(State::Ready);
@@ -149,6 +152,13 @@ impl Gateway {
         self.admin.stop().await;
         finished
     }
+}
+
+/// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
+fn dispatch(config: Config, Inside { drain, admission }: Inside) -> Result<Dispatch, Error> {
+    let regions = Regions::start(&config.topology, &config.server.region, &config.upstream).map_err(Error::Regions)?;
+    let websockets = websocket::Server::new(config.websocket, regions.clone(), drain.clone(), admission);
+    Ok(Dispatch::new(regions, drain).with_stream(config.stream).with_websockets(websockets))
 }
 
 fn threads(configured: usize) -> usize {

@@ -1,6 +1,5 @@
 //! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
 
-use governor::clock::DefaultClock;
 use nearfield_telemetry::readiness::Readiness;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
@@ -22,6 +21,7 @@ pub(crate) struct Context {
     readiness: Readiness,
     requests: Metrics,
     shed: shed::Layer,
+    limits: rate_limit::Limits,
 }
 
 impl Context {
@@ -30,9 +30,15 @@ impl Context {
         Self {
             requests: Metrics::register(registry),
             shed: shed::Layer::new(&config.shed, registry),
+            limits: rate_limit::Limits::new(&config.rate_limit),
             config: config.clone(),
             readiness,
         }
+    }
+
+    /// The limits, for what comes in behind the pipeline: a WebSocket's messages.
+    pub(crate) fn limits(&self) -> rate_limit::Limits {
+        self.limits.clone()
     }
 }
 
@@ -42,8 +48,7 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context { config, readiness, requests, shed } = context;
-    let clock = DefaultClock::default();
+    let Context { config, readiness, requests, shed, limits } = context;
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
         .layer(classify::Layer)
@@ -55,7 +60,7 @@ where
         .layer(observe::Layer::new(requests))
         .layer(server_timing::Layer)
         // Outside of every refusal: they too say what is left of the limits.
-        .layer(rate_limit::announce::Layer { enabled: config.rate_limit.enabled })
+        .layer(limits.announce)
         // Everything inside may fail; everything outside only watches.
         .layer(rescue::Layer)
         // Load balancers ask without credentials, and must be answered under any load.
@@ -67,9 +72,9 @@ where
         // One atomic decides; nothing has been spent on the request yet.
         .layer(shed)
         // Ahead of authentication: a flood from one address must not even cost a signature check.
-        .layer(rate_limit::by_address::Layer::new(&config.rate_limit, clock.clone()))
+        .layer(limits.by_address)
         // Right behind authentication: it needs the caller's name and plan.
-        .layer(rate_limit::by_caller::Layer::new(&config.rate_limit, &clock))
+        .layer(limits.by_caller)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
         .layer(compression::Layer::new(config.compression))
         // Before anyone reads the body.

@@ -25,6 +25,7 @@ use crate::body::{self, Request, Response};
 use crate::error::Error;
 use crate::forward::CallContext;
 use crate::region::Regions;
+use crate::request::Leases;
 use crate::route::Route;
 
 /// The settings' section `[websocket]`.
@@ -109,11 +110,13 @@ impl Server {
         let upgrade = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
         let context = CallContext::of(&parts)?;
+        // Its place under the limits, and what keeps its HTTP/2 connection from being taken for idle.
+        let leases = parts.extensions.get::<Leases>().cloned();
         let shared = self.0.clone();
         // The drain waits for the connection from now on, not only from the end of the upgrade.
         let admitted = shared.drain.admit();
         tokio::spawn(async move {
-            let _admitted = admitted;
+            let _held = (admitted, leases);
             match upgrade.await {
                 Ok(upgraded) => {
                     let io = TokioIo::new(upgraded);

@@ -7,7 +7,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
+use governor::clock::DefaultClock;
 use serde::Deserialize;
+
+use crate::error::Error;
+use crate::forward::CallContext;
+use crate::route::Route;
+use crate::websocket::Admission;
 
 pub(crate) mod announce;
 pub(crate) mod by_address;
@@ -54,5 +60,34 @@ impl Default for Config {
             ]),
             max_new_keys: 100_000,
         }
+    }
+}
+
+/// The limits of one gateway: the layers that count requests, and the gate that counts a WebSocket's messages with
+/// them, so that nobody gets around a limit by another transport.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    pub(crate) announce: announce::Layer,
+    pub(crate) by_address: by_address::Layer,
+    pub(crate) by_caller: by_caller::Layer,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config) -> Self {
+        let clock = DefaultClock::default();
+        Self {
+            announce: announce::Layer { enabled: config.enabled },
+            by_address: by_address::Layer::new(config, clock.clone()),
+            by_caller: by_caller::Layer::new(config, &clock),
+        }
+    }
+}
+
+impl Admission for Limits {
+    fn admit(&self, context: &CallContext, _route: Route) -> Result<(), Error> {
+        if let Some(addr) = context.client {
+            self.by_address.check(addr).1?;
+        }
+        context.principal.as_ref().map_or(Ok(()), |principal| self.by_caller.check(principal, |_standing| {}))
     }
 }

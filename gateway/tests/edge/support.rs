@@ -64,7 +64,7 @@ impl Edge {
         config.tls.certificate = certificate.dir.path().join("leaf.pem");
         config.tls.key = certificate.dir.path().join("leaf-key.pem");
         set(&mut config);
-        let gateway = Gateway::start_around(config, move |_drain| async move { Ok(inner) }).await.unwrap();
+        let gateway = Gateway::start_around(config, move |_inside| async move { Ok(inner) }).await.unwrap();
         Self { gateway, certificate }
     }
 

@@ -31,9 +31,9 @@ pub(crate) struct Standing {
 pub(super) struct Standings(Arc<Mutex<Vec<Standing>>>);
 
 impl Standings {
-    pub(super) fn note(request: &Request, standing: Standing) {
+    pub(super) fn note(request: &Request, standing: impl IntoIterator<Item = Standing>) {
         if let Some(standings) = request.extensions().get::<Self>() {
-            standings.0.lock().push(standing);
+            standings.0.lock().extend(standing);
         }
     }
 }

@@ -8,7 +8,7 @@ use futures::future::{Either, Ready, ready};
 use governor::clock::{Clock, DefaultClock};
 
 use super::Config;
-use super::announce::Standings;
+use super::announce::{Standing, Standings};
 use super::limiter::Limiter;
 use crate::body::{Request, Response};
 use crate::error::Error;
@@ -46,6 +46,13 @@ impl<C: Clock + Clone> Layer<C> {
         let limiter = || Arc::new(Limiter::new("ip", config.ip_per_second, config.max_new_keys, clock));
         Self { limiter: config.enabled.then(limiter) }
     }
+
+    /// Counts one request. There is no standing when limits are off.
+    pub(super) fn check(&self, addr: IpAddr) -> (Option<Standing>, Result<(), Error>) {
+        let Some(limiter) = &self.limiter else { return (None, Ok(())) };
+        let (standing, passed) = limiter.check(&Client::of(addr));
+        (Some(standing), passed)
+    }
 }
 
 impl<S, C: Clock> tower::Layer<S> for Layer<C> {
@@ -81,9 +88,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        if let (Some(limiter), Some(ClientAddr(addr))) = (&self.layer.limiter, request.extensions().get::<ClientAddr>())
-        {
-            let (standing, passed) = limiter.check(&Client::of(addr.ip()));
+        if let Some(ClientAddr(addr)) = request.extensions().get() {
+            let (standing, passed) = self.layer.check(addr.ip());
             Standings::note(&request, standing);
             if let Err(error) = passed {
                 return Either::Right(ready(Err(error)));

@@ -10,7 +10,7 @@ use governor::clock::{Clock, DefaultClock};
 use nearfield_auth::Principal;
 
 use super::Config;
-use super::announce::Standings;
+use super::announce::{Standing, Standings};
 use super::limiter::Limiter;
 use crate::body::{Request, Response};
 use crate::error::Error;
@@ -48,16 +48,16 @@ impl<C: Clock + Clone> Plans<C> {
         principal.plan.as_ref().and_then(|name| self.by_name.get(name)).unwrap_or(&self.default)
     }
 
-    fn check(&self, request: &Request, principal: &Principal) -> Result<(), Error> {
+    fn check(&self, principal: &Principal, mut note: impl FnMut(Standing)) -> Result<(), Error> {
         let plan = self.of(principal);
         // The same subject in two tenants is two users.
         let user = self.seed.hash_one((&principal.tenant, &principal.subject));
         let (standing, passed) = plan.users.check(&user);
-        Standings::note(request, standing);
+        note(standing);
         passed?;
         let Some(tenant) = &principal.tenant else { return Ok(()) };
         let (standing, passed) = plan.tenants.check(&self.seed.hash_one(tenant));
-        Standings::note(request, standing);
+        note(standing);
         passed
     }
 }
@@ -78,6 +78,11 @@ impl<C: Clock + Clone> Layer<C> {
     pub(crate) fn new(config: &Config, clock: &C) -> Self {
         let plans = if config.enabled { Plans::new(config, clock) } else { None };
         Self { plans: plans.map(Arc::new) }
+    }
+
+    /// Counts one request of `principal`.
+    pub(super) fn check(&self, principal: &Principal, note: impl FnMut(Standing)) -> Result<(), Error> {
+        self.plans.as_ref().map_or(Ok(()), |plans| plans.check(principal, note))
     }
 }
 
@@ -114,8 +119,9 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        if let (Some(plans), Some(Caller(principal))) = (&self.layer.plans, request.extensions().get::<Caller>())
-            && let Err(error) = plans.check(&request, principal)
+        let note = |standing| Standings::note(&request, [standing]);
+        if let Some(Caller(principal)) = request.extensions().get()
+            && let Err(error) = self.layer.check(principal, note)
         {
             return Either::Right(ready(Err(error)));
         }
