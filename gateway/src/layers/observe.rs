@@ -161,9 +161,10 @@ impl Drop for Record {
         let outcome = self.outcome();
         let total = self.started.elapsed();
         self.metrics.end(self.route, self.transport, outcome, self.first_byte.unwrap_or(total));
-        let _in_span = self.span.enter();
         tracing::info!(
             target: "access",
+            // The line has all of its span's fields itself.
+            parent: None,
             request_id = self.id.as_ref().map(|RequestId(id)| &**id),
             trace_id = self.trace.as_ref().map(TraceContext::trace_id),
             client = self.client.map(|ClientAddr(addr)| tracing::field::display(addr.ip())),

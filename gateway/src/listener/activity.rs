@@ -4,7 +4,7 @@
 //! short against slow heads and long for idle clients at once. This watches the bytes and the requests instead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// The head being read took too long: [`HEAD_EXPIRED`] until that is answered, then [`HEAD_REFUSED`].
     head_expired: AtomicU8,
+    /// A request was answered before its body was read: the client may still be sending.
+    unread: AtomicBool,
 }
 
 const HEAD_EXPIRED: u8 = 1;
@@ -38,6 +40,7 @@ impl Activity {
             quiet_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             head_expired: AtomicU8::new(0),
+            unread: AtomicBool::new(false),
         })
     }
 
@@ -93,6 +96,14 @@ impl Activity {
     /// True once, for whoever answers.
     pub(super) fn take_expired(&self) -> bool {
         self.head_expired.swap(HEAD_REFUSED, Ordering::Relaxed) == HEAD_EXPIRED
+    }
+
+    pub(super) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {

@@ -7,8 +7,11 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -142,7 +145,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let in_flight = self.activity.begin();
-        let mut request = request.map(incoming);
+        let mut request = request.map(|body| incoming(body, &self.activity));
         request.extensions_mut().insert(ClientAddr(self.peer));
         request.extensions_mut().insert(self.transport);
         if request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE) {
@@ -168,6 +171,37 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
     }
 }
 
-fn incoming(body: Incoming) -> body::Body {
-    if http_body::Body::is_end_stream(&body) { body::empty() } else { body::boxed(body) }
+/// hyper's body, which says when it was given up before its end.
+struct Unread {
+    inner: Incoming,
+    activity: Arc<Activity>,
+}
+
+fn incoming(inner: Incoming, activity: &Arc<Activity>) -> body::Body {
+    if inner.is_end_stream() { body::empty() } else { body::boxed(Unread { inner, activity: activity.clone() }) }
+}
+
+impl http_body::Body for Unread {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        if !self.inner.is_end_stream() {
+            self.activity.leave_unread();
+        }
+    }
 }

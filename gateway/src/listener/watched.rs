@@ -3,13 +3,16 @@
 //! hyper answers a malformed head with a bare status, and a slow one with silence. Clients are promised a problem, so
 //! for HTTP/1.1 this puts one in their place.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 
 use super::activity::Activity;
 use crate::error::Error;
@@ -21,13 +24,17 @@ pub(super) struct Watched<I> {
     http1: bool,
     /// An answer of our own that is being written, and how much of it is out.
     refusal: Option<(Vec<u8>, usize)>,
+    /// The write side is closed, and this long input is still read and thrown away: closing a socket with unread input
+    /// resets it, and takes the answer along that the client has not read yet.
+    lingering: Option<Pin<Box<Sleep>>>,
+    refused: bool,
     /// The connection's place under the limit. It goes where the socket goes: into an upgraded WebSocket too.
     _slot: OwnedSemaphorePermit,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
     pub(super) fn new(io: I, slot: OwnedSemaphorePermit, activity: Arc<Activity>, http1: bool) -> Self {
-        Self { io, activity, http1, refusal: None, _slot: slot }
+        Self { io, activity, http1, refusal: None, lingering: None, refused: false, _slot: slot }
     }
 
     /// Writes what is left of the refusal.
@@ -65,6 +72,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
     }
 }
 
+/// As long as a client may need to notice that it was refused and stop sending.
+const LINGER: Duration = Duration::from_secs(2);
 /// Longer than any bare answer of hyper's.
 const MAX_BARE: usize = 512;
 
@@ -88,6 +97,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<I> {
         let this = &mut *self;
         if this.http1 && this.activity.head_expired() {
             if this.activity.take_expired() {
+                this.refused = true;
                 this.refusal = Some((refusal(&Error::HeadTimeout), 0));
             }
             ready!(this.poll_refusal(cx))?;
@@ -109,7 +119,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         let this = &mut *self;
         if this.refusal.is_none() {
             match this.replacement(buf) {
-                Some(ours) => this.refusal = Some((ours, 0)),
+                Some(ours) => {
+                    this.refused = true;
+                    this.refusal = Some((ours, 0));
+                }
                 None => return Pin::new(&mut this.io).poll_write(cx, buf),
             }
         }
@@ -126,7 +139,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
         if this.refusal.is_none() {
             match this.replacement(first) {
-                Some(ours) => this.refusal = Some((ours, 0)),
+                Some(ours) => {
+                    this.refused = true;
+                    this.refusal = Some((ours, 0));
+                }
                 None => return Pin::new(&mut this.io).poll_write_vectored(cx, bufs),
             }
         }
@@ -145,7 +161,23 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(self.poll_refusal(cx))?;
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            if !self.http1 || !(self.refused || self.activity.has_unread()) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let this = &mut *self;
+        let until = this.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut buffer = [0; 8192];
+        loop {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut this.io).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return until.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 }

@@ -120,3 +120,16 @@ async fn connections_past_the_limit_are_refused_and_the_others_go_on() {
     assert_eq!(first.get("/health/ready").await.status, 200);
     assert_eq!(second.get("/health/ready").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_all_before_it_reads_still_gets_its_413() {
+    let edge = start(|_| {}).await;
+    let length = 20 << 20;
+    let mut stream = tls(edge.gateway.https_addr(), &edge.certificate.der, &[b"http/1.1"]).await.unwrap();
+    let head = format!("POST /api/v1/search HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; length]).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+}
