@@ -7,6 +7,7 @@ pub mod command;
 
 mod batch;
 mod plan;
+mod progress;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,6 +24,7 @@ use crate::wal::{AppendError, Wal};
 use batch::Batch;
 use command::{Change, Command, Committed, Refusal, Replicated, Work};
 pub use plan::MAX_METADATA_BYTES;
+pub use progress::Progress;
 
 /// Commands that may wait; one more is refused at once.
 pub const MAX_WAITING: usize = 4_096;
@@ -44,18 +46,17 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// `keep` is called between batches with the log, so that old files can be let go.
     pub fn start(
         store: Arc<Store>,
         wal: Wal,
         origin: Origin,
         now: Now,
         clock: HybridClock,
-        keep: impl FnMut(&mut Wal) + Send + 'static,
+        progress: Arc<Progress>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (queue, work) = mpsc::channel(MAX_WAITING);
         let sequence = store.read().clock().get(origin.id);
-        let running = Running { store, wal, origin, now, clock, sequence, batch: Batch::default(), keep };
+        let running = Running { store, wal, origin, now, clock, sequence, batch: Batch::default(), progress };
         let thread = std::thread::Builder::new().name("commit".into()).spawn(move || running.run(work))?;
         Ok((Self { queue }, thread))
     }
@@ -85,7 +86,7 @@ impl Committer {
     }
 }
 
-struct Running<K> {
+struct Running {
     store: Arc<Store>,
     wal: Wal,
     origin: Origin,
@@ -94,10 +95,10 @@ struct Running<K> {
     /// Of the last entry admitted here.
     sequence: u64,
     batch: Batch,
-    keep: K,
+    progress: Arc<Progress>,
 }
 
-impl<K: FnMut(&mut Wal)> Running<K> {
+impl Running {
     fn run(mut self, mut work: mpsc::Receiver<Work>) {
         while let Some(first) = work.blocking_recv() {
             self.accept(first);
@@ -106,7 +107,7 @@ impl<K: FnMut(&mut Wal)> Running<K> {
                 self.accept(next);
             }
             self.seal();
-            (self.keep)(&mut self.wal);
+            self.progress.forget(&mut self.wal);
         }
     }
 
@@ -183,6 +184,7 @@ impl<K: FnMut(&mut Wal)> Running<K> {
         if let Err(malformed) = self.store.apply(entries) {
             tracing::error!(%malformed, "an entry without effect is in the log");
         }
+        self.progress.advance(&self.wal);
         Ok(())
     }
 

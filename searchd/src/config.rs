@@ -7,6 +7,8 @@ use std::time::Duration;
 use nearfield_telemetry::{logging, otlp};
 use serde::Deserialize;
 
+const MIB: u64 = 1024 * 1024;
+
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -54,11 +56,13 @@ pub struct Storage {
     pub data_dir: PathBuf,
     /// A log file that reached this size is followed by a new one.
     pub log_file_bytes: u64,
+    /// After so much log a checkpoint is written; a restart replays at most about that.
+    pub checkpoint_bytes: u64,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { data_dir: "nearfield-data/searchd".into(), log_file_bytes: 64 * 1024 * 1024 }
+        Self { data_dir: "nearfield-data/searchd".into(), log_file_bytes: MIB * 64, checkpoint_bytes: MIB * 64 }
     }
 }
 
@@ -95,15 +99,24 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { result_bytes: 256 * 1024 * 1024, vector_bytes: 64 * 1024 * 1024 }
+        Self { result_bytes: MIB * 256, vector_bytes: MIB * 64 }
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Replication {
     /// The other searchds of this region, `http://host:port` each.
     pub peers: Vec<String>,
+    /// With peers: bytes of log that are kept for one that comes back, although a checkpoint has them. One that was
+    /// away for longer gets the whole state.
+    pub kept_log_bytes: u64,
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Self { peers: Vec::new(), kept_log_bytes: MIB * 256 }
+    }
 }
 
 /// A setting that cannot work.

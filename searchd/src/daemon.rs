@@ -1,12 +1,13 @@
 //! The order in which searchd starts and stops.
 //!
-//! Start: lock the data directory → read the log → committer → search threads → gRPC → ready. Stop: not ready → finish
-//! what was admitted → gRPC → committer. Nothing is answered before everything that was acknowledged is back.
+//! Start: lock the data directory → checkpoint → rest of the log → committer → maintenance → search threads → gRPC →
+//! ready. Stop: not ready → finish what was admitted → gRPC → committer → last checkpoint. Nothing is answered before
+//! everything that was acknowledged is back.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nearfield_proto::v1::collections_server::CollectionsServer;
 use nearfield_proto::v1::vector_search_server::VectorSearchServer;
@@ -19,9 +20,12 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::Config;
-use crate::commit::{Committer, Origin};
+use crate::checkpoint::{self, Checkpointer};
+use crate::commit::{Committer, Origin, Progress};
+use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
-use crate::engine::{Malformed, State};
+use crate::index::hnsw::Hnsw;
+use crate::maintenance::{self, Maintenance};
 use crate::node::{self, Node};
 use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service};
 use crate::search::pool::Pool;
@@ -38,6 +42,8 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 pub enum Error {
     #[error(transparent)]
     Admin(#[from] admin::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
     #[error("binding the gRPC port {address}")]
     Bind { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
@@ -61,6 +67,7 @@ pub struct Searchd {
     patience: Duration,
     serving: tokio::task::JoinHandle<()>,
     committing: JoinHandle<()>,
+    maintaining: maintenance::Running,
     _node: Arc<Node>,
 }
 
@@ -71,12 +78,21 @@ impl Searchd {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let opened = config.clone();
-        let (node, store, wal, clock) =
-            tokio::task::spawn_blocking(move || open(&opened)).await.expect("opening does not panic")?;
+        let opened = tokio::task::spawn_blocking(move || open(&opened)).await.expect("opening does not panic")?;
+        let Opened { node, store, wal, clock, progress, checkpointer } = opened;
         let origin = Origin { id: node.id, region: config.server.region.clone() };
         let (committer, committing) =
-            Committer::start(store.clone(), wal, origin, Box::new(unix_nanoseconds), clock, |_| ())
+            Committer::start(store.clone(), wal, origin, Box::new(unix_nanoseconds), clock, progress.clone())
                 .map_err(Error::Thread)?;
+        let maintenance = Maintenance {
+            store: store.clone(),
+            progress,
+            checkpointer,
+            builder: Box::new(builder(&config)),
+            directory: node.directory.clone(),
+            checkpoint_bytes: config.storage.checkpoint_bytes,
+        };
+        let maintaining = maintenance.start().map_err(Error::Thread)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
         let service = Service::new(Parts { store, committer, pool, drain: drain.clone() });
@@ -88,7 +104,7 @@ impl Searchd {
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
         let patience = config.server.drain;
-        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, _node: node })
+        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, maintaining, _node: node })
     }
 
     pub fn grpc_addr(&self) -> SocketAddr {
@@ -111,28 +127,52 @@ impl Searchd {
             let _ = self.serving.await;
         }
         // The services held the last handles; the committer ends when its queue is empty and closed.
-        let committing = self.committing;
-        let _ = tokio::task::spawn_blocking(move || committing.join()).await;
+        let (committing, maintaining) = (self.committing, self.maintaining);
+        let stopping = tokio::task::spawn_blocking(move || {
+            let _ = committing.join();
+            maintaining.finish();
+        });
+        let _ = stopping.await;
         self.admin.stop().await;
     }
 }
 
-type Opened = (Arc<Node>, Arc<Store>, Wal, HybridClock);
+/// What is there before anything runs.
+struct Opened {
+    node: Arc<Node>,
+    store: Arc<Store>,
+    wal: Wal,
+    clock: HybridClock,
+    progress: Arc<Progress>,
+    checkpointer: Checkpointer,
+}
 
 fn open(config: &Config) -> Result<Opened, Error> {
+    let started = Instant::now();
     let node = Node::open(&config.storage.data_dir, rand::random::<u64>().max(1))?;
-    let store = Arc::new(Store::new(State::default()));
-    let mut clock = HybridClock::default();
-    let mut replayed = 0u64;
-    let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, 1, |replay| {
-        if let Some(stamp) = &replay.entry.stamp {
-            clock.observe(stamp);
-        }
-        replayed += 1;
+    let restored = checkpoint::restore(&node.directory, &builder(config))?;
+    let (store, from) = (restored.store, restored.from_record);
+    let (mut records, mut bytes) = (0u64, 0u64);
+    let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, from, |replay| {
+        records += 1;
+        bytes += replay.bytes;
         store.apply([&replay.entry]).map_err(|source| Error::Malformed { number: replay.number, source })
     })?;
-    tracing::info!(records = replayed, "replayed the log");
-    Ok((Arc::new(node), store, wal, clock))
+    let mut clock = HybridClock::default();
+    if let Some(latest) = store.read().latest() {
+        clock.observe(&latest.to_message());
+    }
+    let kept = if config.replication.peers.is_empty() { 0 } else { config.replication.kept_log_bytes };
+    let progress = Arc::new(Progress::new(&wal, from, bytes, kept));
+    let checkpointer = Checkpointer::new(node.directory.clone(), restored.next_file);
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(from, records, seconds, "read the checkpoint and the log after it");
+    Ok(Opened { node: Arc::new(node), store: Arc::new(store), wal, clock, progress, checkpointer })
+}
+
+/// Every search thread may be inside the same graph, and one more call must never fail.
+fn builder(config: &Config) -> Hnsw {
+    Hnsw { threads: config.engine.threads() + 1 }
 }
 
 fn serve(

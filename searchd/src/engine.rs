@@ -87,6 +87,8 @@ pub struct State {
     holders: BTreeMap<Address, Holder>,
     sites: Sites,
     clock: VectorClock,
+    /// The latest stamp seen; later ones of this instance must win over it.
+    latest: Option<Stamp>,
     pending: Pending,
 }
 
@@ -122,6 +124,15 @@ impl State {
         self.pending.iter()
     }
 
+    /// Puts back what waited in a snapshot.
+    pub fn restore_pending(&mut self, entries: impl IntoIterator<Item = log::Entry>) {
+        entries.into_iter().for_each(|entry| self.pending.hold(entry));
+    }
+
+    pub fn latest(&self) -> Option<&Stamp> {
+        self.latest.as_ref()
+    }
+
     pub fn sites_mut(&mut self) -> &mut Sites {
         &mut self.sites
     }
@@ -131,8 +142,9 @@ impl State {
         self.holders.insert(address, holder);
     }
 
-    /// Puts back what a snapshot had applied.
-    pub fn restore_clock(&mut self, clock: &VectorClock) {
+    /// Puts back what a snapshot had applied, and the latest stamp that it had seen.
+    pub fn restore_clock(&mut self, clock: &VectorClock, latest: Option<&log::Stamp>) {
+        self.latest = latest.map(|stamp| self.sites.stamp(stamp));
         for (origin, sequence) in clock.iter() {
             self.clock.raise(origin, sequence);
         }
@@ -145,6 +157,9 @@ impl State {
         if let Some(change) = &entry.change {
             let stamp = self.sites.stamp(entry.stamp.as_ref().ok_or(Malformed::Stamp)?);
             let address = Address::new(&entry.tenant, &entry.collection);
+            if self.latest.as_ref() < Some(&stamp) {
+                self.latest = Some(stamp.clone());
+            }
             match change {
                 entry::Change::CreateCollection(create) => {
                     self.create(address, stamp, create, vectors, &mut effects)?;
@@ -173,8 +188,10 @@ impl State {
         }
         match &mut holder.collection {
             Some(known) if known.settings == settings => {
-                known.created = stamp.max(known.created.clone());
-                known.generation += 1;
+                if known.created < stamp {
+                    known.created = stamp;
+                    known.generation += 1;
+                }
             }
             // Two instances created the name differently at the same time: the later wins, and what the other held has
             // no place in it.
@@ -203,6 +220,11 @@ impl State {
             return;
         }
         holder.deleted = Some(stamp.clone());
+        for waiting in self.pending.take(address) {
+            if waiting.stamp.as_ref().is_some_and(|waits| self.sites.stamp(waits) > *stamp) {
+                self.pending.hold(waiting);
+            }
+        }
         let Some(collection) = &mut holder.collection else { return };
         let mut changes = Vec::new();
         collection.clear(stamp, vectors, &mut changes);

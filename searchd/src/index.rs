@@ -5,10 +5,19 @@
 //! gets a tombstone. Readers take no lock that a writer holds for longer than one row.
 
 pub mod bits;
+pub mod graph;
 pub mod head;
+pub mod hnsw;
 pub mod kernel;
 pub mod nearest;
 pub mod score;
+pub mod seal;
+pub mod segment;
+pub mod vectors;
+
+mod code;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,10 +29,12 @@ use crate::engine::Slot;
 use crate::engine::settings::Settings;
 use crate::search::stop::{Stop, Stopped};
 use bits::Bits;
+use graph::Rows;
 use head::Chunk;
 use kernel::Kernel;
 use nearest::{ById, Hit, Nearest};
 use score::Scorer;
+use segment::Segment;
 
 /// Where a vector is: a part of the index (a chunk or a segment) and a row in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +66,28 @@ impl Wanted<'_> {
 /// The parts at one moment.
 #[derive(Clone, Default)]
 struct Parts {
+    /// By ascending part; only the last chunk grows.
     head: Vec<Arc<Chunk>>,
+    segments: Vec<Arc<Segment>>,
+}
+
+impl Parts {
+    fn chunk(&self, part: u32) -> Option<&Arc<Chunk>> {
+        let at = self.head.binary_search_by_key(&part, |chunk| chunk.part).ok()?;
+        self.head.get(at)
+    }
+
+    fn segment(&self, part: u32) -> Option<&Arc<Segment>> {
+        self.segments.iter().find(|segment| segment.part() == part)
+    }
 }
 
 pub struct Index {
     pub settings: Settings,
     kernel: Kernel,
     parts: ArcSwap<Parts>,
-    /// Held while `parts` are replaced.
-    replacing: Mutex<()>,
+    /// Held while rows change their place: by the committer for each row, by sealing when it is done.
+    moving: Mutex<()>,
     /// Slot → its live row.
     rows: RwLock<Vec<Option<Row>>>,
     next_part: AtomicU32,
@@ -75,7 +99,7 @@ impl Index {
             settings,
             kernel,
             parts: ArcSwap::default(),
-            replacing: Mutex::new(()),
+            moving: Mutex::new(()),
             rows: RwLock::default(),
             next_part: AtomicU32::new(0),
         }
@@ -88,6 +112,7 @@ impl Index {
     /// Gives `slot` this vector. Called by the committer only, so appends never race.
     pub fn put(&self, slot: Slot, values: &[f32]) {
         let inverse_norm = score::inverse_norm(values);
+        let _moving = self.moving.lock();
         let tail = self.parts.load().head.last().cloned();
         let row = match tail.as_ref().and_then(|chunk| chunk.append(slot, values, inverse_norm)) {
             Some(row) => row,
@@ -109,6 +134,7 @@ impl Index {
     }
 
     pub fn remove(&self, slot: Slot) {
+        let _moving = self.moving.lock();
         let before = self.rows.write().get_mut(slot as usize).and_then(Option::take);
         self.bury(before);
     }
@@ -117,14 +143,22 @@ impl Index {
         self.rows.read().get(slot as usize).copied().flatten()
     }
 
+    /// Whether the row is in a segment.
+    pub fn is_sealed(&self, row: Row) -> bool {
+        self.parts.load().segment(row.part).is_some()
+    }
+
     /// The slot's vector in full precision.
     pub fn values(&self, slot: Slot) -> Option<Vec<f32>> {
         // A row that moves between the two look-ups is found where it went.
         for _ in 0..MOVES {
             let row = self.row(slot)?;
             let parts = self.parts.load();
-            if let Some(chunk) = parts.head.iter().find(|chunk| chunk.part == row.part) {
+            if let Some(chunk) = parts.chunk(row.part) {
                 return chunk.values(row.row);
+            }
+            if let Some(segment) = parts.segment(row.part) {
+                return Some(segment.vectors.row(row.row).to_vec());
             }
         }
         None
@@ -138,20 +172,37 @@ impl Index {
             stop.check()?;
             chunk.scan(wanted, &mut nearest);
         }
+        for segment in &parts.segments {
+            segment.search(wanted, &mut nearest, stop)?;
+        }
         Ok(nearest.into_sorted())
     }
 
     /// Bytes that the vectors and tables take in memory.
     pub fn memory_bytes(&self) -> u64 {
-        let head: usize = self.parts.load().head.iter().map(|chunk| chunk.bytes()).sum();
-        (head + self.rows.read().capacity() * size_of::<Option<Row>>()) as u64
+        let parts = self.parts.load();
+        let head: usize = parts.head.iter().map(|chunk| chunk.bytes()).sum();
+        let segments: u64 = parts.segments.iter().map(|segment| segment.memory_bytes()).sum();
+        segments + (head + self.rows.read().capacity() * size_of::<Option<Row>>()) as u64
+    }
+
+    /// Bytes of the segments' files.
+    pub fn disk_bytes(&self) -> u64 {
+        self.parts.load().segments.iter().map(|segment| segment.disk_bytes()).sum()
+    }
+
+    /// The segments as they are now.
+    pub fn segments(&self) -> Vec<Arc<Segment>> {
+        self.parts.load().segments.clone()
     }
 
     fn bury(&self, row: Option<Row>) {
         let Some(row) = row else { return };
         let parts = self.parts.load();
-        if let Some(chunk) = parts.head.iter().rfind(|chunk| chunk.part == row.part) {
+        if let Some(chunk) = parts.chunk(row.part) {
             chunk.dead.insert(row.row);
+        } else if let Some(segment) = parts.segment(row.part) {
+            segment.dead.insert(row.row);
         }
     }
 
@@ -159,8 +210,8 @@ impl Index {
         self.next_part.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Call with `moving` held.
     fn replace(&self, change: impl FnOnce(&mut Parts)) {
-        let _guard = self.replacing.lock();
         let mut parts = Parts::clone(&self.parts.load());
         change(&mut parts);
         self.parts.store(Arc::new(parts));

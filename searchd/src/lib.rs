@@ -3,12 +3,14 @@
 //! A write goes `rpc` → `commit` (plan, stamp, log, sync) → `engine` (the truth) → `index` (the vectors). A search goes
 //! `rpc` → `search` on its own threads → `index` → `engine` for ids and metadata.
 
+pub mod checkpoint;
 pub mod commit;
 pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod filter;
 pub mod index;
+pub mod maintenance;
 pub mod node;
 pub mod rpc;
 pub mod search;

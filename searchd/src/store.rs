@@ -61,6 +61,16 @@ impl Store {
         self.indexes.write().0.insert(incarnation, index);
     }
 
+    /// Puts the state of a snapshot in place.
+    pub fn restore(&self, state: State) {
+        *self.state.write() = state;
+    }
+
+    /// All indexes.
+    pub fn indexes(&self) -> Vec<(u64, Arc<Index>)> {
+        self.indexes.read().0.iter().map(|(incarnation, index)| (*incarnation, index.clone())).collect()
+    }
+
     /// Applies entries in order and wakes waiting readers. Readers see all of a batch or nothing of it.
     pub fn apply<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), Malformed> {
         let mut state = self.state.write();

@@ -53,6 +53,7 @@ pub struct Wal {
     next: u64,
     rotate_at: u64,
     buffer: Vec<u8>,
+    last_batch_bytes: u64,
     closed: bool,
     durable: Arc<AtomicU64>,
 }
@@ -94,6 +95,7 @@ impl Wal {
             next,
             rotate_at,
             buffer: Vec::new(),
+            last_batch_bytes: 0,
             closed: false,
             durable,
         })
@@ -131,7 +133,8 @@ impl Wal {
             self.closed = true;
             return Err(self.undo(error));
         }
-        self.length += self.buffer.len() as u64;
+        self.last_batch_bytes = self.buffer.len() as u64;
+        self.length += self.last_batch_bytes;
         self.next = next;
         self.durable.store(next - 1, Ordering::Release);
         if self.buffer.capacity() > KEPT_BUFFER {
@@ -140,13 +143,23 @@ impl Wal {
         Ok(())
     }
 
-    /// Removes files that hold nothing from record `from` on.
-    pub fn forget_before(&mut self, from: u64) -> io::Result<()> {
+    /// Removes files that hold nothing from record `from` on, as long as at least `kept_bytes` of log are left.
+    pub fn forget_before(&mut self, from: u64, kept_bytes: u64) -> io::Result<()> {
         while self.files.len() > 1 && self.files[1] <= from {
+            let later = self.files[1..].iter().map(|first| fs_err::metadata(reader::path(&self.directory, *first)));
+            let left: u64 = later.map(|file| file.map(|file| file.len())).sum::<io::Result<u64>>()?;
+            if left < kept_bytes {
+                break;
+            }
             fs_err::remove_file(reader::path(&self.directory, self.files[0]))?;
             self.files.remove(0);
         }
         Ok(())
+    }
+
+    /// Bytes that the last successful [`Wal::append`] wrote.
+    pub fn last_batch_bytes(&self) -> u64 {
+        self.last_batch_bytes
     }
 
     /// Bytes of the file that is being written.

@@ -64,6 +64,11 @@ impl Record {
         if self.metadata.is_empty() { Bytes::from_static(b"{}") } else { self.metadata.clone() }
     }
 
+    /// As it is kept: empty for `{}`.
+    pub fn stored_metadata(&self) -> Bytes {
+        self.metadata.clone()
+    }
+
     pub fn base(&self) -> Option<&Stamp> {
         self.base.as_ref()
     }
@@ -121,7 +126,8 @@ impl Record {
         let before = std::mem::take(&mut self.metadata);
         self.patches.retain(|_, (patched, _)| *patched > *stamp);
         self.metadata =
-            if self.patches.is_empty() { metadata.clone() } else { overlay(metadata, &before, &self.patches) };
+            // A copy of its own: `metadata` may be a piece of a large message, which must not stay in memory for it.
+            if self.patches.is_empty() { Bytes::copy_from_slice(metadata) } else { overlay(metadata, &before, &self.patches) };
         self.base = Some(stamp.clone());
         let waiting = self.waiting.take();
         let values = if self.raise_vector(stamp) { Some(values.clone()) } else { waiting };
@@ -146,7 +152,7 @@ impl Record {
         if self.is_live() {
             Merged { values, metadata, life: None }
         } else {
-            self.waiting = values.or_else(|| self.waiting.take());
+            self.waiting = values.map(|values| Bytes::copy_from_slice(&values)).or_else(|| self.waiting.take());
             Merged::default()
         }
     }

@@ -94,8 +94,8 @@ fn describe(address: &Address, collection: &Collection, index: &Arc<Index>) -> v
         settings: Some(collection.settings.to_message()),
         count: collection.count(),
         version: collection.generation,
-        status: "ready".to_owned(),
+        status: if index.is_behind() { "indexing" } else { "ready" }.to_owned(),
         memory_bytes: index.memory_bytes(),
-        disk_bytes: 0,
+        disk_bytes: index.disk_bytes(),
     }
 }

@@ -14,6 +14,8 @@ use super::{Error, record};
 pub struct Replay {
     pub number: u64,
     pub entry: Entry,
+    /// Of its record.
+    pub bytes: u64,
 }
 
 /// Where a file's records end.
@@ -64,7 +66,7 @@ pub(super) fn replay<E: From<Error>>(
             break;
         };
         if next >= from {
-            each(Replay { number: next, entry: record.entry })?;
+            each(Replay { number: next, entry: record.entry, bytes: record.bytes as u64 })?;
         }
         at += record.bytes;
         next += 1;
@@ -117,7 +119,8 @@ impl Reader {
             };
             at += record.bytes;
             next += 1;
-            if record.number >= from && !each(Replay { number: record.number, entry: record.entry }) {
+            let replay = Replay { number: record.number, entry: record.entry, bytes: record.bytes as u64 };
+            if replay.number >= from && !each(replay) {
                 break;
             }
         }

@@ -79,7 +79,9 @@ fn damage_before_the_tail_is_refused() {
 fn forgotten_files_are_gone_and_a_gap_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut wal = written(directory.path(), 100);
-    wal.forget_before(50).unwrap();
+    wal.forget_before(50, u64::MAX).unwrap();
+    assert!(wal.reader().read(1, |_| true).unwrap().is_some());
+    wal.forget_before(50, 0).unwrap();
     assert!(wal.reader().read(1, |_| true).unwrap().is_none());
     let mut seen = Vec::new();
     let mut next = 50;

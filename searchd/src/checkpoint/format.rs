@@ -1,0 +1,124 @@
+//! What a checkpoint writes, in protobuf. Private to one data directory; a change of meaning is a new `FORMAT`.
+
+use bytes::Bytes;
+use nearfield_proto::log::v1 as log;
+use nearfield_proto::v1;
+
+/// The manifest's format, checked before anything else of it is believed.
+pub(super) const FORMAT: u32 = 1;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Manifest {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// The first record of the log that may not be in the checkpoint.
+    #[prost(uint64, tag = "2")]
+    pub from_record: u64,
+    /// What had been applied when that record was next.
+    #[prost(message, repeated, tag = "3")]
+    pub clock: Vec<Applied>,
+    /// At least the latest stamp that was seen.
+    #[prost(message, optional, tag = "4")]
+    pub latest: Option<log::Stamp>,
+    #[prost(message, repeated, tag = "5")]
+    pub holders: Vec<Holder>,
+    /// Entries that wait for their collection.
+    #[prost(message, repeated, tag = "6")]
+    pub pending: Vec<log::Entry>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Applied {
+    #[prost(fixed64, tag = "1")]
+    pub origin: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Holder {
+    #[prost(string, tag = "1")]
+    pub tenant: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(message, optional, tag = "3")]
+    pub deleted: Option<log::Stamp>,
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    #[prost(message, optional, tag = "5")]
+    pub collection: Option<Collection>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Collection {
+    #[prost(message, optional, tag = "1")]
+    pub settings: Option<v1::CollectionSettings>,
+    #[prost(message, optional, tag = "2")]
+    pub created: Option<log::Stamp>,
+    #[prost(fixed64, tag = "3")]
+    pub incarnation: u64,
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub segments: Vec<Segment>,
+    /// The file with the records, and what it must hash to.
+    #[prost(uint64, tag = "6")]
+    pub records: u64,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub records_hash: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Segment {
+    #[prost(uint32, tag = "1")]
+    pub part: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub vectors: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub graph: Bytes,
+}
+
+/// One slot. The records file holds one a slot, in order, each with its length before it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Record {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(message, optional, tag = "3")]
+    pub base: Option<log::Stamp>,
+    #[prost(message, optional, tag = "4")]
+    pub deleted: Option<log::Stamp>,
+    /// Absent when it equals `base`, as it mostly does.
+    #[prost(message, optional, tag = "5")]
+    pub vector: Option<log::Stamp>,
+    #[prost(bytes = "bytes", optional, tag = "6")]
+    pub waiting: Option<Bytes>,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub metadata: Bytes,
+    #[prost(message, repeated, tag = "8")]
+    pub patches: Vec<Patch>,
+    /// Where the values are: in a segment, or else right here.
+    #[prost(message, optional, tag = "9")]
+    pub row: Option<Row>,
+    #[prost(bytes = "bytes", tag = "10")]
+    pub values: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Patch {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(message, optional, tag = "2")]
+    pub stamp: Option<log::Stamp>,
+    #[prost(bool, tag = "3")]
+    pub removed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Row {
+    #[prost(uint32, tag = "1")]
+    pub part: u32,
+    #[prost(uint32, tag = "2")]
+    pub row: u32,
+}

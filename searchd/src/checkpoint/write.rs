@@ -1,0 +1,242 @@
+//! Writing checkpoints, and removing what none needs any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::format::{self, FORMAT, Manifest};
+use super::{Error, collection_directory, collections_directory, records_file, write_manifest};
+use crate::engine::{Address, Holder, Slot};
+use crate::index::Index;
+use crate::index::segment::Sealed;
+use crate::store::{Store, encode_values};
+use crate::wal::sync_directory;
+
+/// Records that are copied under one look at the state.
+const BLOCK: Slot = 1_024;
+
+/// Writes checkpoints of one data directory. There is one, on the maintenance thread, which also seals segments: so
+/// which segments there are does not change while it writes.
+pub struct Checkpointer {
+    directory: PathBuf,
+    next_file: u64,
+    /// What the last checkpoint wrote of each collection, for those that did not change since.
+    written: BTreeMap<u64, Written>,
+}
+
+#[derive(Clone)]
+struct Written {
+    generation: u64,
+    segments: Vec<Sealed>,
+    collection: format::Collection,
+}
+
+impl Checkpointer {
+    /// `next_file` is larger than the number of every records file there is.
+    pub fn new(directory: PathBuf, next_file: u64) -> Self {
+        Self { directory, next_file, written: BTreeMap::new() }
+    }
+
+    /// Writes a checkpoint from which the log is replayed from `from_record` on. That number was read before the call.
+    pub fn write(&mut self, store: &Store, from_record: u64) -> Result<(), Error> {
+        let (mut manifest, addresses) = {
+            let state = store.read();
+            let clock = state.clock().iter().map(|(origin, sequence)| format::Applied { origin, sequence });
+            let manifest = Manifest {
+                format: FORMAT,
+                from_record,
+                clock: clock.collect(),
+                latest: state.latest().map(|stamp| stamp.to_message()),
+                holders: Vec::new(),
+                pending: state.pending().cloned().collect(),
+            };
+            (manifest, state.holders().map(|(address, _)| address.clone()).collect::<Vec<_>>())
+        };
+        for address in &addresses {
+            manifest.holders.extend(self.holder(store, address)?);
+        }
+        write_manifest(&self.directory, &manifest)?;
+        self.remove_orphans(store, &manifest);
+        Ok(())
+    }
+
+    fn holder(&mut self, store: &Store, address: &Address) -> Result<Option<format::Holder>, Error> {
+        let opened = {
+            let state = store.read();
+            let Some(holder) = state.holder(address) else { return Ok(None) };
+            let message = format::Holder {
+                tenant: address.tenant.to_string(),
+                name: address.name.to_string(),
+                deleted: holder.deleted.as_ref().map(|stamp| stamp.to_message()),
+                generation: holder.generation,
+                collection: None,
+            };
+            let index = holder.collection.as_ref().and_then(|collection| store.index(collection.incarnation));
+            (message, holder.collection.as_ref().map(|collection| collection.incarnation).zip(index))
+        };
+        let (mut message, collection) = opened;
+        if let Some((incarnation, index)) = collection {
+            message.collection = self.collection(store, address, incarnation, &index)?;
+        }
+        Ok(Some(message))
+    }
+
+    /// None when the collection was dropped meanwhile: the log, replayed, drops it again.
+    fn collection(
+        &mut self,
+        store: &Store,
+        address: &Address,
+        incarnation: u64,
+        index: &Arc<Index>,
+    ) -> Result<Option<format::Collection>, Error> {
+        let segments: Vec<Sealed> = index.segments().iter().map(|segment| segment.sealed).collect();
+        let look = |holder: &Holder| {
+            let collection = holder.collection.as_ref().filter(|found| found.incarnation == incarnation)?;
+            Some((collection.settings.to_message(), collection.created.to_message(), collection.generation))
+        };
+        let Some((settings, created, generation)) = store.read().holder(address).and_then(look) else {
+            return Ok(None);
+        };
+        if let Some(written) = self.written.get(&incarnation)
+            && written.generation == generation
+            && written.segments == segments
+        {
+            return Ok(Some(written.collection.clone()));
+        }
+        let directory = collection_directory(&self.directory, incarnation);
+        let number = self.next_file;
+        self.next_file += 1;
+        let file = records_file(&self.directory, incarnation, number);
+        let io = |source| Error::Io { doing: "writing", path: file.clone(), source };
+        std::fs::create_dir_all(&directory).map_err(io)?;
+        let records_hash = write_records(store, address, incarnation, index, &file).map_err(io)?;
+        sync_directory(&directory)
+            .and_then(|()| sync_directory(&collections_directory(&self.directory)))
+            .map_err(io)?;
+        let named = segments.iter().map(|sealed| format::Segment {
+            part: sealed.part,
+            vectors: Bytes::copy_from_slice(sealed.vectors.as_bytes()),
+            graph: Bytes::copy_from_slice(sealed.graph.as_bytes()),
+        });
+        let collection = format::Collection {
+            settings: Some(settings),
+            created: Some(created),
+            incarnation,
+            generation,
+            segments: named.collect(),
+            records: number,
+            records_hash: Bytes::copy_from_slice(records_hash.as_bytes()),
+        };
+        let written = Written { generation, segments, collection: collection.clone() };
+        self.written.insert(incarnation, written);
+        Ok(Some(collection))
+    }
+
+    /// Removes files that neither this checkpoint nor the running process knows. Failing costs space, nothing else.
+    fn remove_orphans(&mut self, store: &Store, manifest: &Manifest) {
+        let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
+        for collection in manifest.holders.iter().filter_map(|holder| holder.collection.as_ref()) {
+            let directory = collection_directory(&self.directory, collection.incarnation);
+            kept.insert(records_file(&self.directory, collection.incarnation, collection.records));
+            let index = store.index(collection.incarnation);
+            let live = index.iter().flat_map(|index| index.segments()).map(|segment| segment.part());
+            for part in collection.segments.iter().map(|segment| segment.part).chain(live) {
+                kept.insert(crate::index::segment::vectors_file(&directory, part));
+                kept.insert(crate::index::segment::graph_file(&directory, part));
+            }
+            directories.insert(directory);
+        }
+        self.written
+            .retain(|incarnation, _| directories.contains(&collection_directory(&self.directory, *incarnation)));
+        if let Err(error) = sweep(&collections_directory(&self.directory), &directories, &kept) {
+            tracing::warn!(%error, "files that no checkpoint needs could not be removed");
+        }
+    }
+}
+
+fn sweep(root: &Path, directories: &BTreeSet<PathBuf>, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    if !root.is_dir() {
+        return Ok(());
+    }
+    for directory in std::fs::read_dir(root)? {
+        let directory = directory?.path();
+        if !directories.contains(&directory) {
+            std::fs::remove_dir_all(&directory)?;
+            continue;
+        }
+        for file in std::fs::read_dir(&directory)? {
+            let file = file?.path();
+            if !kept.contains(&file) {
+                std::fs::remove_file(&file)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes all slots. The file is durable afterwards; its name is not yet.
+fn write_records(
+    store: &Store,
+    address: &Address,
+    incarnation: u64,
+    index: &Index,
+    file: &Path,
+) -> io::Result<blake3::Hash> {
+    let mut writer = BufWriter::with_capacity(1024 * 1024, File::create(file)?);
+    let mut hasher = blake3::Hasher::new();
+    let mut start: Slot = 0;
+    loop {
+        let mut block = Vec::new();
+        let done = {
+            let state = store.read();
+            let collection = state.holder(address).and_then(|holder| holder.collection.as_ref());
+            // Dropped while it was being written: what is there is enough, for the log drops it again.
+            let Some(collection) = collection.filter(|found| found.incarnation == incarnation) else { break };
+            let end = collection.slots().min(start.saturating_add(BLOCK));
+            for (id, record) in (start..end).filter_map(|slot| collection.slot(slot)) {
+                let slot = start;
+                start += 1;
+                encode_record(id, record, index, slot).encode_length_delimited(&mut block).map_err(io::Error::other)?;
+            }
+            end == collection.slots()
+        };
+        hasher.update(&block);
+        writer.write_all(&block)?;
+        if done {
+            break;
+        }
+    }
+    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(hasher.finalize())
+}
+
+fn encode_record(id: &str, record: &crate::engine::record::Record, index: &Index, slot: Slot) -> format::Record {
+    let sealed = index.row(slot).filter(|row| index.is_sealed(*row));
+    let values = if sealed.is_none() && record.is_live() { index.values(slot) } else { None };
+    let message = |stamp: Option<&crate::engine::stamp::Stamp>| stamp.map(|stamp| stamp.to_message());
+    format::Record {
+        id: id.to_owned(),
+        version: record.version,
+        base: message(record.base()),
+        deleted: message(record.deleted()),
+        vector: message(record.vector().filter(|vector| Some(*vector) != record.base())),
+        waiting: record.waiting().cloned(),
+        metadata: record.stored_metadata(),
+        patches: record
+            .patches()
+            .map(|(key, stamp, removed)| format::Patch {
+                key: key.to_owned(),
+                stamp: Some(stamp.to_message()),
+                removed,
+            })
+            .collect(),
+        row: sealed.map(|row| format::Row { part: row.part, row: row.row }),
+        values: values.map(|values| encode_values(&values)).unwrap_or_default(),
+    }
+}
