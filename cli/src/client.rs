@@ -67,12 +67,12 @@ impl Target {
         }
     }
 
-    fn ca(&self) -> Option<PathBuf> {
+    pub(crate) fn ca(&self) -> Option<PathBuf> {
         let own = || Some(self.data_dir.join("tls/ca.pem")).filter(|path| self.is_local() && path.exists());
         self.ca.clone().or_else(own)
     }
 
-    fn credentials(&self) -> Result<HeaderMap> {
+    pub(crate) fn credentials(&self) -> Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         if let Some(key) = &self.api_key {
             headers.insert("x-api-key", secret(key).context("the API key cannot be in a header")?);
@@ -138,7 +138,7 @@ impl Problem {
         error.downcast_ref()
     }
 
-    fn from_body(status: StatusCode, body: &[u8]) -> Self {
+    pub(crate) fn from_body(status: StatusCode, body: &[u8]) -> Self {
         let problem = serde_json::from_slice::<Self>(body).unwrap_or_else(|_| Self {
             title: status.canonical_reason().unwrap_or("no reason given").to_owned(),
             detail: String::from_utf8_lossy(body).chars().take(200).collect(),
@@ -168,12 +168,17 @@ impl Client {
                 .with_context(|| format!("reading certificates from {}", path.display()))?;
             builder = builder.tls_certs_only(authorities);
         }
+        Ok(Self { http: builder.build().context("setting up TLS")?, base: Self::base(target)? })
+    }
+
+    /// What the paths of the API are relative to.
+    pub(crate) fn base(target: &Target) -> Result<Url> {
         let mut base = target.url.clone();
         if !matches!(base.scheme(), "https" | "http") || base.cannot_be_a_base() {
             bail!("{base} is not the address of a gateway: https://host:port is expected");
         }
         base.set_path("/api/v1/");
-        Ok(Self { http: builder.build().context("setting up TLS")?, base })
+        Ok(base)
     }
 
     /// GET, decoded.
@@ -189,6 +194,17 @@ impl Client {
     /// A GET whose answer is read bit by bit.
     pub async fn stream(&self, path: &str) -> Result<Response> {
         self.send(Method::GET, path, None).await
+    }
+
+    /// POSTs a JSON body and takes the answer as it is, whatever it says.
+    pub(crate) async fn post_once(&self, path: &str, body: Bytes) -> Result<http::Response<Vec<u8>>> {
+        let request = self.http.post(self.base.join(path)?).header(CONTENT_TYPE, "application/json").body(body);
+        let answer = request.send().await.with_context(|| format!("asking {}", self.base))?;
+        let mut response = http::Response::new(Vec::new());
+        (*response.status_mut(), *response.version_mut()) = (answer.status(), answer.version());
+        *response.headers_mut() = answer.headers().clone();
+        *response.body_mut() = answer.bytes().await?.to_vec();
+        Ok(response)
     }
 
     /// Sends until there is an answer that another try would not change. Everything that these commands send may be

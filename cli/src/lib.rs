@@ -3,9 +3,11 @@
 pub mod client;
 pub mod export;
 pub mod format;
+mod http3;
 pub mod import;
 pub mod key;
 mod progress;
+pub mod search;
 pub mod token;
 
 /// Search vectors near you.
@@ -19,6 +21,8 @@ pub enum Command {
     Key(key::Command),
     /// Loads points from a .jsonl, .npy, .fvecs or .parquet file into a collection
     Import(import::Options),
+    /// Searches once, over HTTP/2 or HTTP/3
+    Search(search::Options),
     /// Writes a collection's points to a .jsonl, .npy, .fvecs or .parquet file
     Export(export::Options),
 }
@@ -29,6 +33,7 @@ impl Command {
             Self::Export(options) => export::run(options).await,
             Self::Import(options) => import::run(options).await,
             Self::Key(command) => key::run(command).await,
+            Self::Search(options) => search::run(options).await,
             Self::Token(options) => token::run(&options),
         }
     }
