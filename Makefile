@@ -13,11 +13,12 @@ help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: ## one gateway and one searchd with the demo collection, on https://127.0.0.1:8443
-	@cargo build --locked --package nearfield-cli --bin nearfield
+	cargo build --workspace --bins --locked
 	@exec target/debug/nearfield dev --demo
 
+# The tests start the programs that `build` has made; cargo test rather than a process a test, because many share a server.
 test: prepare lint build ## installs what it needs where it can, then all checks and tests
-	$(TOOLS)/cargo-nextest nextest run --workspace --locked --no-fail-fast
+	NEARFIELD_BIN_DIR=$(CURDIR)/target/debug cargo test --workspace --locked --no-fail-fast
 
 build: ## everything, with the binaries that the tests start
 	cargo build $(ALL)
@@ -42,8 +43,8 @@ bench: ## searches per second, latency, recall and CPU per request of release bu
 	cargo build --release --locked --workspace --bins
 	target/release/nearfield-bench
 
-load: prepare ## the long k6 run against `make dev` (set URL, TOKEN and DURATION to change it)
+load: prepare ## the long k6 run against a release build (load-tests/README.md tells how to change it)
 	load-tests/run
 
-prepare:
+prepare: ## installs, or tells, what building and testing need
 	@.ci/prepare

@@ -1,6 +1,7 @@
 //! The command line of Nearfield: both tiers in one process for development, credentials, and bulk data in and out.
 
 pub mod client;
+pub mod dev;
 pub mod export;
 pub mod format;
 mod http3;
@@ -14,6 +15,8 @@ pub mod token;
 #[derive(clap::Parser)]
 #[command(name = "nearfield", version, about)]
 pub enum Command {
+    /// Runs one gateway and one searchd in this process
+    Dev(dev::Options),
     /// Makes a token that a development server trusts
     Token(token::Options),
     /// Makes, lists and revokes API keys
@@ -30,6 +33,7 @@ pub enum Command {
 impl Command {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Dev(options) => dev::run(options).await,
             Self::Export(options) => export::run(options).await,
             Self::Import(options) => import::run(options).await,
             Self::Key(command) => key::run(command).await,

@@ -1,0 +1,7 @@
+//! The command line as people and scripts use it: real processes, real files.
+
+mod credentials;
+mod dev;
+mod formats;
+mod run;
+mod transfer;
