@@ -66,6 +66,13 @@ impl Config {
             ("tls.handshake_timeout", self.tls.handshake_timeout.is_zero()),
             ("deadline.unary", self.deadline.unary.is_zero()),
             ("deadline.stream", self.deadline.stream.is_zero()),
+            ("stream.ping_interval", self.stream.ping_interval.is_zero()),
+            ("websocket.idle_timeout", self.websocket.idle_timeout.is_zero()),
+            ("websocket.message_bytes_max", self.websocket.message_bytes_max == 0),
+            ("websocket.ping_interval", self.websocket.ping_interval.is_zero()),
+            ("websocket.request_timeout", self.websocket.request_timeout.is_zero()),
+            ("websocket.requests_max", self.websocket.requests_max == 0),
+            ("websocket.send_timeout", self.websocket.send_timeout.is_zero()),
         ];
         match zero.into_iter().find(|(_, is_zero)| *is_zero) {
             Some((key, _)) => Err(Invalid::Zero { key }),

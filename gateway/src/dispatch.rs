@@ -16,7 +16,6 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, header};
-use nearfield_telemetry::drain::Drain;
 use tonic::Status;
 use tower::Service;
 
@@ -31,7 +30,6 @@ use crate::{sse, websocket};
 #[derive(Clone)]
 pub struct Dispatch(Arc<Inner>);
 
-#[derive(Clone)]
 struct Inner {
     regions: Regions,
     stream: sse::Config,
@@ -39,25 +37,9 @@ struct Inner {
 }
 
 impl Dispatch {
-    /// Answers by the searchds of `regions`, and lets go of its WebSockets when `drain` starts.
-    pub fn new(regions: Regions, drain: Drain) -> Self {
-        let config = websocket::Config::default();
-        let websockets = websocket::Server::new(config, regions.clone(), drain, Arc::new(websocket::Unlimited));
-        Self(Arc::new(Inner { regions, stream: sse::Config::default(), websockets }))
-    }
-
-    /// With settings of its own for event streams.
-    #[must_use]
-    pub fn with_stream(mut self, config: sse::Config) -> Self {
-        Arc::make_mut(&mut self.0).stream = config;
-        self
-    }
-
-    /// With a WebSocket server of its own settings and limits.
-    #[must_use]
-    pub fn with_websockets(mut self, server: websocket::Server) -> Self {
-        Arc::make_mut(&mut self.0).websockets = server;
-        self
+    /// Answers by the searchds of `regions`.
+    pub fn new(regions: Regions, websockets: websocket::Server, stream: sse::Config) -> Self {
+        Self(Arc::new(Inner { regions, stream, websockets }))
     }
 }
 

@@ -11,6 +11,7 @@ mod connection;
 mod endpoint;
 mod grpc;
 pub mod health;
+pub mod metrics;
 mod passthrough;
 pub mod retry;
 mod upstream;
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 pub use self::call::CallContext;
 pub use self::grpc::Messages;
-pub use self::upstream::Upstream;
+pub use self::upstream::{Changes, Upstream};
 
 /// The settings' section `[upstream]`.
 #[derive(Clone, Debug, Deserialize)]

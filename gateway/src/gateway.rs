@@ -8,6 +8,8 @@ use nearfield_telemetry::admin;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State};
 use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::{Request, Response};
 use crate::config::{Config, Invalid, Server};
@@ -18,7 +20,7 @@ use crate::listener::tls::{self, Certificates};
 use crate::pipeline;
 use crate::region::topology::Topology;
 use crate::region::{self, Regions};
-use crate::websocket;
+use crate::{forward, websocket};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,8 @@ pub struct Gateway {
     readiness: Readiness,
     drain: Drain,
     host: Host,
+    /// Keeps the readiness in step with the regions' health.
+    following: Option<AbortOnDropHandle<()>>,
     config: Server,
 }
 
@@ -67,7 +71,27 @@ impl Gateway {
     /// When something in `config` cannot be had: an address, a certificate, a file.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let settings = config.clone();
-        Self::start_around(config, move |inside| async move { dispatch(settings, inside) }).await
+        let first_checks = config.upstream.health.timeout;
+        let mut registry = Registry::default();
+        let metrics = forward::metrics::Metrics::register(&mut registry);
+        let (tell, regions) = oneshot::channel();
+        let build = move |inside| async move {
+            let (dispatch, regions) = dispatch(settings, inside, &metrics)?;
+            // Nobody waits for them any more when the start has failed elsewhere.
+            let _ = tell.send(regions);
+            Ok(dispatch)
+        };
+        let mut gateway = Self::start_with(config, registry, build).await?;
+        let regions = regions.await.map_err(|_gone| Error::Host)?;
+        // So that who asks right behind the start is told what is, not that it is not known yet.
+        let _ = tokio::time::timeout(first_checks, regions.checked()).await;
+        let readiness = gateway.readiness.clone();
+        let following = tokio::spawn(async move {
+            let ready = |healthy| if healthy { State::Ready } else { State::Unready("no searchd answers") };
+            regions.follow(|healthy| readiness.set(ready(healthy))).await;
+        });
+        gateway.following = Some(AbortOnDropHandle::new(following));
+        Ok(gateway)
     }
 
     /// The same edge around another innermost service, which `inner` makes on the runtime that will call it.
@@ -81,13 +105,24 @@ impl Gateway {
         F: Future<Output = Result<S, Error>> + Send + 'static,
         I: FnOnce(Inside) -> F + Send + Sync + 'static,
     {
+        let gateway = Self::start_with(config, Registry::default(), inner).await?;
+        gateway.readiness.set(State::Ready);
+        Ok(gateway)
+    }
+
+    async fn start_with<S, F, I>(config: Config, mut registry: Registry, inner: I) -> Result<Self, Error>
+    where
+        S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        F: Future<Output = Result<S, Error>> + Send + 'static,
+        I: FnOnce(Inside) -> F + Send + Sync + 'static,
+    {
         Self::check(&config)?;
         let certificates = Arc::new(Certificates::load(config.tls.clone()).map_err(Error::Tls)?);
         let sockets = sockets::bind(&config.listener.https, config.listener.http3.enabled).map_err(Error::Bind)?;
         let https: Vec<SocketAddr> = sockets.iter().map(|bound| bound.addr).collect();
         let drain = Drain::new();
         let readiness = Readiness::new();
-        let mut registry = Registry::default();
         nearfield_telemetry::process::register(&mut registry);
         let context = pipeline::Context::new(&config, readiness.clone(), &mut registry);
         let admin =
@@ -102,8 +137,7 @@ impl Gateway {
             build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(inside).await?)) })),
         };
         let host = Host::start(plan).await?;
-        readiness.set(State::Ready);
-        Ok(Self { https, admin, certificates, readiness, drain, host, config: config.server })
+        Ok(Self { https, admin, certificates, readiness, drain, host, following: None, config: config.server })
     }
 
     /// Reads what [`Self::start`] would read, without listening.
@@ -155,10 +189,15 @@ impl Gateway {
 }
 
 /// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
-fn dispatch(config: Config, Inside { drain, admission }: Inside) -> Result<Dispatch, Error> {
-    let regions = Regions::start(&config.topology, &config.server.region, &config.upstream).map_err(Error::Regions)?;
-    let websockets = websocket::Server::new(config.websocket, regions.clone(), drain.clone(), admission);
-    Ok(Dispatch::new(regions, drain).with_stream(config.stream).with_websockets(websockets))
+fn dispatch(
+    config: Config,
+    Inside { drain, admission }: Inside,
+    metrics: &forward::metrics::Metrics,
+) -> Result<(Dispatch, Regions), Error> {
+    let Config { server, topology, upstream, stream, websocket, .. } = config;
+    let regions = Regions::start(&topology, &server.region, &upstream, metrics).map_err(Error::Regions)?;
+    let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission);
+    Ok((Dispatch::new(regions.clone(), websockets, stream), regions))
 }
 
 fn threads(configured: usize) -> usize {

@@ -16,7 +16,8 @@ use self::decision::{Health, State};
 use self::geo::Coordinates;
 use self::topology::Topology;
 use crate::error::Error;
-use crate::forward::{self, Upstream};
+use crate::forward::metrics::Metrics;
+use crate::forward::{self, Changes, Upstream};
 
 /// The settings' section `[topology]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +36,7 @@ struct Inner {
     /// The cluster of each region, in the topology's order; none where no searchd runs.
     upstreams: Vec<Option<Upstream>>,
     here: usize,
+    changes: Changes,
     /// The regions' names, for the header `Nearfield-Region`.
     names: Vec<HeaderValue>,
 }
@@ -57,12 +59,18 @@ impl Regions {
     ///
     /// # Errors
     /// A topology that cannot be read, or an endpoint that is none.
-    pub fn start(config: &Config, here: &str, upstream: &forward::Config) -> Result<Self, StartError> {
+    pub fn start(
+        config: &Config,
+        here: &str,
+        upstream: &forward::Config,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
         let mut topology = Topology::load(config.file.as_deref())?;
         let here_index = topology.find_or_add(here);
         let name = |name: &String| HeaderValue::from_str(name).map_err(|_| StartError::Name(name.clone()));
         let names = topology.regions.iter().map(|region| name(&region.name)).collect::<Result<_, _>>()?;
-        let mut upstreams = Vec::with_capacity(topology.regions.len());
+        let changes = Changes::default();
+        let mut upstreams: Vec<Option<Upstream>> = Vec::with_capacity(topology.regions.len());
         for (i, region) in topology.regions.iter().enumerate() {
             let mut config = upstream.clone();
             if i != here_index {
@@ -70,11 +78,14 @@ impl Regions {
             }
             let start = |config: &forward::Config| {
                 let named = |source| StartError::Upstream { region: region.name.clone(), source };
-                Upstream::start(config).map_err(named)
+                Upstream::start(config, &changes).map_err(named)
             };
             upstreams.push(if config.endpoints.is_empty() { None } else { Some(start(&config)?) });
+            if let Some(Some(upstream)) = upstreams.last() {
+                metrics.add(&region.name, upstream.clone());
+            }
         }
-        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, names })))
+        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, changes, names })))
     }
 
     /// This gateway's own region.
@@ -85,6 +96,28 @@ impl Regions {
     /// Can any region answer?
     pub fn is_healthy(&self) -> bool {
         self.0.upstreams.iter().flatten().any(Upstream::is_healthy)
+    }
+
+    /// Resolves when every region has been checked once, so that [`Regions::is_healthy`] is known.
+    pub async fn checked(&self) {
+        let mut changes = self.0.changes.subscribe();
+        while self.0.upstreams.iter().flatten().any(Upstream::is_unknown) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Calls `follow` with [`Regions::is_healthy`], now and whenever some endpoint's health changes, for ever.
+    pub async fn follow(&self, follow: impl Fn(bool)) {
+        let mut changes = self.0.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            follow(self.is_healthy());
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The region that takes a request, by where its client is.

@@ -45,7 +45,7 @@ pub struct Config {
     /// How long one message's request may take.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How long a peer may take to accept what is sent to it, and to answer a close.
+    /// How long a peer may take to accept what is sent to it.
     #[serde(with = "humantime_serde")]
     pub send_timeout: Duration,
 }

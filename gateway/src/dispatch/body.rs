@@ -3,10 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use crate::body::{Body, BodyError};
+use crate::body::Body;
 use crate::error::Error;
 
-/// Bytes of a JSON body, after decompression.
+/// Bytes of a body that is read whole, whatever the layers outside let through.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// The whole body.
@@ -21,7 +21,7 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, Error> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(Error::of_body)?.into_data() else { continue };
         if all.is_empty() && first.is_empty() {
             // One frame is the common case, and needs no copy.
             first = data;
@@ -37,11 +37,6 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, Error> {
         }
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
-}
-
-/// Why a body could not be read.
-pub(crate) fn broken(error: BodyError) -> Error {
-    Error::of_body(error)
 }
 
 fn too_large() -> Error {

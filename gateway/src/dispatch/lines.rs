@@ -5,7 +5,7 @@
 use http_body_util::BodyExt;
 use nearfield_proto::v1::{InsertRequest, Point};
 
-use super::{Job, body, reply};
+use super::{Job, reply};
 use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::json::Report;
@@ -27,7 +27,7 @@ pub(super) async fn insert(job: Job) -> Result<Response, Error> {
     let mut batches = Batches::new(job.upstream, job.context, collection);
     let mut lines = Lines::default();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|e| batches.end(lines.number(), body::broken(e)))?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|e| batches.end(lines.number(), Error::of_body(e)))?.into_data() else { continue };
         lines.feed(&data);
         while let Some(line) = next_line(&mut lines, &mut batches).await? {
             batches.take(lines.number(), &line).await?;

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::Config;
 use super::connection::{Connection, Failure, Lease, Origin, Settings};
 use super::health::{self, Observation, State, Tracker};
+use super::upstream::Changes;
 use crate::body::{self, Body};
 
 /// One address that answers calls.
@@ -24,12 +25,13 @@ pub(crate) struct Endpoint {
     streams_per_connection: usize,
     health: Mutex<Tracker>,
     health_config: health::Config,
+    changes: Changes,
     /// Asks for a check now.
     pub recheck: Notify,
 }
 
 impl Endpoint {
-    pub(crate) fn new(id: &str, origin: Origin, weight: u32, config: &Config) -> Self {
+    pub(crate) fn new(id: &str, origin: Origin, weight: u32, config: &Config, changes: &Changes) -> Self {
         let settings = Settings {
             connect_timeout: config.connect_timeout,
             keep_alive_interval: config.keep_alive_interval,
@@ -45,6 +47,7 @@ impl Endpoint {
             health: Mutex::new(Tracker::default()),
             health_config: config.health.clone(),
             recheck: Notify::new(),
+            changes: changes.clone(),
             origin,
         }
     }
@@ -62,6 +65,7 @@ impl Endpoint {
         let changed = self.health.lock().observe(observation, &self.health_config);
         if let Some(state) = changed {
             tracing::info!(endpoint = %self.id, ?state, ?observation, "upstream health changed");
+            self.changes.send_replace(());
         }
         if observation == Observation::Refused {
             self.recheck.notify_one();

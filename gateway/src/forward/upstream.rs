@@ -1,10 +1,12 @@
 //! A region's cluster of searchds: chooses one for each call, repeats what may be repeated, and watches their health.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
@@ -31,7 +33,29 @@ struct Cluster {
     table: Table,
     budget: Budget,
     config: Config,
+    counters: Counters,
 }
+
+#[derive(Default)]
+struct Counters {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    repeated: AtomicU64,
+}
+
+/// How many attempts at calls there were, by how they ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// By searchd, whatever it said.
+    pub answered: u64,
+    /// For want of a connection, or an UNAVAILABLE.
+    pub failed: u64,
+    /// Of the failed, those that were tried again.
+    pub repeated: u64,
+}
+
+/// Tells that some endpoint's health changed. The value means nothing.
+pub type Changes = Arc<watch::Sender<()>>;
 
 /// One endpoint, as operators see it.
 #[derive(Clone, Debug)]
@@ -43,16 +67,18 @@ pub struct EndpointStatus {
 
 impl Upstream {
     /// Starts the health checks; the first ones at once. Needs a tokio runtime around it. Connections are made by the
-    /// runtimes that use them.
+    /// runtimes that use them. Changes of health are told to `changes`.
     ///
     /// # Errors
     /// What [`Config::validate`] finds.
-    pub fn start(config: &Config) -> Result<Self, ConfigError> {
+    pub fn start(config: &Config, changes: &Changes) -> Result<Self, ConfigError> {
         config.validate()?;
         let endpoints: Vec<Arc<Endpoint>> = config
             .endpoints
             .iter()
-            .filter_map(|e| Some(Arc::new(Endpoint::new(e.url(), Origin::parse(e.url())?, e.weight(), config))))
+            .filter_map(|e| {
+                Some(Arc::new(Endpoint::new(e.url(), Origin::parse(e.url())?, e.weight(), config, changes)))
+            })
             .collect();
         let named: Vec<(&str, u32)> = endpoints.iter().map(|e| (e.id.as_str(), e.weight)).collect();
         let table = Table::build(&named);
@@ -61,7 +87,8 @@ impl Upstream {
             checks.spawn(watch(endpoint.clone(), config.health.clone()));
         }
         let budget = Budget::new(&config.retry);
-        let cluster = Arc::new(Cluster { endpoints, table, budget, config: config.clone() });
+        let cluster =
+            Arc::new(Cluster { endpoints, table, budget, config: config.clone(), counters: Counters::default() });
         Ok(Self { cluster, _checks: Arc::new(checks) })
     }
 
@@ -73,6 +100,12 @@ impl Upstream {
     /// Has nobody been checked yet?
     pub fn is_unknown(&self) -> bool {
         self.cluster.endpoints.iter().all(|e| e.state() == State::Unknown)
+    }
+
+    pub fn counts(&self) -> Counts {
+        let Counters { answered, failed, repeated } = &self.cluster.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { answered: load(answered), failed: load(failed), repeated: load(repeated) }
     }
 
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
@@ -133,9 +166,13 @@ impl Upstream {
             let request = grpc::request(&endpoint.origin, call.path, headers, frame.clone());
             let failure = match until(call.context, endpoint.send(request)).await? {
                 Ok(response) => match until(call.context, read(response)).await? {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
                     Err(status) => {
                         if status.code() != Code::Unavailable {
+                            self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
                             return Err(status.into());
                         }
                         endpoint.recheck.notify_one();
@@ -147,9 +184,11 @@ impl Upstream {
             };
             let repeat = failure.may_repeat(call.safety, &self.cluster.budget);
             last = failure.into_error();
+            self.cluster.counters.failed.fetch_add(1, Ordering::Relaxed);
             if !repeat {
                 break;
             }
+            self.cluster.counters.repeated.fetch_add(1, Ordering::Relaxed);
         }
         Err(last)
     }

@@ -136,7 +136,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Finishes what was admitted when this side closes, says why, and waits a moment for the peer's confirmation.
     async fn end(mut self, end: End) {
         let End::Close(code, reason) = end else { return };
-        let patience = self.shared.config.send_timeout;
         let _ = timeout(self.shared.config.request_timeout, self.finish()).await;
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let goodbye = async {
@@ -146,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Ok::<_, SocketError>(())
         };
-        let _ = timeout(patience, goodbye).await;
+        let _ = timeout(CLOSE_PATIENCE, goodbye).await;
     }
 
     async fn finish(&mut self) {
@@ -186,5 +185,7 @@ fn end_of(error: &SocketError) -> End {
 
 /// Answers that wait for a slow peer; requests wait behind them.
 const QUEUED_ANSWERS: usize = 32;
+/// How long a peer may take to confirm a close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at the clock, however the settings read.
 const ALARM_MIN: Duration = Duration::from_millis(100);

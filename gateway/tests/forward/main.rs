@@ -1,0 +1,10 @@
+//! The gateway's inside against a real searchd: REST, streams, WebSockets and gRPC, without the edge around them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod failover;
+mod grpc;
+mod rest;
+mod streams;
+mod support;
+mod websockets;

@@ -1,0 +1,119 @@
+//! Dispatch in front of a real searchd, called without a network between test and gateway.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt;
+use nearfield_gateway::body::{self, Request, Response};
+use nearfield_gateway::dispatch::Dispatch;
+use nearfield_gateway::error::Error;
+use nearfield_gateway::forward::EndpointConfig;
+use nearfield_gateway::forward::metrics::Metrics;
+use nearfield_gateway::region::Regions;
+use nearfield_gateway::{forward, region, rescue, sse, websocket};
+use nearfield_searchd::Searchd;
+use nearfield_telemetry::drain::Drain;
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A gateway's inside with what stands behind it.
+pub(crate) struct Inside {
+    pub(crate) dispatch: Dispatch,
+    pub(crate) regions: Regions,
+    pub(crate) drain: Drain,
+    pub(crate) searchd: Option<Searchd>,
+    _data: tempfile::TempDir,
+}
+
+impl Inside {
+    /// In front of one searchd with empty storage.
+    pub(crate) async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = nearfield_searchd::Config::default();
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.server.admin = ([127, 0, 0, 1], 0).into();
+        config.storage.data_dir = data.path().to_owned();
+        let searchd = Searchd::start(config).await.unwrap();
+        let url = format!("http://{}", searchd.grpc_addr());
+        let mut inside = Self::around(vec![url], websocket::Config::default()).await;
+        inside.searchd = Some(searchd);
+        inside._data = data;
+        inside
+    }
+
+    /// In front of whatever listens at `urls`.
+    pub(crate) async fn around(urls: Vec<String>, websocket: websocket::Config) -> Self {
+        let endpoints = urls.into_iter().map(EndpointConfig::Url).collect();
+        let upstream = forward::Config { endpoints, ..forward::Config::default() };
+        let regions = Regions::start(&region::Config::default(), "local", &upstream, &Metrics::default()).unwrap();
+        regions.checked().await;
+        let drain = Drain::new();
+        let unlimited = Arc::new(websocket::Unlimited);
+        let websockets = websocket::Server::new(websocket, regions.clone(), drain.clone(), unlimited);
+        let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default());
+        Self { dispatch, regions, drain, searchd: None, _data: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) async fn raw(&self, request: Request) -> Result<Response, Error> {
+        self.dispatch.clone().oneshot(request).await
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Answer {
+        let response = self.raw(request).await.unwrap_or_else(|error| rescue::response(&error, None));
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { body::empty() } else { body::full(body.to_string()) };
+        self.send(request(method, path, "application/json", body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, &Value::Null).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, &body).await
+    }
+
+    /// A collection `c` of two dimensions with points `p0`, `p1`, … at `[1, i]`, metadata `{"i": i}`.
+    pub(crate) async fn fill(&self, points: usize) -> String {
+        let created = self.call(Method::PUT, "/collections/c", &serde_json::json!({"dimension": 2})).await;
+        assert_eq!(created.status, 201, "{}", created.text());
+        let point = |i| serde_json::json!({"id": format!("p{i}"), "values": [1, i], "metadata": {"i": i}});
+        let vectors: Vec<Value> = (0..points).map(point).collect();
+        let inserted = self.post("/insert", serde_json::json!({"collection": "c", "vectors": vectors})).await;
+        assert_eq!(inserted.json()["inserted"], points, "{}", inserted.text());
+        inserted.headers["nearfield-session"].to_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str, kind: &str, body: body::Body) -> Request {
+    let uri = if path.starts_with("/api") { path.to_owned() } else { format!("/api/v1{path}") };
+    http::Request::builder().method(method).uri(uri).header("content-type", kind).body(body).unwrap()
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// The problem's pointers.
+    pub(crate) fn pointers(&self) -> Vec<String> {
+        let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+}
