@@ -10,6 +10,7 @@ pub(crate) mod classify;
 pub mod client_addr;
 pub mod compression;
 pub mod deadline;
+pub(crate) mod head;
 pub(crate) mod observe;
 pub mod rate_limit;
 pub(crate) mod ready;

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::layers::observe::metrics::Metrics;
 use crate::layers::{
-    classify, client_addr, compression, deadline, observe, rate_limit, ready, request_body, request_id, rescue,
+    classify, client_addr, compression, deadline, head, observe, rate_limit, ready, request_body, request_id, rescue,
     server_timing, shed, target,
 };
 use crate::listener;
@@ -56,6 +56,8 @@ where
         .layer(client_addr::Layer::new(config.client))
         // Before anything can fail, so that every answer names its request.
         .layer(request_id::Layer::new(&config.server.region, &config.server.instance))
+        // Inside of nothing that writes a body.
+        .layer(head::Layer)
         // Around all that takes time, so that the log and the metrics tell all of it.
         .layer(observe::Layer::new(requests))
         .layer(server_timing::Layer)

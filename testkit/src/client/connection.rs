@@ -1,7 +1,7 @@
 //! One connection of one protocol, and the body of an answer that came over it.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,14 +48,23 @@ impl Connection {
         anyhow::ensure!(alpn.as_deref() == Some(b"h2"), "the server chose {alpn:?} where h2 was offered");
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
-        let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await.context("HTTP/2 handshake")?;
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.context("HTTP/2 handshake")?;
         let (learned, extended_connect) = watch::channel(false);
-        tokio::spawn(std::future::poll_fn(move |cx| {
-            let done = Pin::new(&mut connection).poll(cx);
-            let enabled = connection.is_extended_connect_protocol_enabled();
-            learned.send_if_modified(|known| std::mem::replace(known, enabled) != enabled);
-            done
-        }));
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            // hyper tells nobody when SETTINGS have come: one looks.
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    _ = look.tick(), if !*learned.borrow() && !learned.is_closed() => {
+                        learned.send_if_modified(|known| {
+                            std::mem::replace(known, connection.is_extended_connect_protocol_enabled()) != *known
+                        });
+                    }
+                }
+            }
+        });
         Ok(Self::Http2(Http2 { sender, extended_connect }))
     }
 
