@@ -113,3 +113,53 @@ impl Default for Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, nearfield_telemetry::settings::Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("gateway.toml");
+        fs_err::write(&file, text).unwrap();
+        nearfield_telemetry::settings::load(Some(&file))
+    }
+
+    #[test]
+    fn the_reference_shows_every_default() {
+        let page = include_str!("../../docs/config-gateway.md");
+        let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let shown = format!("{:#?}", load(example).unwrap());
+        assert_eq!(shown, format!("{:#?}", Config::default()));
+        // Every field that `Debug` names stands on the page.
+        for line in shown.lines() {
+            if let Some((field, _)) = line.trim().split_once(": ") {
+                let listed = page.contains(&format!("{field} = "))
+                    || page.contains(&format!("{field}]"))
+                    || page.contains(&format!("{field}."));
+                assert!(listed || field.starts_with('"') || field == "trusted", "{field} is not documented");
+            }
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_names_it() {
+        let error = load("[listener]\nhtpps = []\n").unwrap_err();
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert!(text.contains("htpps"), "{text}");
+    }
+
+    #[test]
+    fn what_types_cannot_say_is_checked() {
+        let check = |text: &str, expected: &str| {
+            let error = load(text).unwrap().check().unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        };
+        Config::default().check().unwrap();
+        check("[server]\nregion = \"EU\"", "`server.region` is \"EU\"; it takes 1 to 63 of a-z, 0-9 and -");
+        check("[listener]\nhttps = []", "`listener.https` names no address");
+        check("[deadline]\nunary = \"0s\"", "`deadline.unary` is zero");
+        let plan = "`rate_limit.default_plan` is \"gold\", which is not among `rate_limit.plans`";
+        check("[rate_limit]\ndefault_plan = \"gold\"", plan);
+    }
+}

@@ -4,7 +4,7 @@
 //! too, says what is left. [`by_address`] is before authentication: a flood must not even cost a signature check.
 //! [`by_caller`] is right after it, when the caller's name and plan are known.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use governor::clock::DefaultClock;
@@ -29,7 +29,7 @@ pub struct Config {
     /// The plan of callers whose token names none, or one that is not listed.
     pub default_plan: String,
     /// Plans by name.
-    pub plans: HashMap<String, Plan>,
+    pub plans: BTreeMap<String, Plan>,
     /// Keys that may be added to a limiter before those at rest are dropped from it.
     pub max_new_keys: u32,
 }
@@ -53,7 +53,7 @@ impl Default for Config {
             enabled: true,
             ip_per_second: NonZeroU32::new(100).unwrap_or(NonZeroU32::MIN),
             default_plan: "standard".to_owned(),
-            plans: HashMap::from([
+            plans: BTreeMap::from([
                 ("free".to_owned(), plan(20, 100)),
                 ("standard".to_owned(), plan(100, 1_000)),
                 ("premium".to_owned(), plan(1_000, 10_000)),
