@@ -18,6 +18,7 @@ pub(crate) mod host;
 mod patience;
 mod quic;
 mod quic_body;
+mod quic_streams;
 pub mod sockets;
 mod tcp;
 pub mod tls;

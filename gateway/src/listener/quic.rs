@@ -19,6 +19,7 @@ use tower::ServiceExt;
 
 use super::connection::Shared;
 use super::quic_body::QuicBody;
+use super::quic_streams::{self, Stopped};
 use super::tls::{Certificates, Material};
 use super::{Http3, tcp};
 use crate::body::{self, Response};
@@ -27,15 +28,12 @@ use crate::request::{ClientAddr, Transport};
 
 /// Whatever ends a connection or an answer early; it is only logged.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
-type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
-type SendHalf = RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
+type Connection = h3::server::Connection<quic_streams::Connection, Bytes>;
+type Resolver = RequestResolver<quic_streams::Connection, Bytes>;
+type SendHalf = RequestStream<quic_streams::Send, Bytes>;
 
 /// HTTP/3 needs three unidirectional streams from the client: control and QPACK's two; and some may be greased.
 const UNI_STREAMS: u32 = 8;
-/// After the last answer of a draining connection, how long its packets may still be under way: closing at once would
-/// throw away what the client has not acknowledged.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// An endpoint on `socket`, on the current runtime.
 ///
@@ -112,10 +110,9 @@ pub(super) async fn serve(
 
 async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shared: Arc<Shared>) -> Result<(), Cause> {
     let quic = tokio::time::timeout(handshake_timeout, incoming.accept()?).await??;
-    let mut h3: Connection = h3::server::builder()
-        .max_field_section_size(shared.config.http3.max_header_bytes)
-        .build(h3_quinn::Connection::new(quic.clone()))
-        .await?;
+    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone());
+    let mut h3: Connection =
+        h3::server::builder().max_field_section_size(shared.config.http3.max_header_bytes).build(streams).await?;
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
     let mut draining = false;
@@ -124,7 +121,7 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
             accepted = h3.accept() => match accepted {
                 Ok(Some(resolver)) => {
                     let peer = tcp::canonical(quic.remote_address());
-                    requests.spawn(request(resolver, peer, shared.clone()));
+                    requests.spawn(request(resolver, accepted_streams.take(), peer, shared.clone()));
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
@@ -145,9 +142,8 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
         }
     };
     if ended.is_ok() {
-        // What is still being answered ends first, also when it is the client who said goodbye.
+        // What is still being answered, or has not been acknowledged yet, ends first: closing throws it away.
         while requests.join_next().await.is_some() {}
-        let _closed_by_client = tokio::time::timeout(LINGER, quic.closed()).await;
     }
     drop(h3);
     match ended {
@@ -156,7 +152,7 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
     }
 }
 
-async fn request(resolver: Resolver, peer: SocketAddr, shared: Arc<Shared>) {
+async fn request(resolver: Resolver, mut stopped: Stopped, peer: SocketAddr, shared: Arc<Shared>) {
     let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
     let (head, stream) = match resolved {
         Ok(Ok(resolved)) => resolved,
@@ -177,15 +173,31 @@ async fn request(resolver: Resolver, peer: SocketAddr, shared: Arc<Shared>) {
     let mut request = head.map(|()| body::boxed(QuicBody::new(recv, length)));
     request.extensions_mut().insert(ClientAddr(peer));
     request.extensions_mut().insert(Transport::Http3);
-    let response = match shared.service.clone().oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    let answered = {
+        let answering = async {
+            let response = shared.service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+            answer(&mut send, response, is_head).await
+        };
+        tokio::select! {
+            biased;
+            answered = answering => answered,
+            // Dropping what answers cancels it, down to the index.
+            () = &mut stopped => Err(GaveUp.into()),
+        }
     };
-    if let Err(error) = answer(&mut send, response, is_head).await {
+    if let Err(error) = answered {
         tracing::debug!(error = &*error, "answer broken off");
-        send.stop_stream(Code::H3_INTERNAL_ERROR);
+        send.stop_stream(Code::H3_REQUEST_CANCELLED);
+        return;
     }
+    drop(send);
+    stopped.await;
 }
+
+/// The client sent STOP_SENDING, or is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the client gave the request up")]
+struct GaveUp;
 
 /// Fields of a connection, not of a request, are malformed in HTTP/3 (RFC 9114 section 4.2).
 fn well_formed(head: &http::Request<()>) -> bool {

@@ -8,9 +8,10 @@ use bytes::{Buf, Bytes};
 use h3::server::RequestStream;
 use http_body::{Frame, SizeHint};
 
+use super::quic_streams;
 use crate::body::BodyError;
 
-type RecvHalf = RequestStream<h3_quinn::RecvStream, Bytes>;
+type RecvHalf = RequestStream<quic_streams::Recv, Bytes>;
 
 pub(super) struct QuicBody {
     stream: RecvHalf,

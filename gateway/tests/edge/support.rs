@@ -99,7 +99,7 @@ pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
     /// With its endpoint, which has to stay.
-    Http3(H3Sender, #[expect(dead_code, reason = "kept for its drop")] quinn::Endpoint),
+    Http3(H3Sender, quinn::Endpoint),
 }
 
 /// An answer, read to its end.

@@ -1,0 +1,332 @@
+//! QUIC for h3, on quinn: what `h3-quinn` does, and one thing more.
+//!
+//! A client that gives a request up says so with STOP_SENDING, on a stream that h3 keeps to itself: a pending answer
+//! would go on to its end for nobody. Here each accepted stream leaves its [`Stopped`] behind for whoever answers. The
+//! same future tells when an answer has been acknowledged, which a draining connection waits for.
+
+use std::future::Future;
+use std::marker;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h3::error::Code;
+use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
+use parking_lot::Mutex;
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+
+type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + marker::Send + Sync>>;
+
+/// Ends when the client wants no more of an answer, or has all of it, or is gone.
+pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + marker::Send + Sync>>;
+
+/// The [`Stopped`] of the stream that was accepted last.
+#[derive(Clone, Default)]
+pub(super) struct Accepted(Arc<Mutex<Option<Stopped>>>);
+
+impl Accepted {
+    /// That of the stream which h3 has just given out: h3 accepts one at a time, and those that it refuses while it
+    /// closes are before it.
+    pub(super) fn take(&self) -> Stopped {
+        self.0.lock().take().unwrap_or_else(|| Box::pin(std::future::pending()))
+    }
+}
+
+pub(super) struct Connection {
+    opener: Opener,
+    accepting_bi: Option<Accepting<(quinn::SendStream, quinn::RecvStream)>>,
+    accepting_uni: Option<Accepting<quinn::RecvStream>>,
+    accepted: Accepted,
+}
+
+impl Connection {
+    pub(super) fn new(quic: quinn::Connection) -> (Self, Accepted) {
+        let accepted = Accepted::default();
+        let opener = Opener { quic, opening: None };
+        (Self { opener, accepting_bi: None, accepting_uni: None, accepted: accepted.clone() }, accepted)
+    }
+}
+
+impl quic::Connection<Bytes> for Connection {
+    type RecvStream = Recv;
+    type OpenStreams = Opener;
+
+    fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Recv, ConnectionErrorIncoming>> {
+        let quic = &self.opener.quic;
+        let accepting = self.accepting_uni.get_or_insert_with(|| {
+            let quic = quic.clone();
+            Box::pin(async move { quic.accept_uni().await })
+        });
+        let accepted = ready!(accepting.as_mut().poll(cx));
+        self.accepting_uni = None;
+        Poll::Ready(accepted.map(Recv::new).map_err(connection_error))
+    }
+
+    fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bidi, ConnectionErrorIncoming>> {
+        let quic = &self.opener.quic;
+        let accepting = self.accepting_bi.get_or_insert_with(|| {
+            let quic = quic.clone();
+            Box::pin(async move { quic.accept_bi().await })
+        });
+        let accepted = ready!(accepting.as_mut().poll(cx));
+        self.accepting_bi = None;
+        let (send, recv) = accepted.map_err(connection_error)?;
+        let stopped = send.stopped();
+        *self.accepted.0.lock() = Some(Box::pin(async move {
+            // Whatever it is that ends it: there is nobody to answer any more.
+            let _how = stopped.await;
+        }));
+        Poll::Ready(Ok(Bidi { send: Send::new(send), recv: Recv::new(recv) }))
+    }
+
+    fn opener(&self) -> Opener {
+        Opener { quic: self.opener.quic.clone(), opening: None }
+    }
+}
+
+impl quic::OpenStreams<Bytes> for Connection {
+    type BidiStream = Bidi;
+    type SendStream = Send;
+
+    fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bidi, StreamErrorIncoming>> {
+        self.opener.poll_open_bidi(cx)
+    }
+
+    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Send, StreamErrorIncoming>> {
+        self.opener.poll_open_send(cx)
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.opener.close(code, reason);
+    }
+}
+
+/// Opens h3's own unidirectional streams.
+pub(super) struct Opener {
+    quic: quinn::Connection,
+    opening: Option<Accepting<quinn::SendStream>>,
+}
+
+/// What only a client would ask for.
+#[derive(Debug, thiserror::Error)]
+#[error("a server opens no request streams")]
+struct ServerOpens;
+
+impl quic::OpenStreams<Bytes> for Opener {
+    type BidiStream = Bidi;
+    type SendStream = Send;
+
+    fn poll_open_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Bidi, StreamErrorIncoming>> {
+        Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(ServerOpens))))
+    }
+
+    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Send, StreamErrorIncoming>> {
+        let quic = &self.quic;
+        let opening = self.opening.get_or_insert_with(|| {
+            let quic = quic.clone();
+            Box::pin(async move { quic.open_uni().await })
+        });
+        let opened = ready!(opening.as_mut().poll(cx));
+        self.opening = None;
+        Poll::Ready(opened.map(Send::new).map_err(lost))
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.quic.close(varint(code.value()), reason);
+    }
+}
+
+pub(super) struct Bidi {
+    send: Send,
+    recv: Recv,
+}
+
+impl quic::BidiStream<Bytes> for Bidi {
+    type SendStream = Send;
+    type RecvStream = Recv;
+
+    fn split(self) -> (Send, Recv) {
+        (self.send, self.recv)
+    }
+}
+
+impl quic::SendStream<Bytes> for Bidi {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.send.poll_ready(cx)
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        self.send.send_data(data)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.send.poll_finish(cx)
+    }
+
+    fn reset(&mut self, code: u64) {
+        self.send.reset(code);
+    }
+
+    fn send_id(&self) -> StreamId {
+        self.send.send_id()
+    }
+}
+
+impl quic::RecvStream for Bidi {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        self.recv.poll_data(cx)
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        self.recv.stop_sending(code);
+    }
+
+    fn recv_id(&self) -> StreamId {
+        self.recv.recv_id()
+    }
+}
+
+pub(super) struct Send {
+    stream: quinn::SendStream,
+    /// The frame that is being written.
+    writing: Option<WriteBuf<Bytes>>,
+}
+
+impl Send {
+    fn new(stream: quinn::SendStream) -> Self {
+        Self { stream, writing: None }
+    }
+}
+
+/// h3 asked for a second write before the first was done.
+#[derive(Debug, thiserror::Error)]
+#[error("a frame is still being written")]
+struct Busy;
+
+impl quic::SendStream<Bytes> for Send {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        if let Some(frame) = &mut self.writing {
+            while frame.has_remaining() {
+                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, frame.chunk())).map_err(write_error)?;
+                frame.advance(written);
+            }
+        }
+        self.writing = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        if self.writing.is_some() {
+            return Err(StreamErrorIncoming::Unknown(Box::new(Busy)));
+        }
+        self.writing = Some(data.into());
+        Ok(())
+    }
+
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        Poll::Ready(self.stream.finish().map_err(|closed| StreamErrorIncoming::Unknown(Box::new(closed))))
+    }
+
+    fn reset(&mut self, code: u64) {
+        // It fails for a stream that is closed already.
+        let _closed = self.stream.reset(varint(code));
+    }
+
+    fn send_id(&self) -> StreamId {
+        stream_id(self.stream.id())
+    }
+}
+
+/// A read under way owns the stream until it is done.
+type Reading =
+    Pin<Box<dyn Future<Output = (quinn::RecvStream, Result<Option<Bytes>, ReadError>)> + marker::Send + Sync>>;
+
+pub(super) struct Recv {
+    id: quinn::StreamId,
+    stream: Option<quinn::RecvStream>,
+    reading: Option<Reading>,
+    /// What to tell the client as soon as the read under way gives the stream back.
+    stop: Option<VarInt>,
+}
+
+impl Recv {
+    fn new(stream: quinn::RecvStream) -> Self {
+        Self { id: stream.id(), stream: Some(stream), reading: None, stop: None }
+    }
+}
+
+impl quic::RecvStream for Recv {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        if let Some(mut stream) = self.stream.take() {
+            self.reading = Some(Box::pin(async move {
+                let chunk = stream.read_chunk(usize::MAX, true).await;
+                (stream, chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)))
+            }));
+        }
+        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(None)) };
+        let (mut stream, read) = ready!(reading.as_mut().poll(cx));
+        self.reading = None;
+        if let Some(code) = self.stop.take() {
+            // It fails for a stream that has ended.
+            let _ended = stream.stop(code);
+        }
+        self.stream = Some(stream);
+        Poll::Ready(read.map_err(read_error))
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        match &mut self.stream {
+            Some(stream) => {
+                let _ended = stream.stop(varint(code));
+            }
+            None => self.stop = Some(varint(code)),
+        }
+    }
+
+    fn recv_id(&self) -> StreamId {
+        stream_id(self.id)
+    }
+}
+
+fn varint(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+fn stream_id(id: quinn::StreamId) -> StreamId {
+    StreamId::try_from(u64::from(id)).expect("QUIC's stream ids are HTTP/3's")
+}
+
+fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into() }
+        }
+        ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
+        other => ConnectionErrorIncoming::Undefined(Arc::new(other)),
+    }
+}
+
+fn lost(error: ConnectionError) -> StreamErrorIncoming {
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: connection_error(error) }
+}
+
+fn write_error(error: WriteError) -> StreamErrorIncoming {
+    match error {
+        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
+        WriteError::ConnectionLost(error) => lost(error),
+        other => StreamErrorIncoming::Unknown(Box::new(other)),
+    }
+}
+
+fn read_error(error: ReadError) -> StreamErrorIncoming {
+    match error {
+        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
+        ReadError::ConnectionLost(error) => lost(error),
+        other => StreamErrorIncoming::Unknown(Box::new(other)),
+    }
+}
