@@ -80,9 +80,20 @@ impl Committer {
         answer.await.map_err(|_| Refusal::Closed)?
     }
 
+    /// The queue, to look at only: it does not keep the committer running.
+    pub fn downgrade(&self) -> Queue {
+        Queue(self.queue.downgrade())
+    }
+}
+
+/// The committer's queue, seen from outside.
+#[derive(Clone)]
+pub struct Queue(mpsc::WeakSender<Work>);
+
+impl Queue {
     /// Commands that wait now.
     pub fn waiting(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.0.upgrade().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 }
 

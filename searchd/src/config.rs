@@ -73,11 +73,14 @@ pub struct Engine {
     pub search_threads: usize,
     /// Searches that may wait; one more is refused.
     pub search_queue: usize,
+    /// Rows that a collection gathers before they are sealed into a graph, rounded down to whole chunks of 1,024. Up to this many,
+    /// comparing each is about as fast.
+    pub seal_rows: usize,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { search_threads: 0, search_queue: 1_024 }
+        Self { search_threads: 0, search_queue: 1_024, seal_rows: 16 * 1_024 }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use nearfield_proto::log::v1::replication_server::ReplicationServer;
 use nearfield_proto::v1::collections_server::CollectionsServer;
 use nearfield_proto::v1::vector_search_server::VectorSearchServer;
 use nearfield_telemetry::drain::Drain;
@@ -20,13 +21,18 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::Config;
+use crate::cache::{HotVectors, Results};
 use crate::checkpoint::{self, Checkpointer};
 use crate::commit::{Committer, Origin, Progress};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
+use crate::index::head::CHUNK_ROWS;
 use crate::index::hnsw::Hnsw;
 use crate::maintenance::{self, Maintenance};
+use crate::metrics::{Calls, Gauges};
 use crate::node::{self, Node};
+use crate::replication::{self, Links};
+use crate::rpc::observe::Observe;
 use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service};
 use crate::search::pool::Pool;
 use crate::store::Store;
@@ -68,6 +74,7 @@ pub struct Searchd {
     serving: tokio::task::JoinHandle<()>,
     committing: JoinHandle<()>,
     maintaining: maintenance::Running,
+    links: Links,
     _node: Arc<Node>,
 }
 
@@ -78,8 +85,11 @@ impl Searchd {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let opened = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&opened)).await.expect("opening does not panic")?;
+        let vectors = HotVectors::new(config.cache.vector_bytes);
+        let hot = vectors.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opened, hot)).await.expect("opening does not panic")?;
         let Opened { node, store, wal, clock, progress, checkpointer } = opened;
+        let log = wal.reader();
         let origin = Origin { id: node.id, region: config.server.region.clone() };
         let (committer, committing) =
             Committer::start(store.clone(), wal, origin, Box::new(unix_nanoseconds), clock, progress.clone())
@@ -90,21 +100,35 @@ impl Searchd {
             checkpointer,
             builder: Box::new(builder(&config)),
             directory: node.directory.clone(),
+            seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
             checkpoint_bytes: config.storage.checkpoint_bytes,
         };
         let maintaining = maintenance.start().map_err(Error::Thread)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
-        let service = Service::new(Parts { store, committer, pool, drain: drain.clone() });
         let address = config.server.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
         let grpc = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
-        let serving = tokio::spawn(serve(listener, service, drain.clone(), readiness.clone())?);
+        let links = Links::start(&config.replication.peers, node.id, &store, &committer);
+        let results = Results::new(config.cache.result_bytes);
+        let calls = Calls::register(&mut registry);
+        registry.register_collector(Box::new(Gauges {
+            store: store.clone(),
+            committer: committer.downgrade(),
+            pool: pool.clone(),
+            results: results.clone(),
+            vectors,
+            links: links.states.clone(),
+        }));
+        let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
+        let service = Service::new(Parts { store, committer, pool, results, drain: drain.clone() });
+        let services = Services { service, replication, calls };
+        let serving = tokio::spawn(serve(listener, services, drain.clone(), readiness.clone())?);
         let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
         let patience = config.server.drain;
-        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, maintaining, _node: node })
+        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, maintaining, links, _node: node })
     }
 
     pub fn grpc_addr(&self) -> SocketAddr {
@@ -127,6 +151,7 @@ impl Searchd {
             let _ = self.serving.await;
         }
         // The services held the last handles; the committer ends when its queue is empty and closed.
+        self.links.stop().await;
         let (committing, maintaining) = (self.committing, self.maintaining);
         let stopping = tokio::task::spawn_blocking(move || {
             let _ = committing.join();
@@ -147,10 +172,10 @@ struct Opened {
     checkpointer: Checkpointer,
 }
 
-fn open(config: &Config) -> Result<Opened, Error> {
+fn open(config: &Config, hot: HotVectors) -> Result<Opened, Error> {
     let started = Instant::now();
     let node = Node::open(&config.storage.data_dir, rand::random::<u64>().max(1))?;
-    let restored = checkpoint::restore(&node.directory, &builder(config))?;
+    let restored = checkpoint::restore(&node.directory, &builder(config), hot)?;
     let (store, from) = (restored.store, restored.from_record);
     let (mut records, mut bytes) = (0u64, 0u64);
     let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, from, |replay| {
@@ -175,9 +200,15 @@ fn builder(config: &Config) -> Hnsw {
     Hnsw { threads: config.engine.threads() + 1 }
 }
 
+struct Services {
+    service: Service,
+    replication: replication::Server,
+    calls: Calls,
+}
+
 fn serve(
     listener: TcpListener,
-    service: Service,
+    services: Services,
     drain: Drain,
     readiness: Readiness,
 ) -> Result<impl Future<Output = ()> + Send, Error> {
@@ -189,6 +220,7 @@ fn serve(
     };
     let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     tokio::spawn(report(reporter, readiness));
+    let Services { service, replication, calls } = services;
     let points = VectorSearchServer::new(service.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + 1024 * 1024);
@@ -199,8 +231,10 @@ fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .tcp_nodelay(true)
+        .layer(Observe(calls))
         .add_service(points)
         .add_service(collections)
+        .add_service(ReplicationServer::new(replication))
         .add_service(health)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha);

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
+use crate::cache::HotVectors;
 use crate::engine::Slot;
 use crate::engine::settings::Settings;
 use crate::search::stop::{Stop, Stopped};
@@ -91,6 +92,8 @@ pub struct Index {
     /// Slot → its live row.
     rows: RwLock<Vec<Option<Row>>>,
     next_part: AtomicU32,
+    /// Vectors that were asked for by id, kept under this collection's number.
+    hot: Option<(HotVectors, u64)>,
 }
 
 impl Index {
@@ -102,7 +105,13 @@ impl Index {
             moving: Mutex::new(()),
             rows: RwLock::default(),
             next_part: AtomicU32::new(0),
+            hot: None,
         }
+    }
+
+    /// Keeps vectors that are asked for by id in `hot`, under the collection's `incarnation`.
+    pub fn with_cache(self, hot: HotVectors, incarnation: u64) -> Self {
+        Self { hot: Some((hot, incarnation)), ..self }
     }
 
     pub fn scorer(&self, query: &[f32]) -> Scorer {
@@ -158,7 +167,11 @@ impl Index {
                 return chunk.values(row.row);
             }
             if let Some(segment) = parts.segment(row.part) {
-                return Some(segment.vectors.row(row.row).to_vec());
+                let read = || segment.vectors.row(row.row).to_vec();
+                return Some(match &self.hot {
+                    Some((hot, incarnation)) => hot.get(*incarnation, row, read),
+                    None => read(),
+                });
             }
         }
         None

@@ -3,6 +3,7 @@
 //! A write goes `rpc` → `commit` (plan, stamp, log, sync) → `engine` (the truth) → `index` (the vectors). A search goes
 //! `rpc` → `search` on its own threads → `index` → `engine` for ids and metadata.
 
+pub mod cache;
 pub mod checkpoint;
 pub mod commit;
 pub mod config;
@@ -11,7 +12,9 @@ pub mod engine;
 pub mod filter;
 pub mod index;
 pub mod maintenance;
+pub mod metrics;
 pub mod node;
+pub mod replication;
 pub mod rpc;
 pub mod search;
 pub mod store;

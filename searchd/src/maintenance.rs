@@ -12,7 +12,6 @@ use crate::checkpoint::{Checkpointer, collection_directory};
 use crate::commit::Progress;
 use crate::index::Index;
 use crate::index::graph::Builder;
-use crate::index::seal::SEAL_CHUNKS;
 use crate::index::segment;
 use crate::store::Store;
 
@@ -29,6 +28,8 @@ pub struct Maintenance {
     pub checkpointer: Checkpointer,
     pub builder: Box<dyn Builder>,
     pub directory: PathBuf,
+    /// Full chunks that make sealing worth while.
+    pub seal_chunks: usize,
     /// Bytes of log after which a checkpoint is written.
     pub checkpoint_bytes: u64,
 }
@@ -80,7 +81,7 @@ impl Maintenance {
     }
 
     fn tend(&self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
-        while let Some(sources) = index.sources(SEAL_CHUNKS) {
+        while let Some(sources) = index.sources(self.seal_chunks) {
             let directory = collection_directory(&self.directory, incarnation);
             std::fs::create_dir_all(&directory).map_err(|source| segment::Error::Io {
                 doing: "making the directory of",

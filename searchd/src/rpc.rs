@@ -2,6 +2,7 @@
 
 mod caller;
 mod collections;
+pub mod observe;
 mod request;
 mod status;
 mod stream;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use nearfield_telemetry::drain::Drain;
 use tonic::Status;
 
+use crate::cache::Results;
 use crate::commit::Committer;
 use crate::engine::Address;
 use crate::engine::settings::Settings;
@@ -35,6 +37,7 @@ pub struct Parts {
     pub store: Arc<Store>,
     pub committer: Committer,
     pub pool: Pool,
+    pub results: Results,
     pub drain: Drain,
 }
 
@@ -58,16 +61,28 @@ impl Service {
         self.0.store.with_collection(address, |collection, _| collection.settings.clone())
     }
 
-    /// Runs a checked search on the pool.
-    async fn run(&self, query: Query, caller: &Caller) -> Result<Answer, Status> {
-        let store = self.0.store.clone();
-        let query = Arc::new(query);
+    /// Answers a checked search from the cache, or runs it on the pool.
+    async fn run(&self, query: Query, caller: &Caller) -> Result<Arc<Answer>, Status> {
+        let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
+        let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
+        if let Some(answer) = self.0.results.get(&query, incarnation, generation) {
+            return Ok(answer);
+        }
+        let (store, query) = (self.0.store.clone(), Arc::new(query));
         let asked = query.clone();
-        let outcome = self.0.pool.run(caller.deadline, move |stop| search::run(&store, &asked, stop)).await;
+        let span = tracing::info_span!("search", k = query.k, filtered = query.filter.is_some(), exact = query.exact);
+        let searching =
+            self.0.pool.run(caller.deadline, move |stop| span.in_scope(|| search::run(&store, &asked, stop)));
+        let outcome = searching.await;
         let point = match &query.target {
             Target::Point(id) => id,
             Target::Values(_) => "",
         };
-        outcome.map_err(status::pool)?.map_err(|error| status::search(error, &query.address.name, point))
+        let answer = outcome.map_err(status::pool)?;
+        let answer = Arc::new(answer.map_err(|error| status::search(error, &query.address.name, point))?);
+        if answer.incarnation == incarnation {
+            self.0.results.put(&query, incarnation, &answer);
+        }
+        Ok(answer)
     }
 }

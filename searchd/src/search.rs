@@ -59,6 +59,10 @@ pub struct Answer {
     pub hits: Vec<Found>,
     /// The collection's generation that the answer is of.
     pub generation: u64,
+    /// The collection's, too.
+    pub incarnation: u64,
+    /// Nothing was written while the search ran: the answer is that of the generation, not merely as good as.
+    pub is_settled: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +185,12 @@ fn compare_ids(state: &State, query: &Query, a: Slot, b: Slot) -> Ordering {
 fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option<Answer> {
     let collection = current(state, query, opened)?;
     let unchanged = collection.generation == opened.generation;
-    let mut answer = Answer { hits: Vec::with_capacity(hits.len()), generation: collection.generation };
+    let mut answer = Answer {
+        hits: Vec::with_capacity(hits.len()),
+        generation: collection.generation,
+        incarnation: collection.incarnation,
+        is_settled: unchanged,
+    };
     for hit in hits {
         if opened.index.row(hit.slot) != Some(hit.row) {
             return None;

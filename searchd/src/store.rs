@@ -10,6 +10,8 @@ use nearfield_proto::log::v1::Entry;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use crate::cache::HotVectors;
+use crate::engine::settings::Settings;
 use crate::engine::vector_clock::VectorClock;
 use crate::engine::{Address, Change, Collection, Effect, Malformed, Slot, State, Vectors};
 use crate::index::Index;
@@ -19,6 +21,7 @@ pub struct Store {
     state: RwLock<State>,
     indexes: RwLock<Indexes>,
     kernel: Kernel,
+    hot: HotVectors,
     /// Counts batches; wakes those who wait for a session.
     applied: watch::Sender<u64>,
 }
@@ -27,11 +30,12 @@ pub struct Store {
 struct Indexes(HashMap<u64, Arc<Index>>);
 
 impl Store {
-    pub fn new(state: State) -> Self {
+    pub fn new(state: State, hot: HotVectors) -> Self {
         Self {
             state: RwLock::new(state),
             indexes: RwLock::default(),
             kernel: Kernel::detect(),
+            hot,
             applied: watch::Sender::new(0),
         }
     }
@@ -40,8 +44,9 @@ impl Store {
         self.state.read()
     }
 
-    pub fn kernel(&self) -> Kernel {
-        self.kernel
+    /// An empty index for a collection.
+    pub fn new_index(&self, settings: Settings, incarnation: u64) -> Index {
+        Index::new(settings, self.kernel).with_cache(self.hot.clone(), incarnation)
     }
 
     /// A collection as it is now, with its index.
@@ -106,7 +111,7 @@ impl Store {
     fn follow(&self, effect: Effect) {
         match effect {
             Effect::Created { incarnation, settings } => {
-                let index = Arc::new(Index::new(settings, self.kernel));
+                let index = Arc::new(self.new_index(settings, incarnation));
                 self.indexes.write().0.insert(incarnation, index);
             }
             Effect::Dropped { incarnation } => {

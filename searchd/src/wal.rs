@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearfield_proto::log::v1::Entry;
 
-pub use reader::{Reader, Replay};
+pub use reader::{Position, Reader, Replay};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

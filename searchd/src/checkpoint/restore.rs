@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::format::{self, Manifest};
 use super::{Error, collection_directory, manifest_file, read_manifest, records_file};
+use crate::cache::HotVectors;
 use crate::engine::record::Record;
 use crate::engine::settings::Settings;
 use crate::engine::stamp::Stamp;
@@ -29,8 +30,8 @@ pub struct Restored {
 }
 
 /// Reads the checkpoint in `directory`; without one everything is empty and the whole log is to be replayed.
-pub fn restore(directory: &Path, builder: &dyn Builder) -> Result<Restored, Error> {
-    let store = Store::new(State::default());
+pub fn restore(directory: &Path, builder: &dyn Builder, hot: HotVectors) -> Result<Restored, Error> {
+    let store = Store::new(State::default(), hot);
     let Some(manifest) = read_manifest(directory)? else { return Ok(Restored { store, from_record: 1, next_file: 1 }) };
     let (from_record, next_file) = (manifest.from_record, next_file(&manifest));
     let mut state = State::default();
@@ -66,7 +67,7 @@ fn restore_holder(
         let settings = message.settings.as_ref().and_then(|settings| Settings::from_message(settings).ok());
         let settings = settings.ok_or_else(damaged)?;
         let created = state.sites_mut().stamp(message.created.as_ref().ok_or_else(damaged)?);
-        let index = Arc::new(Index::new(settings.clone(), store.kernel()));
+        let index = Arc::new(store.new_index(settings.clone(), message.incarnation));
         let home = collection_directory(directory, message.incarnation);
         for segment in &message.segments {
             let sealed = sealed(segment).ok_or_else(damaged)?;

@@ -88,7 +88,7 @@ impl Service {
         };
         match outcome {
             Ok(answer) => {
-                for message in results(answer, &request_id) {
+                for message in results(&answer, &request_id) {
                     if sender.send(Ok(message)).await.is_err() {
                         return;
                     }

@@ -1,6 +1,7 @@
 //! `nearfield.v1.VectorSearch`: the methods; searching itself, fetching and scanning.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use nearfield_proto::v1;
@@ -21,7 +22,7 @@ const MAX_FETCH: usize = 1_000;
 pub(super) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    pub(super) async fn search_once(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Answer, Status> {
+    pub(super) async fn search_once(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Arc<Answer>, Status> {
         self.await_session(&message.session).await?;
         let query = request::query(&caller.tenant, message, |address| self.settings(address))?;
         self.run(query, caller).await
@@ -37,7 +38,7 @@ impl VectorSearch for Service {
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
         let caller = Caller::of(request.metadata())?;
         let answer = caller.limit(self.search_once(request.into_inner(), &caller)).await?;
-        Ok(Response::new(response(answer)?))
+        Ok(Response::new(response(&answer)?))
     }
 
     async fn stream_search(
@@ -47,7 +48,7 @@ impl VectorSearch for Service {
         let caller = Caller::of(request.metadata())?;
         let answer = caller.limit(self.search_once(request.into_inner(), &caller)).await?;
         let admitted = self.0.drain.admit();
-        let results = results(answer, "").map(move |result| {
+        let results = results(&answer, "").map(move |result| {
             let _until_sent = &admitted;
             Ok(result)
         });
@@ -75,7 +76,7 @@ impl VectorSearch for Service {
         let searches = searches.into_iter().map(|search| {
             let caller = &caller;
             async move {
-                let outcome = self.search_once(search, caller).await.and_then(response);
+                let outcome = self.search_once(search, caller).await.and_then(|answer| response(&answer));
                 let outcome = match outcome {
                     Ok(response) => v1::batch_search_item::Outcome::Response(response),
                     Err(status) => v1::batch_search_item::Outcome::Problem(status::problem(&status)),
@@ -178,7 +179,7 @@ impl Service {
     }
 }
 
-fn response(answer: Answer) -> Result<v1::SearchResponse, Status> {
+fn response(answer: &Answer) -> Result<v1::SearchResponse, Status> {
     let bytes: usize =
         answer.hits.iter().map(|hit| hit.values.len() * 4 + hit.metadata.len() + hit.id.len() + 16).sum();
     if bytes > MAX_ANSWER_BYTES {
@@ -189,14 +190,14 @@ fn response(answer: Answer) -> Result<v1::SearchResponse, Status> {
     Ok(v1::SearchResponse {
         total_results: answer.hits.len() as u64,
         collection_version: answer.generation,
-        results: answer.hits.into_iter().map(result).collect(),
+        results: answer.hits.iter().map(result).collect(),
     })
 }
 
 /// The messages of one streamed search; the last one says so.
-pub(super) fn results(answer: Answer, request_id: &str) -> impl Iterator<Item = v1::SearchResult> + Send + use<> {
+pub(super) fn results(answer: &Answer, request_id: &str) -> impl Iterator<Item = v1::SearchResult> + Send + use<> {
     let total = answer.hits.len();
-    let mut messages: Vec<_> = answer.hits.into_iter().map(result).collect();
+    let mut messages: Vec<_> = answer.hits.iter().map(result).collect();
     if messages.is_empty() {
         messages.push(v1::SearchResult::default());
     }
@@ -212,12 +213,12 @@ pub(super) fn results(answer: Answer, request_id: &str) -> impl Iterator<Item = 
     })
 }
 
-fn result(found: Found) -> v1::SearchResult {
+fn result(found: &Found) -> v1::SearchResult {
     v1::SearchResult {
-        vector_id: found.id,
+        vector_id: found.id.clone(),
         score: found.score,
-        metadata: found.metadata,
-        values: found.values,
+        metadata: found.metadata.clone(),
+        values: found.values.clone(),
         ..Default::default()
     }
 }

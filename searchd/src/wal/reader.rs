@@ -1,6 +1,7 @@
 //! Reading the log: at the start, to come back to where the process was; later, for peers that tail it.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,34 +97,85 @@ impl Reader {
         Ok(list(&self.directory)?.first().copied().unwrap_or(1))
     }
 
-    /// Calls `each` with durable records from `from` on, of one file at most, until it says to stop by `false`. Returns
-    /// the number of the next record to ask for, or `None` when the log no longer has `from`.
-    pub fn read(&self, from: u64, mut each: impl FnMut(Replay) -> bool) -> Result<Option<u64>, Error> {
+    /// Where record `from` is, or the start of the file that has it; `None` when the log no longer reaches back to it.
+    pub fn position(&self, from: u64) -> Result<Option<Position>, Error> {
+        let first = list(&self.directory)?.into_iter().rfind(|first| *first <= from);
+        Ok(first.map(|first| Position { file: first, offset: 0, next: first }))
+    }
+
+    /// Calls `each` with durable records from the position on until it says to stop by `false`, and moves the position
+    /// past them. Returns false when the log no longer has them. Reads a limited piece: call again until
+    /// [`Position::next`] is past [`Reader::durable`].
+    pub fn read(&self, position: &mut Position, mut each: impl FnMut(Replay) -> bool) -> Result<bool, Error> {
         let durable = self.durable();
-        if from > durable {
-            return Ok(Some(from));
+        if position.next > durable {
+            return Ok(true);
         }
-        let files = list(&self.directory)?;
-        let Some(first) = files.iter().copied().rfind(|first| *first <= from) else { return Ok(None) };
-        let file = path(&self.directory, first);
-        let bytes = match std::fs::read(&file) {
-            Ok(bytes) => bytes,
-            // A checkpoint removed it between the two calls.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { doing: "reading", file, source }),
+        let path = path(&self.directory, position.file);
+        let damaged =
+            |position: &Position| Error::Damaged { file: path.clone(), offset: position.offset, number: position.next };
+        let piece = match read_piece(&path, position.offset) {
+            Ok(piece) => piece,
+            // A checkpoint removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(Error::Io { doing: "reading", file: path, source }),
         };
-        let (mut next, mut at) = (first, 0);
-        while next <= durable && at < bytes.len() {
-            let Some(record) = record::decode(&bytes[at..]).filter(|record| record.number == next) else {
-                return Err(Error::Damaged { file, offset: at as u64, number: next });
+        if piece.is_empty() {
+            // The file was full; the next one begins with the next record.
+            let follows = list(&self.directory)?.contains(&position.next) && position.file != position.next;
+            if !follows {
+                return Err(damaged(position));
+            }
+            (position.file, position.offset) = (position.next, 0);
+            return Ok(true);
+        }
+        let mut at = 0;
+        while position.next <= durable {
+            let Some(record) = record::decode(&piece[at..]).filter(|record| record.number == position.next) else {
+                if at == 0 {
+                    return Err(damaged(position));
+                }
+                break;
             };
             at += record.bytes;
-            next += 1;
-            let replay = Replay { number: record.number, entry: record.entry, bytes: record.bytes as u64 };
-            if replay.number >= from && !each(replay) {
+            position.offset += record.bytes as u64;
+            position.next += 1;
+            if !each(Replay { number: record.number, entry: record.entry, bytes: record.bytes as u64 }) {
                 break;
             }
         }
-        Ok(Some(next))
+        Ok(true)
     }
 }
+
+/// A place between two records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The first record of the file.
+    file: u64,
+    offset: u64,
+    next: u64,
+}
+
+impl Position {
+    /// The number of the record that is read next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+}
+
+/// Some of a file's bytes: at least one whole record where there is one.
+fn read_piece(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let left = file.metadata()?.len().saturating_sub(offset) as usize;
+    let mut piece = vec![0; left.min(PIECE)];
+    file.read_exact_at(&mut piece, offset)?;
+    if let Some(length) = record::length(&piece).filter(|length| *length > piece.len() && *length <= left) {
+        piece.resize(length, 0);
+        file.read_exact_at(&mut piece, offset)?;
+    }
+    Ok(piece)
+}
+
+/// Bytes read at once.
+const PIECE: usize = 2 * 1024 * 1024;

@@ -47,6 +47,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     Some(Record { number, durable, entry, bytes: HEADER + payload.len() })
 }
 
+/// Bytes of the record at the start of `bytes`, header and payload, by what its header says.
+pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+    let length = u32::from_le_bytes(bytes.get(..4)?.try_into().expect("four bytes")) as usize;
+    (length <= MAX_PAYLOAD).then_some(HEADER + length)
+}
+
 /// Looks for a whole record, somewhere in `bytes`, that proves that record `number` was durable.
 pub(super) fn proves_durable(bytes: &[u8], number: u64) -> bool {
     let later = number..number.saturating_add(MAX_LOOKAHEAD);

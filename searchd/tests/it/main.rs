@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod collections;
+mod murder;
 mod points;
+mod recall;
+mod replication;
+mod restart;
 mod running;
 mod search;

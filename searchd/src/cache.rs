@@ -1,0 +1,149 @@
+//! Caches: answers of searches, and vectors that searches start from. Bounded in bytes, and never stale.
+//!
+//! An answer is kept under the collection's incarnation and generation, which grows with every change that is applied
+//! here; so a write makes all older answers unreachable at once. A row of a segment never changes, so a vector is kept
+//! under its row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moka::sync::Cache;
+
+use crate::index::Row;
+use crate::search::{Answer, Query, Target};
+
+/// What the bookkeeping of one entry costs, about.
+const OVERHEAD: usize = 256;
+
+#[derive(Default)]
+pub struct Counts {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+}
+
+impl Counts {
+    fn count<T>(&self, found: Option<T>) -> Option<T> {
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+}
+
+/// Answers. Clones share one cache.
+#[derive(Clone)]
+pub struct Results {
+    cache: Option<Cache<[u8; 32], Arc<Answer>>>,
+    pub counts: Arc<Counts>,
+}
+
+impl Results {
+    /// 0 bytes for no cache.
+    pub fn new(bytes: u64) -> Self {
+        let weigh = |_: &[u8; 32], answer: &Arc<Answer>| {
+            let hits = answer.hits.iter().map(|hit| 96 + hit.id.len() + hit.metadata.len() + hit.values.len() * 4);
+            u32::try_from(hits.sum::<usize>() + OVERHEAD).unwrap_or(u32::MAX)
+        };
+        let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
+        Self { cache, counts: Arc::default() }
+    }
+
+    pub fn get(&self, query: &Query, incarnation: u64, generation: u64) -> Option<Arc<Answer>> {
+        let cache = self.cache.as_ref()?;
+        self.counts.count(cache.get(&key(query, incarnation, generation)))
+    }
+
+    /// Keeps an answer that is exactly of the generation that it names.
+    pub fn put(&self, query: &Query, incarnation: u64, answer: &Arc<Answer>) {
+        let (Some(cache), true) = (&self.cache, answer.is_settled) else { return };
+        cache.insert(key(query, incarnation, answer.generation), answer.clone());
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, Cache::weighted_size)
+    }
+}
+
+/// Everything that the answer depends on. The incarnation stands for tenant and collection.
+fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new();
+    for number in [incarnation, generation, query.k as u64, query.ef.unwrap_or(0) as u64] {
+        hash.update(&number.to_le_bytes());
+    }
+    hash.update(&[query.exact, query.include.metadata, query.include.values].map(u8::from));
+    match &query.target {
+        Target::Values(values) => hash.update(&[0]).update(bytemuck::cast_slice(values)),
+        Target::Point(id) => hash.update(&[1]).update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes()),
+    };
+    if let Some(filter) = &query.filter {
+        hash.update(filter.canonical().as_bytes());
+    }
+    *hash.finalize().as_bytes()
+}
+
+/// Vectors of sealed rows. Clones share one cache.
+#[derive(Clone)]
+pub struct HotVectors {
+    cache: Option<Cache<(u64, u32, u32), Arc<[f32]>>>,
+    pub counts: Arc<Counts>,
+}
+
+impl HotVectors {
+    /// 0 bytes for no cache.
+    pub fn new(bytes: u64) -> Self {
+        let weigh = |_: &(u64, u32, u32), values: &Arc<[f32]>| (values.len() * 4 + OVERHEAD) as u32;
+        let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
+        Self { cache, counts: Arc::default() }
+    }
+
+    pub fn get(&self, incarnation: u64, row: Row, read: impl FnOnce() -> Vec<f32>) -> Vec<f32> {
+        let Some(cache) = &self.cache else { return read() };
+        let key = (incarnation, row.part, row.row);
+        if let Some(values) = self.counts.count(cache.get(&key)) {
+            return values.to_vec();
+        }
+        let values = read();
+        cache.insert(key, values.as_slice().into());
+        values
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, Cache::weighted_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Address;
+    use crate::filter;
+    use crate::search::Include;
+
+    #[test]
+    fn every_part_of_a_query_is_in_its_key() {
+        let plain = Query {
+            address: Address::new("", "c"),
+            target: Target::Values(vec![1.0, 2.0]),
+            k: 10,
+            ef: None,
+            exact: false,
+            filter: None,
+            include: Include::default(),
+        };
+        let filter = |json: &str| Some(Arc::new(filter::parse(json.as_bytes(), "").unwrap()));
+        let others = [
+            Query { target: Target::Values(vec![1.0, 2.5]), ..plain.clone() },
+            Query { target: Target::Point("a".into()), ..plain.clone() },
+            Query { k: 11, ..plain.clone() },
+            Query { ef: Some(64), ..plain.clone() },
+            Query { exact: true, ..plain.clone() },
+            Query { filter: filter(r#"{"a":1}"#), ..plain.clone() },
+            Query { filter: filter(r#"{"a":2}"#), ..plain.clone() },
+            Query { include: Include { metadata: true, values: false }, ..plain.clone() },
+            Query { include: Include { metadata: false, values: true }, ..plain.clone() },
+        ];
+        let mut keys: Vec<_> = others.iter().chain([&plain]).map(|query| key(query, 1, 1)).collect();
+        keys.extend([key(&plain, 2, 1), key(&plain, 1, 2)]);
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+}

@@ -1,0 +1,139 @@
+//! What searchd tells whoever scrapes `/metrics`. Counters are kept where things happen; gauges are read when asked.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::cache::{Counts, HotVectors, Results};
+use crate::commit::Queue;
+use crate::replication::Link;
+use crate::search::pool::Pool;
+use crate::store::Store;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    /// `VectorSearch/Search`, or `other`.
+    pub method: &'static str,
+    /// A gRPC status code by its number.
+    pub code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Method {
+    pub method: &'static str,
+}
+
+/// Counted per call.
+#[derive(Clone)]
+pub struct Calls {
+    pub total: Family<Call, Counter>,
+    pub duration: Family<Method, Histogram>,
+}
+
+impl Calls {
+    pub fn register(registry: &mut Registry) -> Self {
+        let buckets = || Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        let calls = Self { total: Family::default(), duration: Family::new_with_constructor(buckets) };
+        registry.register("nearfield_searchd_calls", "gRPC calls answered", calls.total.clone());
+        registry.register(
+            "nearfield_searchd_call_duration_seconds",
+            "Time from a gRPC call to the head of its answer",
+            calls.duration.clone(),
+        );
+        calls
+    }
+}
+
+/// Read when scraped.
+pub struct Gauges {
+    pub store: Arc<Store>,
+    pub committer: Queue,
+    pub pool: Pool,
+    pub results: Results,
+    pub vectors: HotVectors,
+    pub links: Vec<(String, Arc<Link>)>,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gauges").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let metric = ConstGauge::new(value as i64);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        let (waiting, running) = self.pool.load();
+        gauge("nearfield_searchd_searches_waiting", "Searches that wait for a thread", waiting as u64)?;
+        gauge("nearfield_searchd_searches_running", "Searches under way", running as u64)?;
+        gauge(
+            "nearfield_searchd_writes_waiting",
+            "Writes that wait for the committer",
+            self.committer.waiting() as u64,
+        )?;
+        let indexes = self.store.indexes();
+        let behind = indexes.iter().filter(|(_, index)| index.is_behind()).count();
+        let segments: usize = indexes.iter().map(|(_, index)| index.segments().len()).sum();
+        let memory = indexes.iter().map(|(_, index)| index.memory_bytes()).sum();
+        let disk = indexes.iter().map(|(_, index)| index.disk_bytes()).sum();
+        gauge("nearfield_searchd_collections", "Collections", indexes.len() as u64)?;
+        gauge("nearfield_searchd_collections_indexing", "Collections with a backlog to be sealed", behind as u64)?;
+        gauge("nearfield_searchd_segments", "Sealed segments", segments as u64)?;
+        gauge("nearfield_searchd_index_memory_bytes", "Memory of heads and graphs", memory)?;
+        gauge("nearfield_searchd_index_disk_bytes", "Files of sealed segments", disk)?;
+        gauge("nearfield_searchd_result_cache_bytes", "Answers that are kept", self.results.bytes())?;
+        gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.vectors.bytes())?;
+        self.caches(&mut encoder)?;
+        self.replication(&mut encoder)
+    }
+}
+
+impl Gauges {
+    fn caches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Look-ups in a cache";
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor("nearfield_searchd_cache_lookups", help, None, kind)?;
+        let mut count = |cache: &str, outcome: &str, value: &AtomicU64| {
+            let labels = [("cache", cache), ("outcome", outcome)];
+            ConstCounter::new(value.load(Ordering::Relaxed)).encode(family.encode_family(&labels)?)
+        };
+        let caches: [(&str, &Counts); 2] = [("result", &self.results.counts), ("vector", &self.vectors.counts)];
+        for (cache, counts) in caches {
+            count(cache, "hit", &counts.hits)?;
+            count(cache, "miss", &counts.misses)?;
+        }
+        Ok(())
+    }
+
+    fn replication(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        let kind = ConstGauge::new(0i64).metric_type();
+        let name = "nearfield_searchd_replication_connected";
+        let mut family = encoder.encode_descriptor(name, "Whether a peer's log is being followed", None, kind)?;
+        for (peer, link) in &self.links {
+            let connected = i64::from(link.connected.load(Ordering::Relaxed));
+            ConstGauge::new(connected).encode(family.encode_family(&[("peer", peer.as_str())])?)?;
+        }
+        let kind = ConstCounter::new(0u64).metric_type();
+        let name = "nearfield_searchd_replication_entries";
+        let mut family = encoder.encode_descriptor(name, "Entries that came from a peer", None, kind)?;
+        for (peer, link) in &self.links {
+            let entries = link.entries.load(Ordering::Relaxed);
+            ConstCounter::new(entries).encode(family.encode_family(&[("peer", peer.as_str())])?)?;
+        }
+        Ok(())
+    }
+}
