@@ -80,17 +80,20 @@ fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
     *hash.finalize().as_bytes()
 }
 
+/// A row of a collection, by its incarnation.
+type SealedRow = (u64, u32, u32);
+
 /// Vectors of sealed rows. Clones share one cache.
 #[derive(Clone)]
 pub struct HotVectors {
-    cache: Option<Cache<(u64, u32, u32), Arc<[f32]>>>,
+    cache: Option<Cache<SealedRow, Arc<[f32]>>>,
     pub counts: Arc<Counts>,
 }
 
 impl HotVectors {
     /// 0 bytes for no cache.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &(u64, u32, u32), values: &Arc<[f32]>| (values.len() * 4 + OVERHEAD) as u32;
+        let weigh = |_: &SealedRow, values: &Arc<[f32]>| (values.len() * 4 + OVERHEAD) as u32;
         let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
         Self { cache, counts: Arc::default() }
     }
