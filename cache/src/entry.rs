@@ -12,7 +12,13 @@ use crate::{Lifetime, Stamp, Tags};
 
 /// What of an answer's head is about the answer and not about the exchange. All else (`Set-Cookie`, `RateLimit`,
 /// `X-Request-Id`, `Server-Timing`, `traceparent`, hop-by-hop fields, …) stays with the request that it came for.
-const KEPT: [HeaderName; 3] = [header::CONTENT_TYPE, header::CONTENT_LANGUAGE, header::LAST_MODIFIED];
+const KEPT: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LANGUAGE,
+    header::LAST_MODIFIED,
+    // Which region's data this is.
+    HeaderName::from_static("nearfield-region"),
+];
 /// What an entry costs beside its body and head, by estimate: struct, reference counts, the cache's own bookkeeping.
 const OVERHEAD_BYTES: usize = 400;
 const HEADER_OVERHEAD_BYTES: usize = 64;

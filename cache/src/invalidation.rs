@@ -69,6 +69,11 @@ impl Invalidation {
         self.purge(Purge::Tag(Tag::collection(tenant, collection)));
     }
 
+    /// The same for a write of which only the tenant is known.
+    pub fn tenant_changed(&self, tenant: Option<&str>) {
+        self.purge(Purge::Tag(Tag::tenant(tenant)));
+    }
+
     /// Purges here, and tells the other gateways if there is a way.
     pub fn purge(&self, purge: Purge) {
         let stamp = Stamp { micros: self.advance(1), origin: self.table.origin };
@@ -139,8 +144,7 @@ mod tests {
     use super::*;
 
     fn tags(collection: &str) -> Tags {
-        let point = Some(Tag::point(None, collection, "1"));
-        Tags { collection: Tag::collection(None, collection), point }
+        Tags::new(None, collection, Some("1"))
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,7 +171,17 @@ mod tests {
         let before = invalidation.begin();
         invalidation.collection_changed(None, "");
         assert!(!invalidation.admits(before, &tags("default")));
-        assert!(invalidation.admits(before, &Tags { collection: Tag::collection(Some("a"), "default"), point: None }));
+        assert!(invalidation.admits(before, &Tags::new(Some("a"), "default", None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenants_purge_ends_all_of_its_answers() {
+        let invalidation = Invalidation::new(Clock::start());
+        let before = invalidation.begin();
+        invalidation.tenant_changed(Some("a"));
+        assert!(!invalidation.admits(before, &Tags::new(Some("a"), "shoes", None)));
+        assert!(invalidation.admits(before, &Tags::new(Some("b"), "shoes", None)));
+        assert!(invalidation.admits(before, &tags("shoes")));
     }
 
     #[tokio::test(start_paused = true)]

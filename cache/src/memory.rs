@@ -79,14 +79,14 @@ mod tests {
     use http::{HeaderMap, StatusCode};
 
     use super::*;
-    use crate::{Audience, Clock, Invalidation, Lifetime, Tag, Tags};
+    use crate::{Audience, Clock, Invalidation, Lifetime, Tags};
 
     #[tokio::test]
     async fn memory_is_bounded_by_bytes() {
         let memory = Memory::new(1 << 20);
         let stamp = Invalidation::new(Clock::start()).begin();
         for i in 0..1000 {
-            let tags = Tags { collection: Tag::collection(None, "c"), point: None };
+            let tags = Tags::new(None, "c", None);
             let lifetime = Lifetime { fresh: Duration::from_secs(30), stale: Duration::ZERO };
             let body = vec![0; 10_000].into();
             let entry = Entry::new(StatusCode::OK, &HeaderMap::new(), body, stamp, lifetime, tags);

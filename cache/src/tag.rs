@@ -9,6 +9,11 @@ use crate::canonical::hash_bytes;
 pub struct Tag(pub(crate) u64);
 
 impl Tag {
+    /// All that a tenant has; for None, all that belongs to no tenant.
+    pub fn tenant(tenant: Option<&str>) -> Self {
+        Self::of(b"tenant", tenant, &[])
+    }
+
     pub fn collection(tenant: Option<&str>, collection: &str) -> Self {
         Self::of(b"collection", tenant, &[collection])
     }
@@ -46,16 +51,25 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// The tags of one answer: its collection's, and its point's when it is about one.
+/// The tags of one answer: its tenant's, its collection's, and its point's when it is about one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tags {
+    pub tenant: Tag,
     pub collection: Tag,
     pub point: Option<Tag>,
 }
 
 impl Tags {
+    pub fn new(tenant: Option<&str>, collection: &str, point: Option<&str>) -> Self {
+        Self {
+            tenant: Tag::tenant(tenant),
+            collection: Tag::collection(tenant, collection),
+            point: point.map(|id| Tag::point(tenant, collection, id)),
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Tag> {
-        std::iter::once(self.collection).chain(self.point)
+        [self.tenant, self.collection].into_iter().chain(self.point)
     }
 }
 

@@ -6,9 +6,13 @@ mod export;
 mod health;
 mod lines;
 mod points;
+mod purge;
 mod regions;
 mod reply;
 mod searches;
+mod warm;
+
+pub use self::warm::Cached;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +28,7 @@ use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
 use crate::region::{Chosen, Regions};
 use crate::route::{GrpcMethod, Route};
-use crate::{sse, websocket};
+use crate::{openapi, sse, websocket};
 
 /// Answers every route. Clones share everything.
 #[derive(Clone)]
@@ -77,7 +81,7 @@ impl Job {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request) -> Result<Response, Error> {
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Response, Error> {
         let route = request.extensions().get::<Route>().copied().unwrap_or_else(|| Route::of(request.uri().path()));
         if route == Route::Unknown {
             return Err(Error::NotFound("there is nothing at this path".to_owned()));
@@ -91,7 +95,10 @@ impl Inner {
         let head = request.method() == Method::HEAD;
         let response = match route {
             Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
+            Route::CachePurge => purge::purge(&self.regions, request).await?,
+            Route::CacheWarm => warm::warm(self, request).await?,
             Route::HealthReady => health::ready(&self.regions),
+            Route::OpenApi => openapi::response(),
             Route::Regions => {
                 let query = request.uri().query().unwrap_or_default();
                 regions::list(&self.regions, request.extensions(), query)?

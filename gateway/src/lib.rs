@@ -8,6 +8,7 @@ pub mod forward;
 pub mod gateway;
 pub mod layers;
 pub mod listener;
+pub mod openapi;
 mod pipeline;
 pub mod region;
 pub mod request;

@@ -29,6 +29,7 @@ impl Entry {
             self.stamp.origin,
             self.lifetime.fresh.as_micros() as u64,
             self.lifetime.stale.as_micros() as u64,
+            self.tags.tenant.0,
             self.tags.collection.0,
             u64::from(self.tags.point.is_some()),
             self.tags.point.map_or(0, |tag| tag.0),
@@ -63,10 +64,11 @@ impl Entry {
         let stamp = Stamp { micros: reader.number()?, origin: reader.number()? };
         let lifetime =
             Lifetime { fresh: Duration::from_micros(reader.number()?), stale: Duration::from_micros(reader.number()?) };
+        let tenant = Tag(reader.number()?);
         let collection = Tag(reader.number()?);
         let has_point = reader.number()? != 0;
         let point = Tag(reader.number()?);
-        let tags = Tags { collection, point: has_point.then_some(point) };
+        let tags = Tags { tenant, collection, point: has_point.then_some(point) };
         let count = u16::from_le_bytes(reader.array()?);
         if count > MAX_HEADERS {
             return Err(Undecodable);
@@ -121,7 +123,7 @@ mod tests {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::SET_COOKIE, HeaderValue::from_static("a=b"));
         headers.insert("x-request-id", HeaderValue::from_static("req_1"));
-        let tags = Tags { collection: Tag(7), point: point.then_some(Tag(9)) };
+        let tags = Tags { tenant: Tag(5), collection: Tag(7), point: point.then_some(Tag(9)) };
         let lifetime = Lifetime { fresh: Duration::from_secs(30), stale: Duration::from_micros(1) };
         Entry::new(StatusCode::OK, &headers, body.into(), Stamp { micros: 1, origin: 2 }, lifetime, tags)
     }

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::invalidation::Purge;
-use crate::{Age, Audience, Clock, Lifetime, Memory, Tag, Tags, Tier, Tiered};
+use crate::{Age, Audience, Clock, Lifetime, Memory, Tags, Tier, Tiered};
 
 /// Long: the tests share few cores. What must be quick is measured apart.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -88,7 +88,7 @@ fn key(id: &str) -> Key {
 }
 
 fn entry(cache: &Tiered, body: &'static [u8]) -> Arc<Entry> {
-    let tags = Tags { collection: Tag::collection(None, "shoes"), point: None };
+    let tags = Tags::new(None, "shoes", None);
     let lifetime = Lifetime { fresh: Duration::from_secs(300), stale: Duration::from_secs(300) };
     let stamp = cache.invalidation.begin();
     Arc::new(Entry::new(StatusCode::OK, &HeaderMap::new(), Bytes::from_static(body), stamp, lifetime, tags))

@@ -49,6 +49,8 @@ pub(crate) fn cacheable(mut response: Response, max_age: u32, collection: &str, 
     let mut tags = format!("collection:{collection}");
     if let Some(id) = point.filter(|id| !id.is_empty()) {
         tags.push_str(",point:");
+        tags.push_str(collection);
+        tags.push('/');
         tags.extend(utf8_percent_encode(id, TAG_ESCAPES));
     }
     if let Ok(tags) = HeaderValue::try_from(tags) {

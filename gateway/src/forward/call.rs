@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nearfield_auth::Principal;
+use nearfield_cache::Invalidation;
 use nearfield_proto::TENANT_METADATA;
 
 use super::balance;
@@ -14,13 +15,15 @@ use crate::region::geo::{ClientLocation, Coordinates};
 use crate::request::{Caller, ClientAddr, Deadline, RequestId};
 
 /// Who calls, until when, and under which trace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct CallContext {
     pub principal: Option<Arc<Principal>>,
     pub client: Option<IpAddr>,
     pub deadline: Option<Instant>,
     pub location: Option<Coordinates>,
     pub request_id: Option<Arc<str>>,
+    /// Where a write says what it changed, so that no cache hides it.
+    pub invalidation: Option<Invalidation>,
     /// `traceparent` and `tracestate` (W3C Trace Context).
     trace: [Option<HeaderValue>; 2],
     tenant: Option<HeaderValue>,
@@ -39,6 +42,7 @@ impl CallContext {
             client: extensions.get::<ClientAddr>().map(|client| client.0.ip()),
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             location: extensions.get::<ClientLocation>().map(|location| location.0),
+            invalidation: extensions.get::<Invalidation>().cloned(),
             request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
             trace: TRACE_HEADERS.map(|name| parts.headers.get(name).cloned()),
             tenant,
@@ -76,6 +80,21 @@ impl CallContext {
         Ok(())
     }
 
+    /// To be held over a write to `collection` until its answer is known: then, or when the write is given up half way,
+    /// what caches hold of the collection is purged, before the caller is told.
+    pub(crate) fn writing(&self, collection: &str) -> Writing {
+        Writing { invalidation: self.invalidation.clone(), tenant: self.tenant_id(), collection: collection.into() }
+    }
+
+    /// The same for a write of which only the tenant is known.
+    pub(crate) fn writing_somewhere(&self) -> Writing {
+        self.writing("")
+    }
+
+    fn tenant_id(&self) -> Option<Box<str>> {
+        self.principal.as_ref().and_then(|p| p.tenant.as_deref()).map(Into::into)
+    }
+
     /// The affinity key of this caller's reads.
     pub fn read_key(&self) -> u64 {
         self.client.map_or(0, balance::client_key)
@@ -84,6 +103,31 @@ impl CallContext {
     /// The affinity key of this caller's writes to a collection.
     pub fn write_key(&self, collection: &str) -> u64 {
         balance::collection_key(self.tenant(), collection)
+    }
+}
+
+/// A write under way; purges when dropped.
+pub(crate) struct Writing {
+    invalidation: Option<Invalidation>,
+    tenant: Option<Box<str>>,
+    /// Empty when unknown.
+    collection: Box<str>,
+}
+
+impl Writing {
+    /// The write has been applied, as far as it ever will.
+    pub(crate) fn applied(&self) {
+        let Some(invalidation) = &self.invalidation else { return };
+        match &*self.collection {
+            "" => invalidation.tenant_changed(self.tenant.as_deref()),
+            collection => invalidation.collection_changed(self.tenant.as_deref(), collection),
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.applied();
     }
 }
 

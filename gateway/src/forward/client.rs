@@ -43,14 +43,17 @@ impl Upstream {
     }
 
     pub async fn insert(&self, ctx: &CallContext, request: &v1::InsertRequest) -> Result<v1::InsertResponse, Error> {
+        let _writing = ctx.writing(&request.collection);
         self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Insert", &request.collection), request).await
     }
 
     pub async fn update(&self, ctx: &CallContext, request: &v1::UpdateRequest) -> Result<v1::UpdateResponse, Error> {
+        let _writing = ctx.writing(&request.collection);
         self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Update", &request.collection), request).await
     }
 
     pub async fn delete(&self, ctx: &CallContext, request: &v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+        let _writing = ctx.writing(&request.collection);
         self.unary(&write(ctx, "/nearfield.v1.VectorSearch/Delete", &request.collection), request).await
     }
 
@@ -59,6 +62,7 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::CreateCollectionRequest,
     ) -> Result<v1::CreateCollectionResponse, Error> {
+        let _writing = ctx.writing(&request.name);
         self.unary(&write(ctx, "/nearfield.v1.Collections/Create", &request.name), request).await
     }
 
@@ -67,6 +71,7 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::DeleteCollectionRequest,
     ) -> Result<v1::DeleteCollectionResponse, Error> {
+        let _writing = ctx.writing(&request.name);
         self.unary(&write(ctx, "/nearfield.v1.Collections/Delete", &request.name), request).await
     }
 

@@ -9,6 +9,7 @@ pub mod collection;
 pub mod json;
 pub mod name;
 pub mod ndjson;
+pub(crate) mod operating;
 pub mod point;
 pub mod query;
 pub mod read;

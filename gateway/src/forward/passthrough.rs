@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use nearfield_proto::TENANT_METADATA;
 
-use super::call::CallContext;
+use super::call::{CallContext, Writing};
 use super::connection::Failure;
 use super::grpc;
 use super::upstream::{Tried, Upstream};
@@ -30,13 +30,16 @@ impl Upstream {
         rewrite(&mut parts.headers);
         context.write(&mut parts.headers)?;
         let path = parts.uri.path().to_owned();
-        let (key, body) = match method {
+        let (key, body, writing) = match method {
             GrpcMethod::Admin | GrpcMethod::Write => {
                 let (collection, body) = peek_collection(body).await;
-                (context.write_key(&collection), body)
+                // A client stream may go on to other collections than its first message's.
+                let streams = path.ends_with("/InsertStream");
+                let writing = if streams { context.writing_somewhere() } else { context.writing(&collection) };
+                (context.write_key(&collection), body, Some(writing))
             }
             GrpcMethod::Health | GrpcMethod::Read | GrpcMethod::Reflection | GrpcMethod::Unknown => {
-                (context.read_key(), body)
+                (context.read_key(), body, None)
             }
         };
         let mut outgoing = http::Request::new(body);
@@ -49,7 +52,7 @@ impl Upstream {
             let endpoint = self.choose(key, &mut tried).ok_or(Error::NoRegion)?;
             *outgoing.uri_mut() = grpc::uri(&endpoint.origin, &path);
             match endpoint.send(outgoing).await {
-                Ok(response) => return Ok(returned(response)),
+                Ok(response) => return Ok(returned(response, writing)),
                 Err(Failure::Unsent { request: Some(request), .. }) => outgoing = *request,
                 Err(Failure::Unsent { request: None, .. }) => break,
                 Err(Failure::Broken(_)) => {
@@ -79,8 +82,14 @@ fn rewrite(headers: &mut HeaderMap) {
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
 }
 
-fn returned(response: Response) -> Response {
-    let (mut parts, body) = response.into_parts();
+fn returned(response: Response, writing: Option<Writing>) -> Response {
+    let (mut parts, mut body) = response.into_parts();
+    if let Some(writing) = writing {
+        // A refusal is all in the head; an answer is told by its body.
+        if !body.is_end_stream() {
+            body = body::boxed(Written { body, writing });
+        }
+    }
     for name in &HOP_BY_HOP {
         parts.headers.remove(name);
     }
@@ -133,6 +142,36 @@ impl http_body::Body for Peeked {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+/// The answer to a write: caches are purged before each piece of it goes to the caller.
+struct Written {
+    body: Body,
+    writing: Writing,
+}
+
+impl http_body::Body for Written {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.writing.applied();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

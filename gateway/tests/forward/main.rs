@@ -4,6 +4,8 @@
 
 mod failover;
 mod grpc;
+mod openapi;
+mod operating;
 mod rest;
 mod streams;
 mod support;

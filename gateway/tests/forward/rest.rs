@@ -37,7 +37,7 @@ async fn points_are_written_and_read() {
     let read = inside.get("/embed/%C3%A4%2Fb%20c?collection=c").await;
     assert_eq!(read.json(), json!({"id": "ä/b c", "values": [1.0, 2.0], "metadata": {}, "version": 1}));
     assert_eq!(read.headers["cache-control"], "max-age=300");
-    assert_eq!(read.headers["cache-tag"], "collection:c,point:%C3%A4%2Fb%20c");
+    assert_eq!(read.headers["cache-tag"], "collection:c,point:c/%C3%A4%2Fb%20c");
     let update = json!({"collection": "c", "id": "p1", "metadata": {"i": null, "j": 2}, "if_version": 1});
     assert_eq!(inside.post("/update", update.clone()).await.json()["version"], 2);
     assert_eq!(inside.post("/update", update).await.status, 409);
@@ -58,7 +58,7 @@ async fn a_search_by_body_and_by_query_is_the_same() {
     assert_eq!((posted.status.as_u16(), posted.text()), (200, got.text()));
     assert_eq!(got.json()["total_results"], 5);
     assert_eq!(got.headers["cache-control"], "max-age=30");
-    assert_eq!(got.headers["cache-tag"], "collection:c,point:p3");
+    assert_eq!(got.headers["cache-tag"], "collection:c,point:c/p3");
     assert_eq!(got.headers["nearfield-region"], "local");
     let head = inside.call(Method::HEAD, &path, &Value::Null).await;
     assert_eq!(head.headers["content-length"], got.body.len().to_string());

@@ -103,6 +103,30 @@ pub(crate) fn search(response: &SearchResponse, include: Include) -> Bytes {
     out.finish()
 }
 
+/// Writes a search as the body of `POST /search`: what is read from it is the same search.
+pub(crate) fn search_body(search: &SearchRequest) -> Bytes {
+    let mut out = Writer::with_capacity(128 + search.query.len() * 12);
+    out.raw("{\"collection\":").value(&search.collection);
+    if search.query.is_empty() {
+        out.raw(",\"query_vector_id\":").value(&search.query_vector_id);
+    } else {
+        out.raw(",\"query\":").value(&search.query);
+    }
+    out.raw(",\"k\":").value(&search.k).raw(",\"include\":").value(&search.include);
+    out.raw(",\"exact\":").value(&search.exact);
+    if !search.metric.is_empty() {
+        out.raw(",\"metric\":").value(&search.metric);
+    }
+    if !search.filter.is_empty() {
+        out.raw(",\"filter\":").object(&search.filter);
+    }
+    if search.ef_search > 0 {
+        out.raw(",\"ef_search\":").value(&search.ef_search);
+    }
+    out.raw("}");
+    out.finish()
+}
+
 /// Writes a stored point, on one line.
 pub(crate) fn record_into(out: &mut Writer, record: &Record) {
     out.raw("{\"id\":").value(&record.id);

@@ -276,6 +276,12 @@ pub(crate) fn fetch(path: &str, query: &str) -> Result<FetchRequest, Error> {
     report.finish(request)
 }
 
+/// The path by which a point is read.
+pub(crate) fn path(collection: &str, id: &str) -> String {
+    let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+    format!("/api/v1/embed/{id}?collection={collection}")
+}
+
 /// Reads `GET /export?collection=&filter=&session=`.
 ///
 /// # Errors
