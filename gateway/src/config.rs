@@ -11,6 +11,8 @@ pub struct Config {
     pub server: Server,
     pub listener: listener::Config,
     pub tls: listener::tls::Config,
+    pub auth: nearfield_auth::Config,
+    pub cache: layers::response_cache::Config,
     pub client: layers::client_addr::Config,
     pub deadline: layers::deadline::Config,
     pub shed: layers::shed::Config,
@@ -28,6 +30,8 @@ pub struct Config {
 /// A setting that parses and still makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
+    #[error("`auth`")]
+    Auth(#[from] nearfield_auth::Error),
     #[error("`{key}` is {value:?}; it takes 1 to 63 of a-z, 0-9 and -")]
     Name { key: &'static str, value: String },
     #[error("`listener.https` names no address")]
@@ -54,6 +58,7 @@ impl Config {
         if !self.rate_limit.plans.contains_key(&self.rate_limit.default_plan) {
             return Err(Invalid::NoSuchPlan(self.rate_limit.default_plan.clone()));
         }
+        self.auth.check()?;
         self.upstream.validate()?;
         let zero = [
             ("listener.max_connections", self.listener.max_connections == 0),

@@ -14,6 +14,8 @@ mod warm;
 
 pub use self::warm::Cached;
 
+pub(crate) use body::read as read_body;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nearfield_auth::Scope;
+use nearfield_auth::{Rejection, Scope};
 
 /// One thing wrong in a request, found by where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub enum Error {
     HeadTooLarge,
     #[error("an internal failure")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Credentials that do not hold. The text says what was wrong and nothing of them.
+    #[error("{0}")]
+    InvalidCredentials(Rejection),
     /// Too many requests by this caller.
     #[error("the rate limit {policy} is exhausted")]
     Limited { policy: &'static str, limit: u32, retry_after: Duration },
@@ -48,6 +51,9 @@ pub enum Error {
     /// No healthy region, or no healthy searchd in any.
     #[error("no healthy region can answer")]
     NoRegion,
+    /// The caller wanted a cached answer or none (`only-if-cached`).
+    #[error("no answer is cached, and the request asks for no other")]
+    NotCached,
     #[error("{0}")]
     NotFound(String),
     /// The process protects itself.
@@ -57,7 +63,7 @@ pub enum Error {
     TargetTooLong,
     #[error("{what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
-    /// No credentials, or bad ones. The text says what was wrong and nothing of the token.
+    /// No credentials, or none of a kind that is taken.
     #[error("{0}")]
     Unauthenticated(String),
     #[error("{0}")]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use nearfield_auth::Authenticator;
 use nearfield_telemetry::admin;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State};
@@ -27,8 +28,12 @@ use crate::{forward, websocket};
 pub enum Error {
     #[error("starting the admin port")]
     Admin(#[source] admin::Error),
+    #[error("setting up authentication")]
+    Auth(#[source] nearfield_auth::Error),
     #[error("listening")]
     Bind(#[source] sockets::Error),
+    #[error("setting up the cache")]
+    Cache(#[source] nearfield_cache::redis::BadUrl),
     #[error("the listener's host ended while it started")]
     Host,
     #[error("checking the settings")]
@@ -124,7 +129,9 @@ impl Gateway {
         let drain = Drain::new();
         let readiness = Readiness::new();
         nearfield_telemetry::process::register(&mut registry);
-        let context = pipeline::Context::new(&config, readiness.clone(), &mut registry);
+        let authenticator = Authenticator::start(&config.auth).await.map_err(Error::Auth)?;
+        let context = pipeline::Context::new(&config, authenticator, readiness.clone(), &mut registry);
+        let context = context.map_err(Error::Cache)?;
         let admin =
             admin::Server::start(config.listener.admin, registry, readiness.clone()).await.map_err(Error::Admin)?;
         let inside = Inside { drain: drain.clone(), admission: Arc::new(context.limits()) };

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use crate::body::Response;
 use crate::error::Error;
 
+pub(crate) mod authenticate;
 pub(crate) mod classify;
 pub mod client_addr;
 pub mod compression;
@@ -17,6 +18,7 @@ pub(crate) mod ready;
 pub mod request_body;
 pub(crate) mod request_id;
 pub(crate) mod rescue;
+pub mod response_cache;
 pub(crate) mod server_timing;
 pub mod shed;
 pub(crate) mod target;

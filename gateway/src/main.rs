@@ -77,12 +77,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("draining");
-    tokio::select! {
-        finished = gateway.shutdown() => tracing::info!(finished, "drained"),
-        // Whoever asks twice does not want to wait.
-        _ = terminate.recv() => tracing::warn!("stopped without waiting for the drain"),
-        _ = interrupt.recv() => tracing::warn!("stopped without waiting for the drain"),
-    }
+    let finished = gateway.shutdown().await;
+    tracing::info!(finished, "drained");
     guard.finish().await;
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
 
+use std::sync::Arc;
+
+use nearfield_auth::Authenticator;
+use nearfield_cache::redis::BadUrl;
 use nearfield_telemetry::readiness::Readiness;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
@@ -10,8 +14,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::layers::observe::metrics::Metrics;
 use crate::layers::{
-    classify, client_addr, compression, deadline, head, observe, rate_limit, ready, request_body, request_id, rescue,
-    server_timing, shed, target,
+    authenticate, classify, client_addr, compression, deadline, head, observe, rate_limit, ready, request_body,
+    request_id, rescue, response_cache, server_timing, shed, target,
 };
 use crate::listener;
 
@@ -19,6 +23,8 @@ use crate::listener;
 pub(crate) struct Context {
     config: Config,
     readiness: Readiness,
+    authenticate: authenticate::Layer,
+    cache: response_cache::Cache,
     requests: Metrics,
     shed: shed::Layer,
     limits: rate_limit::Limits,
@@ -26,14 +32,22 @@ pub(crate) struct Context {
 
 impl Context {
     /// Layers that have metrics are made here, while the registry can still be written to.
-    pub(crate) fn new(config: &Config, readiness: Readiness, registry: &mut Registry) -> Self {
-        Self {
+    pub(crate) fn new(
+        config: &Config,
+        authenticator: Authenticator,
+        readiness: Readiness,
+        registry: &mut Registry,
+    ) -> Result<Self, BadUrl> {
+        let refusals = authenticate::Metrics::register(registry);
+        Ok(Self {
+            authenticate: authenticate::Layer::new(Arc::new(authenticator), refusals),
+            cache: response_cache::Cache::start(&config.cache, registry)?,
             requests: Metrics::register(registry),
             shed: shed::Layer::new(&config.shed, registry),
             limits: rate_limit::Limits::new(&config.rate_limit),
             config: config.clone(),
             readiness,
-        }
+        })
     }
 
     /// The limits, for what comes in behind the pipeline: a WebSocket's messages.
@@ -48,7 +62,7 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context { config, readiness, requests, shed, limits } = context;
+    let Context { authenticate, cache, config, readiness, requests, shed, limits } = context;
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
         .layer(classify::Layer)
@@ -63,6 +77,8 @@ where
         .layer(server_timing::Layer)
         // Outside of every refusal: they too say what is left of the limits.
         .layer(limits.announce)
+        // Outside of every refusal: they too say that no cache was asked.
+        .layer(response_cache::status::Layer)
         // Everything inside may fail; everything outside only watches.
         .layer(rescue::Layer)
         // Load balancers ask without credentials, and must be answered under any load.
@@ -75,12 +91,16 @@ where
         .layer(shed)
         // Ahead of authentication: a flood from one address must not even cost a signature check.
         .layer(limits.by_address)
+        // From here on there is a caller, and no credentials any more.
+        .layer(authenticate)
         // Right behind authentication: it needs the caller's name and plan.
         .layer(limits.by_caller)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
         .layer(compression::Layer::new(config.compression))
         // Before anyone reads the body.
         .layer(request_body::Layer::new(config.body))
+        // Innermost: what it keeps is what the region answers, and a hit has still paid every toll above.
+        .layer(response_cache::Layer { cache })
         .service(inner);
     BoxCloneSyncService::new(service)
 }

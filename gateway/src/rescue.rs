@@ -56,11 +56,15 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::Malformed { .. } => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed"),
         Error::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "method-not-allowed"),
         Error::NoRegion => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "no-region"),
+        // RFC 9111 section 5.2.1.7.
+        Error::NotCached => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, "not-cached"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound, "not-found"),
         Error::Shed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "shed"),
         Error::TargetTooLong => (StatusCode::URI_TOO_LONG, Code::InvalidArgument, "target-too-long"),
         Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too-large"),
-        Error::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "unauthenticated"),
+        Error::InvalidCredentials(_) | Error::Unauthenticated(_) => {
+            (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "unauthenticated")
+        }
         Error::UnsupportedMediaType(_) => {
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "unsupported-media-type")
         }
@@ -101,6 +105,7 @@ fn type_uri(title: &str) -> &'static str {
         "malformed" => "https://nearfield.dev/problems/malformed",
         "method-not-allowed" => "https://nearfield.dev/problems/method-not-allowed",
         "no-region" => "https://nearfield.dev/problems/no-region",
+        "not-cached" => "https://nearfield.dev/problems/not-cached",
         "not-found" => "https://nearfield.dev/problems/not-found",
         "shed" => "https://nearfield.dev/problems/shed",
         "target-too-long" => "https://nearfield.dev/problems/target-too-long",
@@ -161,7 +166,16 @@ fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
             retry_after(headers, 1);
         }
         Error::Unauthenticated(_) => {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"nearfield\""));
+            headers.insert(header::WWW_AUTHENTICATE, challenge(""));
+        }
+        // RFC 6750 section 3.1. Rejections are fixed texts without quotes.
+        Error::InvalidCredentials(rejection) => {
+            let parameters = format!(", error=\"invalid_token\", error_description=\"{rejection}\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge(&parameters));
+        }
+        Error::Forbidden(scope) => {
+            let parameters = format!(", error=\"insufficient_scope\", scope=\"{scope}\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge(&parameters));
         }
         Error::UpgradeRequired(_) => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -172,6 +186,10 @@ fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
         }
         _ => {}
     }
+}
+
+fn challenge(parameters: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("Bearer realm=\"nearfield\"{parameters}")).expect("printable ASCII")
 }
 
 /// The HTTP answer.

@@ -1,0 +1,206 @@
+//! Who is calling, by a JWT or an API key, and whether the route is open to them: 401 when that is not known, 403 when
+//! it is and does not suffice (RFC 6750).
+//!
+//! Credentials stop here: inside there is the [`Caller`], and no header to leak.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, Method};
+use nearfield_auth::{Authenticator, Credentials, Rejection};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::{Answering, classify};
+use crate::body::{Request, Response};
+use crate::error::Error;
+use crate::request::Caller;
+use crate::route::Route;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// How a browser's WebSocket, which can set no other header, carries a token.
+const SUBPROTOCOL_PREFIX: &str = "bearer.";
+/// When keys are out of reach: about how soon they are asked for again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub(crate) struct Layer {
+    authenticator: Arc<Authenticator>,
+    metrics: Metrics,
+}
+
+impl Layer {
+    pub(crate) fn new(authenticator: Arc<Authenticator>, metrics: Metrics) -> Self {
+        Self { authenticator, metrics }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Service<S> {
+        Service { inner, layer: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Service<S> {
+    inner: S,
+    layer: Layer,
+}
+
+impl<S> tower::Service<Request> for Service<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Error;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        // The service that is ready is the one to call; its clone waits for its own turn.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            let route = classify::route(&request);
+            if let Some(scope) = route.scope(request.method()) {
+                let presented = presented(request.headers(), route, request.method())?;
+                let Caller(principal) = layer.caller(&presented).await?;
+                if !principal.scopes.contains(scope) {
+                    layer.metrics.refused("scope");
+                    return Err(Error::Forbidden(scope));
+                }
+                request.extensions_mut().insert(Caller(principal));
+            }
+            strip(request.headers_mut());
+            inner.call(request).await
+        })
+    }
+}
+
+/// What a request carries; owned, so that no header is borrowed while keys are asked for.
+enum Presented {
+    ApiKey(String),
+    Bearer(String),
+}
+
+impl Layer {
+    async fn caller(&self, presented: &Presented) -> Result<Caller, Error> {
+        let credentials = match presented {
+            Presented::ApiKey(key) => Credentials::ApiKey(key),
+            Presented::Bearer(token) => Credentials::Bearer(token),
+        };
+        match self.authenticator.authenticate(credentials).await {
+            Ok(principal) => Ok(Caller(principal)),
+            Err(rejection) => {
+                self.metrics.refused(rejection.label());
+                Err(match rejection {
+                    Rejection::Unavailable => {
+                        Error::Shed { reason: "credentials cannot be checked at present", retry_after: RETRY_AFTER }
+                    }
+                    _ => Error::InvalidCredentials(rejection),
+                })
+            }
+        }
+    }
+}
+
+/// The one credential of a request.
+fn presented(headers: &HeaderMap, route: Route, method: &Method) -> Result<Presented, Error> {
+    let mut found = None;
+    let mut count = 0;
+    for value in headers.get_all(AUTHORIZATION) {
+        count += 1;
+        found = Some(Presented::Bearer(bearer(value)?.to_owned()));
+    }
+    for value in headers.get_all(API_KEY) {
+        count += 1;
+        found = Some(Presented::ApiKey(value.to_str().map_err(|_| unreadable())?.trim().to_owned()));
+    }
+    if route == Route::WebSocket && matches!(*method, Method::GET | Method::CONNECT) {
+        for token in subprotocols(headers).filter_map(|word| word.strip_prefix(SUBPROTOCOL_PREFIX)) {
+            count += 1;
+            found = Some(Presented::Bearer(token.to_owned()));
+        }
+    }
+    match (found, count) {
+        (Some(presented), 1) => Ok(presented),
+        (Some(_), _) => Err(Error::malformed("the request carries more than one set of credentials")),
+        (None, _) => {
+            let text = "no credentials: send Authorization: Bearer <token>, or X-API-Key: <key>";
+            Err(Error::Unauthenticated(text.to_owned()))
+        }
+    }
+}
+
+/// RFC 6750 section 2.1; the scheme in any case (RFC 9110 section 11.1).
+fn bearer(value: &HeaderValue) -> Result<&str, Error> {
+    let text = value.to_str().map_err(|_| unreadable())?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Error::Unauthenticated("the scheme of Authorization is not Bearer".to_owned()));
+    }
+    Ok(token.trim())
+}
+
+fn unreadable() -> Error {
+    Error::Unauthenticated("the credentials are not printable ASCII".to_owned())
+}
+
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+fn strip(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(API_KEY);
+    if subprotocols(headers).any(|word| word.starts_with(SUBPROTOCOL_PREFIX)) {
+        let others: Vec<&str> = subprotocols(headers).filter(|word| !word.starts_with(SUBPROTOCOL_PREFIX)).collect();
+        match HeaderValue::from_str(&others.join(", ")) {
+            Ok(others) if !others.is_empty() => {
+                headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
+            }
+            _ => {
+                headers.remove(SEC_WEBSOCKET_PROTOCOL);
+            }
+        }
+    }
+}
+
+/// Counts refusals by their reason.
+#[derive(Clone, Default)]
+pub(crate) struct Metrics {
+    refused: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("gateway");
+        registry.register("auth_refused", "credentials refused, by why", metrics.refused.clone());
+        metrics
+    }
+
+    fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! `Cache-Status` (RFC 9211): what the gateway's cache did with a request, on every answer of the REST API.
+
+use std::task::{Context, Poll};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use nearfield_cache::{Age, Entry, Found, Tier};
+
+use crate::body::{Request, Response};
+use crate::layers::{Answering, classify};
+use crate::route::Route;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+const BYPASS: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass");
+const METHOD: HeaderValue = HeaderValue::from_static("nearfield; fwd=method");
+/// Answered before the cache was reached: neither a hit nor forwarded.
+const UNREACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=refused");
+pub(super) const NOT_CACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=only-if-cached");
+pub(super) const REQUEST: HeaderValue = HeaderValue::from_static("nearfield; fwd=request");
+pub(super) const SESSION: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass; detail=session");
+
+/// Why the origin was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    Miss,
+    Request,
+    Stale,
+}
+
+impl Why {
+    pub(super) fn of(stale: bool) -> Self {
+        if stale { Self::Stale } else { Self::Miss }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Miss => "uri-miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+pub(super) fn tell(response: &mut Response, status: HeaderValue) {
+    response.headers_mut().insert(CACHE_STATUS, status);
+}
+
+/// For what is not looked up.
+pub(super) fn passed(request: &Request) -> HeaderValue {
+    if matches!(*request.method(), Method::GET | Method::HEAD) { BYPASS } else { METHOD }
+}
+
+pub(super) fn hit(found: &Found) -> HeaderValue {
+    let left = match found.age {
+        Age::Fresh { left, .. } => left.as_secs(),
+        Age::Stale { .. } | Age::Dead => 0,
+    };
+    value(match found.tier {
+        Tier::Memory => format!("nearfield; hit; ttl={left}"),
+        Tier::Behind => format!("nearfield; hit; ttl={left}; detail=redis"),
+    })
+}
+
+/// An answer of the origin that is, or could be, kept.
+pub(super) fn asked(why: Why, entry: &Entry, stored: bool, joined: bool) -> HeaderValue {
+    let stored = if stored { "; stored" } else { "" };
+    let collapsed = if joined { "; collapsed" } else { "" };
+    value(format!("nearfield; fwd={}; fwd-status={}{stored}{collapsed}", why.as_str(), entry.status.as_u16()))
+}
+
+pub(super) fn not_stored(why: Why, status: StatusCode) -> HeaderValue {
+    value(format!("nearfield; fwd={}; fwd-status={}", why.as_str(), status.as_u16()))
+}
+
+/// An old answer in place of a failure. No `hit`, which is for what did not go forward.
+pub(super) fn stale(age: Age, failure: StatusCode) -> HeaderValue {
+    let by = match age {
+        Age::Stale { by, .. } => by.as_secs(),
+        Age::Fresh { .. } | Age::Dead => 0,
+    };
+    value(format!("nearfield; fwd=stale; fwd-status={}; ttl=-{by}; detail=stale-if-error", failure.as_u16()))
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("words and digits")
+}
+
+/// Around everything that refuses: what never reached the cache says so.
+#[derive(Clone)]
+pub(crate) struct Layer;
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Service<S> {
+        Service { inner }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Service<S> {
+    inner: S,
+}
+
+impl<S> tower::Service<Request> for Service<S>
+where
+    S: tower::Service<Request, Response = Response>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = futures::future::Either<S::Future, Answering<S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let route = classify::route(&request);
+        let answer = self.inner.call(request);
+        if route.is_grpc() || matches!(route, Route::HealthReady | Route::WebSocket) {
+            return futures::future::Either::Left(answer);
+        }
+        futures::future::Either::Right(Box::pin(async move {
+            let mut response = answer.await?;
+            response.headers_mut().entry(CACHE_STATUS).or_insert(UNREACHED);
+            Ok(response)
+        }))
+    }
+}
