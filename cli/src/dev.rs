@@ -77,7 +77,8 @@ pub async fn run(options: Options) -> Result<()> {
     let mut signals = Signals::listen()?;
 
     let searchd = Searchd::start(searchd_settings).await.context("starting searchd")?;
-    let gateway_settings = gateway(&options, &certificates, searchd.grpc_addr()).context("gateway's settings")?;
+    let gateway_settings =
+        gateway(&options, &data_dir, &certificates, searchd.grpc_addr()).context("gateway's settings")?;
     let gateway = Gateway::start(gateway_settings).await.context("starting the gateway")?;
     let greeting = Greeting {
         https: format!("https://{}", reachable(gateway.https_addr())),
@@ -150,6 +151,7 @@ fn searchd(options: &Options, data_dir: &Path) -> Result<SearchdConfig, settings
 /// What gateway.toml would say.
 fn gateway(
     options: &Options,
+    data_dir: &Path,
     certificates: &Certificates,
     searchd: SocketAddr,
 ) -> Result<GatewayConfig, settings::Error> {
@@ -157,6 +159,17 @@ fn gateway(
         "server": { "region": "local" },
         "listener": { "https": [options.listen], "admin": options.admin },
         "tls": { "certificate": certificates.leaf, "key": certificates.leaf_key },
+        "auth": {
+            "api_keys": dev_issuer::api_keys_path(data_dir),
+            "issuers": [{
+                "issuer": dev_issuer::ISSUER,
+                "audience": dev_issuer::AUDIENCE,
+                "algorithms": ["ES256"],
+                "jwks_file": dev_issuer::jwks_path(data_dir),
+                // Tokens are made and checked by one clock.
+                "leeway": "0s",
+            }],
+        },
         "rate_limit": { "enabled": options.rate_limit == Switch::On },
         "upstream": { "endpoints": [format!("http://{}", reachable(searchd))] },
         "log": { "level": "warn", "format": "pretty" },
