@@ -36,7 +36,7 @@ pub(super) async fn delete(job: Job) -> Result<Response, Error> {
 pub(super) async fn embed(job: Job) -> Result<Response, Error> {
     let mut request = point::fetch(job.path(), job.query())?;
     request.session = codec::session(&job.parts.headers, std::mem::take(&mut request.session))?;
-    let fetched = job.upstream.fetch(&job.context, &request).await?;
+    let fetched = job.upstream.fetch_somewhere(&job.context, &request).await?;
     let record = fetched.records.into_iter().next();
     let record = record.ok_or_else(|| Error::NotFound("there is no point of this id".to_owned()))?;
     let response = reply::json(answer::record(&record));

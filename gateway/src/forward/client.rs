@@ -10,7 +10,8 @@ use crate::error::Error;
 
 impl Upstream {
     pub async fn search(&self, ctx: &CallContext, request: &v1::SearchRequest) -> Result<v1::SearchResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Search"), request).await
+        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Search", &request.collection, &request.session), request)
+            .await
     }
 
     /// The first hit, when there is one, and the stream of the others. A failure before the first is an error here.
@@ -19,7 +20,11 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::SearchRequest,
     ) -> Result<(Option<v1::SearchResult>, Messages<v1::SearchResult>), Error> {
-        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/StreamSearch"), request).await
+        self.streaming(
+            &read(ctx, "/nearfield.v1.VectorSearch/StreamSearch", &request.collection, &request.session),
+            request,
+        )
+        .await
     }
 
     pub async fn batch_search(
@@ -27,11 +32,28 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::BatchSearchRequest,
     ) -> Result<v1::BatchSearchResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/BatchSearch"), request).await
+        self.unary(&list(ctx, "/nearfield.v1.VectorSearch/BatchSearch"), request).await
     }
 
     pub async fn fetch(&self, ctx: &CallContext, request: &v1::FetchRequest) -> Result<v1::FetchResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Fetch"), request).await
+        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Fetch", &request.collection, &request.session), request).await
+    }
+
+    /// As [`Upstream::fetch`]; when nothing is found and no session tells what to wait for, whoever takes the
+    /// collection's writes is asked too.
+    pub async fn fetch_somewhere(
+        &self,
+        ctx: &CallContext,
+        request: &v1::FetchRequest,
+    ) -> Result<v1::FetchResponse, Error> {
+        let fetched = self.fetch(ctx, request).await?;
+        let home = ctx.write_key(&request.collection);
+        if !fetched.records.is_empty() || !request.session.is_empty() || self.is_same(ctx.read_key(), home) {
+            return Ok(fetched);
+        }
+        let path = "/nearfield.v1.VectorSearch/Fetch";
+        let call = Call { path, context: ctx, key: home, home: None, safety: Safety::Repeatable };
+        self.unary(&call, request).await
     }
 
     pub async fn scan(
@@ -39,7 +61,8 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::ScanRequest,
     ) -> Result<(Option<v1::Record>, Messages<v1::Record>), Error> {
-        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/Scan"), request).await
+        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/Scan", &request.collection, &request.session), request)
+            .await
     }
 
     pub async fn insert(&self, ctx: &CallContext, request: &v1::InsertRequest) -> Result<v1::InsertResponse, Error> {
@@ -80,7 +103,7 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::ListCollectionsRequest,
     ) -> Result<v1::ListCollectionsResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.Collections/List"), request).await
+        self.unary(&list(ctx, "/nearfield.v1.Collections/List"), request).await
     }
 
     pub async fn describe_collection(
@@ -88,14 +111,22 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::DescribeCollectionRequest,
     ) -> Result<v1::Collection, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.Collections/Describe"), request).await
+        self.unary(&read(ctx, "/nearfield.v1.Collections/Describe", &request.name, &request.session), request).await
     }
 }
 
-fn read<'a>(context: &'a CallContext, path: &'static str) -> Call<'a> {
-    Call { path, context, key: context.read_key(), safety: Safety::Repeatable }
+/// A read of all that a caller has.
+fn list<'a>(context: &'a CallContext, path: &'static str) -> Call<'a> {
+    Call { path, context, key: context.read_key(), home: None, safety: Safety::Repeatable }
+}
+
+/// A read of one collection. With a session its searchd waits for what it lacks; without one, whoever takes the
+/// collection's writes is asked before something is said not to be there.
+fn read<'a>(context: &'a CallContext, path: &'static str, collection: &str, session: &str) -> Call<'a> {
+    let home = session.is_empty().then(|| context.write_key(collection));
+    Call { path, context, key: context.read_key(), home, safety: Safety::Repeatable }
 }
 
 fn write<'a>(context: &'a CallContext, path: &'static str, collection: &str) -> Call<'a> {
-    Call { path, context, key: context.write_key(collection), safety: Safety::Once }
+    Call { path, context, key: context.write_key(collection), home: None, safety: Safety::Once }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use nearfield_proto::TENANT_METADATA;
 
 use super::call::{CallContext, Writing};
@@ -20,7 +20,8 @@ use crate::error::Error;
 use crate::route::GrpcMethod;
 
 impl Upstream {
-    /// Passes a call on and its answer back. It goes to another endpoint only when the first never got it.
+    /// Passes a call on and its answer back. It goes to another endpoint when the first never got it; a read of one
+    /// message also when the first broke off or is leaving.
     ///
     /// # Errors
     /// [`Error::NoRegion`] when nobody can be asked, [`Error::UnsupportedMediaType`] for what is no gRPC.
@@ -30,6 +31,13 @@ impl Upstream {
         rewrite(&mut parts.headers);
         context.write(&mut parts.headers)?;
         let path = parts.uri.path().to_owned();
+        let mut outgoing = http::Request::new(body::empty());
+        *outgoing.method_mut() = http::Method::POST;
+        *outgoing.version_mut() = http::Version::HTTP_2;
+        *outgoing.headers_mut() = parts.headers;
+        if method == GrpcMethod::Read && UNARY_READS.contains(&path.as_str()) {
+            return self.pass_read(context, &path, outgoing, body).await;
+        }
         let (key, body, writing) = match method {
             GrpcMethod::Admin | GrpcMethod::Write => {
                 let (collection, body) = peek_collection(body).await;
@@ -42,11 +50,7 @@ impl Upstream {
                 (context.read_key(), body, None)
             }
         };
-        let mut outgoing = http::Request::new(body);
-        *outgoing.method_mut() = http::Method::POST;
-        *outgoing.version_mut() = http::Version::HTTP_2;
-        *outgoing.headers_mut() = parts.headers;
-
+        *outgoing.body_mut() = body;
         let mut tried = Tried::default();
         for _ in 0..self.attempts() {
             let endpoint = self.choose(key, &mut tried).ok_or(Error::NoRegion)?;
@@ -55,13 +59,61 @@ impl Upstream {
                 Ok(response) => return Ok(returned(response, writing)),
                 Err(Failure::Unsent { request: Some(request), .. }) => outgoing = *request,
                 Err(Failure::Unsent { request: None, .. }) => break,
-                Err(Failure::Broken(_)) => {
-                    return Err(tonic::Status::unavailable("the connection to searchd broke").into());
-                }
+                Err(Failure::Broken(_)) => return Err(broken()),
             }
         }
         Err(Error::NoRegion)
     }
+
+    /// A read of one message: small enough to be kept, and so to be sent again.
+    async fn pass_read(
+        &self,
+        context: &CallContext,
+        path: &str,
+        head: http::Request<Body>,
+        body: Body,
+    ) -> Result<Response, Error> {
+        let message = Limited::new(body, MESSAGE_BYTES_MAX).collect().await;
+        let message = message.map_err(|e| Error::malformed(format!("the message could not be read: {e}")))?.to_bytes();
+        let mut tried = Tried::default();
+        let mut last = Error::NoRegion;
+        for _ in 0..self.attempts() {
+            let Some(endpoint) = self.choose(context.read_key(), &mut tried) else { break };
+            let mut outgoing = http::Request::new(body::full(message.clone()));
+            *outgoing.method_mut() = http::Method::POST;
+            *outgoing.version_mut() = http::Version::HTTP_2;
+            *outgoing.headers_mut() = head.headers().clone();
+            *outgoing.uri_mut() = grpc::uri(&endpoint.origin, path);
+            match endpoint.send(outgoing).await {
+                Ok(response) if is_leaving(&response) => {
+                    endpoint.recheck.notify_one();
+                    if !self.may_repeat() {
+                        return Ok(returned(response, None));
+                    }
+                    last = broken();
+                }
+                Ok(response) => return Ok(returned(response, None)),
+                Err(Failure::Unsent { .. }) => {}
+                Err(Failure::Broken(_)) => {
+                    last = broken();
+                    if !self.may_repeat() {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+fn broken() -> Error {
+    tonic::Status::unavailable("the connection to searchd broke").into()
+}
+
+/// UNAVAILABLE, and nothing else: a searchd that drains or starts.
+fn is_leaving(response: &Response) -> bool {
+    let status = tonic::Status::from_header_map(response.headers());
+    status.is_some_and(|status| status.code() == tonic::Code::Unavailable)
 }
 
 fn expect_grpc(headers: &HeaderMap) -> Result<(), Error> {
@@ -174,6 +226,18 @@ impl http_body::Body for Written {
         self.body.size_hint()
     }
 }
+
+/// Reads of one message in and one out, and the search whose stream begins with its first hit.
+const UNARY_READS: [&str; 6] = [
+    "/nearfield.v1.Collections/Describe",
+    "/nearfield.v1.Collections/List",
+    "/nearfield.v1.VectorSearch/BatchSearch",
+    "/nearfield.v1.VectorSearch/Fetch",
+    "/nearfield.v1.VectorSearch/Search",
+    "/nearfield.v1.VectorSearch/StreamSearch",
+];
+/// Bytes of such a message: a hundred searches of 4,096 numbers fit.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// What belongs to the client's connection (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [

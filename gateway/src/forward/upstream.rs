@@ -157,10 +157,11 @@ impl Upstream {
         R: Fn(http::Response<crate::body::Body>) -> F,
     {
         self.cluster.budget.deposit();
+        let (mut key, mut home) = (call.key, call.home);
         let mut tried = Tried::default();
         let mut last = Error::NoRegion;
         for _ in 0..self.cluster.config.retry.attempts {
-            let Some(endpoint) = self.choose(call.key, &mut tried) else { return Err(last) };
+            let Some(endpoint) = self.choose(key, &mut tried) else { return Err(last) };
             let mut headers = HeaderMap::with_capacity(8);
             call.context.write(&mut headers)?;
             let request = grpc::request(&endpoint.origin, call.path, headers, frame.clone());
@@ -169,6 +170,12 @@ impl Upstream {
                     Ok(answer) => {
                         self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
                         return Ok(answer);
+                    }
+                    Err(status) if status.code() == Code::NotFound && self.is_elsewhere(home, endpoint) => {
+                        self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
+                        (key, home) = (home.unwrap_or(key), None);
+                        last = status.into();
+                        continue;
                     }
                     Err(status) => {
                         if status.code() != Code::Unavailable {
@@ -211,6 +218,24 @@ impl Upstream {
         Some(&endpoints[chosen])
     }
 
+    /// Do two keys belong to one endpoint?
+    pub(crate) fn is_same(&self, a: u64, b: u64) -> bool {
+        let owner = |key| self.choose(key, &mut Tried::default()).map(Arc::as_ptr);
+        owner(a) == owner(b)
+    }
+
+    /// Does `home` belong to another endpoint than this one?
+    fn is_elsewhere(&self, home: Option<u64>, endpoint: &Arc<Endpoint>) -> bool {
+        let mut nowhere = Tried::default();
+        let owner = home.and_then(|home| self.choose(home, &mut nowhere));
+        owner.is_some_and(|owner| !Arc::ptr_eq(owner, endpoint))
+    }
+
+    /// Takes the price of a repeat from the budget.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.cluster.budget.withdraw()
+    }
+
     pub(crate) fn attempts(&self) -> u32 {
         self.cluster.config.retry.attempts
     }
@@ -221,6 +246,9 @@ pub(crate) struct Call<'a> {
     pub path: &'static str,
     pub context: &'a CallContext,
     pub key: u64,
+    /// Where the collection's writes go: asked when the first endpoint knows of no such thing, which may just not have
+    /// reached it yet.
+    pub home: Option<u64>,
     pub safety: Safety,
 }
 

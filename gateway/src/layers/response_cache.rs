@@ -24,6 +24,7 @@ use nearfield_cache::{Age, Clock, Coalescer, Content, Found, Invalidation, Key, 
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use self::asked::Asked;
 use self::fill::{Exchange, Outcome};
@@ -172,6 +173,11 @@ where
         match kept(classify::route(&request), request.method()) {
             Some(content) if cache.0.enabled => Box::pin(cache.answer(inner, content, request)),
             _ => {
+                if classify::route(&request) == Route::CacheWarm {
+                    // What is asked ahead of time goes through here, as clients' requests do.
+                    let cached = Self { inner: inner.clone(), cache };
+                    request.extensions_mut().insert(dispatch::Cached(BoxCloneSyncService::new(cached)));
+                }
                 let status = status::passed(&request);
                 let answer = inner.call(request);
                 Box::pin(async move {

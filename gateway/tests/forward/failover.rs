@@ -22,12 +22,17 @@ struct StandIn {
     name: String,
     /// Says UNAVAILABLE, as a searchd that drains does.
     draining: Arc<AtomicBool>,
+    /// Has not heard of the collection yet.
+    lacking: Arc<AtomicBool>,
 }
 
 impl StandIn {
     fn answer(&self) -> Result<v1::SearchResponse, Status> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Status::unavailable("draining"));
+        }
+        if self.lacking.load(Ordering::Relaxed) {
+            return Err(Status::not_found("no such collection"));
         }
         let hit = v1::SearchResult { vector_id: self.name.clone(), ..v1::SearchResult::default() };
         Ok(v1::SearchResponse { results: vec![hit], total_results: 1, collection_version: 1 })
@@ -84,6 +89,7 @@ impl VectorSearch for StandIn {
 struct Running {
     address: SocketAddr,
     draining: Arc<AtomicBool>,
+    lacking: Arc<AtomicBool>,
     runtime: Option<tokio::runtime::Runtime>,
     _serving: JoinHandle<()>,
 }
@@ -94,15 +100,15 @@ impl Running {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let draining = Arc::new(AtomicBool::new(false));
-        let service = StandIn { name: name.to_owned(), draining: draining.clone() };
+        let (draining, lacking) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let service = StandIn { name: name.to_owned(), draining: draining.clone(), lacking: lacking.clone() };
         let serving = runtime.spawn(async move {
             let (_, health) = tonic_health::server::health_reporter();
             let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
             let router = Server::builder().add_service(VectorSearchServer::new(service)).add_service(health);
             let _ = router.serve_with_incoming(incoming).await;
         });
-        Self { address, draining, runtime: Some(runtime), _serving: serving }
+        Self { address, draining, lacking, runtime: Some(runtime), _serving: serving }
     }
 
     fn url(&self) -> String {
@@ -226,4 +232,29 @@ async fn a_searchd_that_starts_late_is_found() {
     tokio::time::timeout(std::time::Duration::from_secs(10), healthy).await.unwrap();
     assert_eq!(asked(&inside).await, "late");
     drop(late);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_not_heard_of_is_asked_of_who_took_the_write() {
+    let (inside, both) = two().await;
+    let reads = asked(&inside).await;
+    // A collection whose writes go to the other one.
+    let mut names = (0..).map(|i| format!("c{i}"));
+    let collection = loop {
+        let name = names.next().unwrap();
+        let insert = json!({"collection": name, "vectors": [{"id": "a", "values": [1]}]});
+        if inside.post("/insert", insert).await.json()["session"] != reads.as_str() {
+            break name;
+        }
+    };
+    let search = json!({"collection": collection, "query": [1]});
+    assert_eq!(inside.post("/search", search.clone()).await.json()["results"][0]["id"], reads.as_str());
+    both[usize::from(reads == "b")].lacking.store(true, Ordering::Relaxed);
+    assert_ne!(inside.post("/search", search.clone()).await.json()["results"][0]["id"], reads.as_str());
+    // A session says what to wait for: whoever waited knows.
+    let mut with_session = search.clone();
+    with_session["session"] = json!("x");
+    assert_eq!(inside.post("/search", with_session).await.status, 404);
+    both[usize::from(reads == "a")].lacking.store(true, Ordering::Relaxed);
+    assert_eq!(inside.post("/search", search).await.status, 404);
 }

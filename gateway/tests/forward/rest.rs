@@ -117,6 +117,8 @@ async fn query_strings_are_read_strictly() {
         let answer = inside.get(&format!("/search?{query}")).await;
         assert_eq!((answer.status.as_u16(), answer.pointers()[0].as_str()), (400, pointer), "{query}");
     }
+    let bare = inside.get("/search?collection=c&query_vector_id=p0&k=1&include=").await.json();
+    assert_eq!(bare["results"][0].as_object().unwrap().keys().collect::<Vec<_>>(), ["id", "score"]);
     let good = "/search?collection=c&query_vector_id=p0&filter=%7B%22i%22:+1%7D&include=values,metadata&exact=true";
     let found = inside.get(good).await.json();
     assert_eq!((&found["results"][0]["id"], &found["results"][0]["values"]), (&json!("p1"), &json!([1.0, 1.0])));

@@ -190,6 +190,7 @@ fn include(names: &[String]) -> Result<Include, Violation> {
     let mut include = Include::default();
     for (i, name) in names.iter().enumerate() {
         match name.as_str() {
+            "id" => {}
             "metadata" => include.metadata = true,
             "values" => include.values = true,
             _ => return Err(Violation::new(format!("/include/{i}"), "must be metadata or values")),

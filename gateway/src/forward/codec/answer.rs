@@ -112,7 +112,8 @@ pub(crate) fn search_body(search: &SearchRequest) -> Bytes {
     } else {
         out.raw(",\"query\":").value(&search.query);
     }
-    out.raw(",\"k\":").value(&search.k).raw(",\"include\":").value(&search.include);
+    let include: Vec<&str> = search.include.iter().map(String::as_str).filter(|word| *word != "id").collect();
+    out.raw(",\"k\":").value(&search.k).raw(",\"include\":").value(&include);
     out.raw(",\"exact\":").value(&search.exact);
     if !search.metric.is_empty() {
         out.raw(",\"metric\":").value(&search.metric);

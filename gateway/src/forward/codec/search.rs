@@ -60,12 +60,12 @@ impl SearchFields {
             }
             "filter" => request.filter = json::raw_object(place, object)?.unwrap_or_default(),
             "include" => {
-                let words = read::texts(place, object, name::INCLUDES.len())?.unwrap_or_default();
-                for (i, word) in words.iter().enumerate() {
+                let words = read::texts(place, object, name::INCLUDES.len())?;
+                for (i, word) in words.iter().flatten().enumerate() {
                     let at = place.at.index(i);
                     name::word(word, &name::INCLUDES, Place { at: &at, report: place.report });
                 }
-                request.include = words;
+                request.include = words.map(said).unwrap_or_default();
             }
             "ef_search" => {
                 let ef = read::integer(place, object, (1, EF_SEARCH_MAX))?;
@@ -127,6 +127,14 @@ fn normalise(request: &mut SearchRequest) {
     request.include.dedup();
 }
 
+/// An `include` that was given: an empty one asks for nothing, not for the default.
+fn said(mut words: Vec<String>) -> Vec<String> {
+    if words.is_empty() {
+        words.push("id".to_owned());
+    }
+    words
+}
+
 fn narrow<T: TryFrom<i64> + Default>(value: i64) -> T {
     T::try_from(value).unwrap_or_default()
 }
@@ -153,7 +161,8 @@ pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
     }
     let metric = |word: &str, place: Place<'_>| name::word(word, &name::METRICS, place);
     let words = |list: &str, place: Place<'_>| {
-        list.split(',').map(|word| name::word(word, &name::INCLUDES, place)).collect::<Option<Vec<_>>>()
+        let words = list.split(',').filter(|word| !word.is_empty());
+        words.map(|word| name::word(word, &name::INCLUDES, place)).collect::<Option<Vec<_>>>().map(said)
     };
     let mut request = SearchRequest {
         collection: parameters.with("collection", name::collection).unwrap_or_default(),
@@ -169,4 +178,74 @@ pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
     };
     normalise(&mut request);
     report.finish(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::super::answer;
+    use super::*;
+
+    prop_compose! {
+        fn searches()(
+            query in proptest::collection::vec(-1e30f32..1e30, 0..20),
+            id in "[a-z/ä\"\\\\ ]{1,20}",
+            k in 1..10_000i32,
+            ef_search in 0..10_000u32,
+            exact: bool,
+            include in proptest::sample::subsequence(vec!["metadata", "values"], 0..=2),
+            metric in proptest::sample::select(vec!["", "dot", "cosine"]),
+            filter in proptest::option::of(Just(Bytes::from_static(b"{\"a\":{\"$gt\":1}}"))),
+        ) -> SearchRequest {
+            let query_vector_id = if query.is_empty() { id } else { String::new() };
+            let include = said(include.into_iter().map(str::to_owned).collect());
+            let filter = filter.unwrap_or_default();
+            let collection = "c".to_owned();
+            let metric = metric.to_owned();
+            SearchRequest { query, k, metric, collection, query_vector_id, filter, include, ef_search, exact, ..SearchRequest::default() }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_the_same(search in searches()) {
+            let body = answer::search_body(&search);
+            prop_assert_eq!(of_body(&body).unwrap(), search);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = of_body(&body);
+        }
+
+        #[test]
+        fn any_json_is_read_or_refused(
+            body in "\\{(\"(query|k|filter|include|exact|id|type)\":(\\[[0-9,.e-]{0,9}\\]|-?[0-9e.]{1,9}|\"[a-zA-Z0-9+/=]{0,9}\"|null|true|\\{\\}),?){0,5}\\}",
+        ) {
+            let _ = of_body(body.as_bytes());
+            let _ = super::super::point::insert(body.as_bytes());
+            let _ = super::super::operating::warm(body.as_bytes());
+        }
+
+        #[test]
+        fn any_query_string_is_read_or_refused(query in "([a-z_]{0,15}(=|&|%|\\+)[a-z0-9%{}\"]{0,9}){0,6}") {
+            let _ = of_query(&query);
+        }
+    }
+
+    #[test]
+    fn equal_searches_are_equal_messages() {
+        let check = |a: &str, b: &str| assert_eq!(of_body(a.as_bytes()).unwrap(), of_body(b.as_bytes()).unwrap());
+        check(
+            r#"{"query":[1]}"#,
+            r#"{"k":10,"collection":"default","include":["metadata"],"exact":false,"query":[1.0]}"#,
+        );
+        check(
+            r#"{"query":[1],"include":["values","metadata"]}"#,
+            r#"{"query":"AACAPw","include":["metadata","values"]}"#,
+        );
+        check(r#"{"query":[1],"filter":null}"#, r#"{"query":[1]}"#);
+    }
 }
