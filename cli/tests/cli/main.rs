@@ -3,5 +3,6 @@
 mod credentials;
 mod dev;
 mod formats;
+mod metrics;
 mod run;
 mod transfer;
