@@ -77,8 +77,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("draining");
-    let finished = gateway.shutdown().await;
-    tracing::info!(finished, "drained");
+    tokio::select! {
+        finished = gateway.shutdown() => tracing::info!(finished, "drained"),
+        // Whoever asks twice does not want to wait.
+        _ = terminate.recv() => tracing::warn!("stopped without waiting for the drain"),
+        _ = interrupt.recv() => tracing::warn!("stopped without waiting for the drain"),
+    }
     guard.finish().await;
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
+use rustls::server::ServerSessionMemoryCache;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
@@ -26,6 +27,8 @@ pub struct Config {
     /// How often the two files are looked at for a change.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
+    /// Sessions that clients may resume, per transport; each takes about a kilobyte.
+    pub session_cache: usize,
     /// TLS 1.3 tickets sent per handshake; each lets a client come back cheaper.
     pub tickets: usize,
 }
@@ -37,6 +40,7 @@ impl Default for Config {
             key: PathBuf::from("tls/leaf-key.pem"),
             handshake_timeout: Duration::from_secs(10),
             reload_interval: Duration::from_secs(10),
+            session_cache: 10_240,
             tickets: 2,
         }
     }
@@ -152,12 +156,14 @@ fn material(config: &Config) -> Result<Material, Error> {
         .map_err(Error::Unusable)?;
     tcp.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     tcp.send_tls13_tickets = config.tickets;
+    tcp.session_storage = ServerSessionMemoryCache::new(config.session_cache);
     let mut quic = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(Error::Unusable)?;
     quic.alpn_protocols = vec![b"h3".to_vec()];
     quic.send_tls13_tickets = config.tickets;
+    quic.session_storage = ServerSessionMemoryCache::new(config.session_cache);
     let quic = quinn::crypto::rustls::QuicServerConfig::try_from(quic).map_err(Error::UnusableForQuic)?;
     Ok(Material { tcp: Arc::new(tcp), quic: Arc::new(quic) })
 }

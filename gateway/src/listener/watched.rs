@@ -73,7 +73,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
 }
 
 /// As long as a client may need to notice that it was refused and stop sending.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(10);
 /// Longer than any bare answer of hyper's.
 const MAX_BARE: usize = 512;
 

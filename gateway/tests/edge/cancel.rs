@@ -9,7 +9,7 @@ use nearfield_gateway::body::{Request, Response};
 use nearfield_gateway::error::Error;
 use tokio::sync::Semaphore;
 
-use crate::support::{Client, Edge, TRANSPORTS};
+use crate::support::{Connection, Edge, READ, TRANSPORTS};
 
 /// Adds a permit when it goes.
 struct Dropped(Arc<Semaphore>);
@@ -35,23 +35,26 @@ async fn giving_up_cancels_what_is_pending_inside() {
         })
     };
     let edge = Edge::start(|_| {}, inner).await;
-    let request = || http::Request::get("https://localhost/api/v1/search").header("host", "localhost");
+    let request = || {
+        let uri = format!("https://localhost{READ}");
+        http::Request::get(uri).header("host", "localhost").header("authorization", edge.authorization.clone())
+    };
     for transport in TRANSPORTS {
         // HTTP/2 and HTTP/3 connections stay: only the request is given up.
-        let _open: Box<dyn Any> = match edge.connect(transport).await {
-            Client::Http1(mut sender) => {
+        let _open: Box<dyn Any> = match edge.connect(transport).await.connection {
+            Connection::Http1(mut sender) => {
                 let pending = tokio::spawn(sender.send_request(request().body(Full::default()).unwrap()));
                 entered.acquire().await.unwrap().forget();
                 pending.abort();
                 Box::new(())
             }
-            Client::Http2(mut sender) => {
+            Connection::Http2(mut sender) => {
                 let pending = tokio::spawn(sender.send_request(request().body(Full::default()).unwrap()));
                 entered.acquire().await.unwrap().forget();
                 pending.abort();
                 Box::new(sender)
             }
-            Client::Http3(mut sender, endpoint) => {
+            Connection::Http3(mut sender, endpoint) => {
                 let mut stream = sender.send_request(request().body(()).unwrap()).await.unwrap();
                 stream.finish().await.unwrap();
                 entered.acquire().await.unwrap().forget();

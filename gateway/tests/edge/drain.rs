@@ -7,7 +7,7 @@ use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::error::Error;
 use tokio::sync::Semaphore;
 
-use crate::support::{Client, Edge, TRANSPORTS, Transport, tls};
+use crate::support::{Edge, READ, TRANSPORTS, Transport, tls};
 
 /// Answers once `gate` has been opened for it; `entered` counts who waits.
 fn gated(
@@ -35,7 +35,7 @@ async fn what_was_admitted_is_answered_on_every_transport() {
     for transport in TRANSPORTS {
         for _ in 0..EACH {
             let mut client = edge.connect(transport).await;
-            requests.spawn(async move { (transport, client.get("/api/v1/search").await) });
+            requests.spawn(async move { (transport, client.get(READ).await) });
         }
     }
     let _all_inside = entered.acquire_many(3 * EACH).await.unwrap();
@@ -61,13 +61,13 @@ async fn what_was_admitted_is_answered_on_every_transport() {
 async fn an_http1_client_that_had_just_connected_still_gets_its_answer() {
     let (entered, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(1)));
     let edge = Edge::start(|_| {}, gated(entered, gate)).await;
+    let mut fresh = edge.connect(Transport::Http1).await;
     let (addr, certificate) = (edge.gateway.https_addr(), edge.certificate);
-    let mut fresh = Client::connect(addr, &certificate.der, Transport::Http1).await;
     let shutdown = tokio::spawn(edge.gateway.shutdown());
     while tls(addr, &certificate.der, &[b"http/1.1"]).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    let answer = fresh.get("/api/v1/search").await;
+    let answer = fresh.get(READ).await;
     assert_eq!((answer.status, answer.header("connection")), (200, "close"));
     assert!(shutdown.await.unwrap());
 }
@@ -80,7 +80,7 @@ async fn a_drain_that_takes_too_long_says_so() {
     };
     let edge = Edge::start(short, gated(entered.clone(), gate)).await;
     let mut client = edge.connect(Transport::Http2).await;
-    let request = tokio::spawn(async move { client.try_send(http::Request::get("/api/v1/search"), "").await });
+    let request = tokio::spawn(async move { client.try_send(http::Request::get(READ), "").await });
     let _inside = entered.acquire().await.unwrap();
     assert!(!edge.gateway.shutdown().await);
     assert!(request.await.unwrap().is_err());

@@ -8,7 +8,7 @@ use nearfield_gateway::config::Config;
 use nearfield_gateway::error::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Client, Edge, TRANSPORTS, Transport, tls};
+use crate::support::{Connection, Edge, READ, TRANSPORTS, Transport, WRITE, tls};
 
 /// Reads the body, as everything inside does.
 async fn count(request: Request) -> Result<Response, Error> {
@@ -68,7 +68,7 @@ async fn idle_connections_are_closed() {
     assert_eq!(raw(&edge, b"").await, "", "nothing was asked");
     let mut client = edge.connect(Transport::Http2).await;
     assert_eq!(client.get("/health/ready").await.status, 200);
-    let Client::Http2(sender) = client else { panic!("HTTP/2") };
+    let Connection::Http2(sender) = client.connection else { panic!("HTTP/2") };
     let closed = async {
         while !sender.is_closed() {
             tokio::task::yield_now().await;
@@ -82,10 +82,10 @@ async fn bodies_past_their_limit_are_413_on_every_transport() {
     let edge = start(|config| config.body.max_bytes = 1000).await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
-        let fits = client.send(http::Request::post("/api/v1/search"), vec![b'x'; 1000]).await;
+        let fits = client.send(http::Request::post(WRITE), vec![b'x'; 1000]).await;
         assert_eq!((fits.status, &fits.body[..]), (200, &b"1000"[..]), "{transport:?}");
         let mut client = edge.connect(transport).await;
-        let refused = client.send(http::Request::post("/api/v1/search"), vec![b'x'; 1001]).await;
+        let refused = client.send(http::Request::post(WRITE), vec![b'x'; 1001]).await;
         assert_eq!(
             (refused.status, refused.header("content-type")),
             (413, "application/problem+json"),
@@ -99,11 +99,10 @@ async fn too_many_or_too_large_header_fields_are_431_on_every_transport() {
     let edge = start(|_| {}).await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
-        let many = (0..101).fold(http::Request::get("/api/v1/search"), |r, n| r.header(format!("x-{n}"), "1"));
+        let many = (0..101).fold(http::Request::get(READ), |r, n| r.header(format!("x-{n}"), "1"));
         assert_eq!(client.send(many, "").await.status, 431, "{transport:?}");
         let mut client = edge.connect(transport).await;
-        let large =
-            (0..9).fold(http::Request::get("/api/v1/search"), |r, n| r.header(format!("x-{n}"), "v".repeat(8_000)));
+        let large = (0..9).fold(http::Request::get(READ), |r, n| r.header(format!("x-{n}"), "v".repeat(8_000)));
         // HTTP/2 and HTTP/3 clients know the limit and may refuse to send by themselves.
         if let Ok(answer) = client.try_send(large, "").await {
             assert_eq!(answer.status, 431, "{transport:?}");
@@ -122,14 +121,15 @@ async fn connections_past_the_limit_are_refused_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_all_before_it_reads_still_gets_its_413() {
+async fn a_client_that_sends_all_before_it_reads_still_learns_why_it_was_refused() {
     let edge = start(|_| {}).await;
     let length = 20 << 20;
     let mut stream = tls(edge.gateway.https_addr(), &edge.certificate.der, &[b"http/1.1"]).await.unwrap();
-    let head = format!("POST /api/v1/search HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    // Without credentials: refused before anyone looks at the body.
+    let head = format!("POST {WRITE} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&vec![b'x'; length]).await.unwrap();
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 413");
+    assert_eq!(answer, b"HTTP/1.1 401");
 }

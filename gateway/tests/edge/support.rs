@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nearfield_auth::dev::{self, DevKey, Grant};
+use nearfield_auth::{Scope, Scopes};
 use nearfield_gateway::body::{Request, Response};
 use nearfield_gateway::config::Config;
 use nearfield_gateway::error::Error;
@@ -47,7 +50,13 @@ impl Certificate {
 pub(crate) struct Edge {
     pub(crate) gateway: Gateway,
     pub(crate) certificate: Certificate,
+    /// Of a caller who may read and write.
+    pub(crate) authorization: http::HeaderValue,
 }
+
+/// Where tests send what the innermost service is to see: routes that no cache answers for.
+pub(crate) const READ: &str = "/api/v1/collections";
+pub(crate) const WRITE: &str = "/api/v1/update";
 
 impl Edge {
     /// A gateway around `inner`, its settings changed by `set`.
@@ -63,13 +72,28 @@ impl Edge {
         config.server.threads = 2;
         config.tls.certificate = certificate.dir.path().join("leaf.pem");
         config.tls.key = certificate.dir.path().join("leaf-key.pem");
+        let key = DevKey::load_or_create(certificate.dir.path()).unwrap();
+        config.auth.issuers = vec![dev::issuer(certificate.dir.path())];
+        let grant = Grant {
+            subject: "tester".to_owned(),
+            scopes: Scopes::default().with(Scope::VectorsRead).with(Scope::VectorsWrite),
+            tenant: None,
+            plan: None,
+            ttl: Duration::from_secs(600),
+        };
+        let authorization = format!("Bearer {}", key.sign(&grant).unwrap()).parse().unwrap();
         set(&mut config);
         let gateway = Gateway::start_around(config, move |_inside| async move { Ok(inner) }).await.unwrap();
-        Self { gateway, certificate }
+        Self { gateway, certificate, authorization }
     }
 
     pub(crate) async fn connect(&self, transport: Transport) -> Client {
-        Client::connect(self.gateway.https_addr(), &self.certificate.der, transport).await
+        self.connect_to(self.gateway.https_addr(), transport).await
+    }
+
+    pub(crate) async fn connect_to(&self, addr: SocketAddr, transport: Transport) -> Client {
+        let connection = Connection::connect(addr, &self.certificate.der, transport).await;
+        Client { connection, authorization: self.authorization.clone() }
     }
 }
 
@@ -94,8 +118,13 @@ pub(crate) async fn tls(
 
 type H3Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 
-/// One connection.
-pub(crate) enum Client {
+/// A caller with a connection.
+pub(crate) struct Client {
+    pub(crate) connection: Connection,
+    authorization: http::HeaderValue,
+}
+
+pub(crate) enum Connection {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
     /// With its endpoint, which has to stay.
@@ -121,7 +150,7 @@ impl Answer {
     }
 }
 
-impl Client {
+impl Connection {
     pub(crate) async fn connect(addr: SocketAddr, root: &CertificateDer<'static>, transport: Transport) -> Self {
         match transport {
             Transport::Http1 => {
@@ -149,7 +178,9 @@ impl Client {
             }
         }
     }
+}
 
+impl Client {
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(http::Request::get(path), "").await
     }
@@ -165,17 +196,18 @@ impl Client {
     ) -> anyhow::Result<Answer> {
         let body = body.into();
         let mut request = request.body(body.clone())?;
-        match self {
-            Self::Http1(sender) => {
+        request.headers_mut().insert(http::header::AUTHORIZATION, self.authorization.clone());
+        match &mut self.connection {
+            Connection::Http1(sender) => {
                 request.headers_mut().insert("host", "localhost".parse()?);
                 read(sender.send_request(request.map(Full::new)).await?).await
             }
-            Self::Http2(sender) => {
+            Connection::Http2(sender) => {
                 absolute(&mut request);
                 sender.ready().await?;
                 read(sender.send_request(request.map(Full::new)).await?).await
             }
-            Self::Http3(sender, _) => {
+            Connection::Http3(sender, _) => {
                 absolute(&mut request);
                 let mut stream = sender.send_request(request.map(|_| ())).await?;
                 if !body.is_empty() {

@@ -6,7 +6,7 @@ use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::error::Error;
 use nearfield_gateway::request::{ClientAddr, RequestId};
 
-use crate::support::{Edge, TRANSPORTS, Transport};
+use crate::support::{Edge, READ, TRANSPORTS, Transport, WRITE};
 
 /// Answers with what it was sent and how, with a trailer that counts the bytes.
 async fn echo(request: Request) -> Result<Response, Error> {
@@ -32,7 +32,7 @@ async fn bodies_and_trailers_go_both_ways_on_every_transport() {
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
         let body = vec![7_u8; 300_000];
-        let answer = client.send(http::Request::post("/api/v1/search").header("te", "trailers"), body.clone()).await;
+        let answer = client.send(http::Request::post(WRITE).header("te", "trailers"), body.clone()).await;
         assert_eq!(answer.status, 200, "{transport:?} {answer:?}");
         assert_eq!(answer.body, body);
         assert_eq!(answer.trailers.unwrap()["bytes"], "300000", "{transport:?}");
@@ -77,8 +77,8 @@ async fn ipv6_is_served_beside_ipv4() {
     let addrs = edge.gateway.https_addrs().to_vec();
     assert_eq!(addrs[0].port(), addrs[1].port());
     for transport in TRANSPORTS {
-        let mut client = crate::support::Client::connect(addrs[1], &edge.certificate.der, transport).await;
-        let answer = client.get("/api/v1/search").await;
+        let mut client = edge.connect_to(addrs[1], transport).await;
+        let answer = client.get(READ).await;
         assert!(answer.header("seen").contains("Some(::1)"), "{answer:?}");
     }
 }

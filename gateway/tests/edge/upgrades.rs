@@ -8,7 +8,7 @@ use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::error::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Client, Edge, Transport};
+use crate::support::{Connection, Edge, Transport};
 
 /// Takes the connection over and echoes bytes.
 async fn echo(mut request: Request) -> Result<Response, Error> {
@@ -41,9 +41,10 @@ async fn check(upgraded: hyper::upgrade::Upgraded) {
 #[tokio::test(flavor = "multi_thread")]
 async fn http1_upgrades() {
     let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
-    let Client::Http1(mut sender) = edge.connect(Transport::Http1).await else { panic!("HTTP/1.1") };
+    let Connection::Http1(mut sender) = edge.connect(Transport::Http1).await.connection else { panic!("HTTP/1.1") };
     let request = http::Request::get("/api/v1/ws")
         .header("host", "localhost")
+        .header("authorization", edge.authorization.clone())
         .header("connection", "upgrade")
         .header("upgrade", "websocket")
         .header("accept-encoding", "br")
@@ -60,10 +61,11 @@ async fn http2_connects() {
     let mut client = edge.connect(Transport::Http2).await;
     // Its answer comes behind the settings that allow extended CONNECT.
     assert_eq!(client.get("/health/ready").await.status, 200);
-    let Client::Http2(mut sender) = client else { panic!("HTTP/2") };
+    let Connection::Http2(mut sender) = client.connection else { panic!("HTTP/2") };
     let request = http::Request::builder()
         .method(Method::CONNECT)
         .uri("https://localhost/api/v1/ws")
+        .header("authorization", edge.authorization.clone())
         .extension(hyper::ext::Protocol::from_static("websocket"))
         .body(Full::default())
         .unwrap();
@@ -75,7 +77,7 @@ async fn http2_connects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_connect_is_no_route() {
     let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
-    let Client::Http2(mut sender) = edge.connect(Transport::Http2).await else { panic!("HTTP/2") };
+    let Connection::Http2(mut sender) = edge.connect(Transport::Http2).await.connection else { panic!("HTTP/2") };
     let request = http::Request::builder()
         .method(Method::CONNECT)
         .uri("example.com:443")
