@@ -5,4 +5,5 @@ mod dev;
 mod formats;
 mod metrics;
 mod run;
+mod settings;
 mod transfer;
