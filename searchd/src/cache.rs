@@ -1,4 +1,4 @@
-//! Caches: answers of searches, and vectors that searches start from. Bounded in bytes, and never stale.
+//! Caches: answers of searches, what filters admit, and vectors that searches start from. Bounded in bytes, and never stale.
 //!
 //! An answer is kept under the collection's incarnation and generation, which grows with every change that is applied
 //! here; so a write makes all older answers unreachable at once. A row of a segment never changes, so a vector is kept
@@ -9,11 +9,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::sync::Cache;
 
+use crate::config;
+use crate::filter::Filter;
 use crate::index::Row;
+use crate::index::bits::Bits;
 use crate::search::{Answer, Query, Target};
 
 /// What the bookkeeping of one entry costs, about.
 const OVERHEAD: usize = 256;
+
+/// The caches that the engine itself looks into.
+#[derive(Clone)]
+pub struct Caches {
+    pub vectors: HotVectors,
+    pub masks: Masks,
+}
+
+impl Caches {
+    pub fn new(config: &config::Cache) -> Self {
+        Self { vectors: HotVectors::new(config.vector_bytes), masks: Masks::new(config.filter_bytes) }
+    }
+}
 
 #[derive(Default)]
 pub struct Counts {
@@ -77,6 +93,44 @@ fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
     if let Some(filter) = &query.filter {
         hash.update(filter.canonical().as_bytes());
     }
+    *hash.finalize().as_bytes()
+}
+
+/// What filters admit. Clones share one cache.
+#[derive(Clone)]
+pub struct Masks {
+    cache: Option<Cache<[u8; 32], Arc<Bits>>>,
+    pub counts: Arc<Counts>,
+}
+
+impl Masks {
+    /// 0 bytes for no cache.
+    pub fn new(bytes: u64) -> Self {
+        let weigh = |_: &[u8; 32], mask: &Arc<Bits>| u32::try_from(mask.bytes() + OVERHEAD).unwrap_or(u32::MAX);
+        let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
+        Self { cache, counts: Arc::default() }
+    }
+
+    pub fn get(&self, filter: &Filter, incarnation: u64, generation: u64) -> Option<Arc<Bits>> {
+        let cache = self.cache.as_ref()?;
+        self.counts.count(cache.get(&mask_key(filter, incarnation, generation)))
+    }
+
+    /// Keeps a mask that is exactly of the generation.
+    pub fn put(&self, filter: &Filter, incarnation: u64, generation: u64, mask: &Arc<Bits>) {
+        if let Some(cache) = &self.cache {
+            cache.insert(mask_key(filter, incarnation, generation), mask.clone());
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, Cache::weighted_size)
+    }
+}
+
+fn mask_key(filter: &Filter, incarnation: u64, generation: u64) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&incarnation.to_le_bytes()).update(&generation.to_le_bytes()).update(filter.canonical().as_bytes());
     *hash.finalize().as_bytes()
 }
 

@@ -98,11 +98,13 @@ pub struct Cache {
     pub result_bytes: u64,
     /// Bytes of vectors by id that are kept; 0 for none.
     pub vector_bytes: u64,
+    /// Bytes of what filters admit that are kept; 0 for none.
+    pub filter_bytes: u64,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { result_bytes: MIB * 256, vector_bytes: MIB * 64 }
+        Self { result_bytes: MIB * 256, vector_bytes: MIB * 64, filter_bytes: MIB * 64 }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::Config;
-use crate::cache::{HotVectors, Results};
+use crate::cache::{Caches, Results};
 use crate::checkpoint::{self, Checkpointer};
 use crate::commit::{Committer, Origin, Progress};
 use crate::engine::Malformed;
@@ -85,9 +85,9 @@ impl Searchd {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let opened = config.clone();
-        let vectors = HotVectors::new(config.cache.vector_bytes);
-        let hot = vectors.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&opened, hot)).await.expect("opening does not panic")?;
+        let caches = Caches::new(&config.cache);
+        let kept = caches.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let Opened { node, store, wal, clock, progress, checkpointer } = opened;
         let log = wal.reader();
         let origin = Origin { id: node.id, region: config.server.region.clone() };
@@ -117,7 +117,7 @@ impl Searchd {
             committer: committer.downgrade(),
             pool: pool.clone(),
             results: results.clone(),
-            vectors,
+            caches,
             links: links.states.clone(),
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
@@ -172,10 +172,10 @@ struct Opened {
     checkpointer: Checkpointer,
 }
 
-fn open(config: &Config, hot: HotVectors) -> Result<Opened, Error> {
+fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
     let started = Instant::now();
     let node = Node::open(&config.storage.data_dir, rand::random::<u64>().max(1))?;
-    let restored = checkpoint::restore(&node.directory, &builder(config), hot)?;
+    let restored = checkpoint::restore(&node.directory, &builder(config), caches)?;
     let (store, from) = (restored.store, restored.from_record);
     let (mut records, mut bytes) = (0u64, 0u64);
     let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, from, |replay| {

@@ -165,7 +165,13 @@ impl State {
                     self.create(address, stamp, create, vectors, &mut effects)?;
                 }
                 entry::Change::DeleteCollection(_) => self.drop_collection(&address, &stamp, vectors, &mut effects),
-                _ => self.merge(&address, &stamp, entry, vectors, &mut effects),
+                _ => {
+                    let mut changes = Vec::new();
+                    let merged = self.merge(&address, &stamp, entry, vectors, &mut changes);
+                    if let (Some(incarnation), false) = (merged, changes.is_empty()) {
+                        effects.push(Effect::Changed { incarnation, changes });
+                    }
+                }
             }
         }
         self.clock.raise(entry.origin, entry.sequence);
@@ -207,9 +213,14 @@ impl State {
                 *other = Some(Collection::new(settings, stamp, incarnation, holder.generation));
             }
         }
+        let incarnation = holder.collection.as_ref().map(|collection| collection.incarnation);
+        let mut changes = Vec::new();
         for waiting in self.pending.take(&address) {
             let stamp = self.sites.stamp(waiting.stamp.as_ref().ok_or(Malformed::Stamp)?);
-            self.merge(&address, &stamp, &waiting, vectors, effects);
+            self.merge(&address, &stamp, &waiting, vectors, &mut changes);
+        }
+        if let (Some(incarnation), false) = (incarnation, changes.is_empty()) {
+            effects.push(Effect::Changed { incarnation, changes });
         }
         Ok(())
     }
@@ -239,41 +250,39 @@ impl State {
         }
     }
 
+    /// Merges a change of points; returns whose it was, when the collection is known and the change is not void.
     fn merge(
         &mut self,
         address: &Address,
         stamp: &Stamp,
         entry: &log::Entry,
         vectors: &dyn Vectors,
-        effects: &mut Vec<Effect>,
-    ) {
+        changes: &mut Vec<Change>,
+    ) -> Option<u64> {
         let holder = self.holders.get_mut(address);
         let floor = holder.as_ref().and_then(|holder| holder.deleted.clone());
         if floor.as_ref() >= Some(stamp) {
-            return;
+            return None;
         }
         let Some(collection) = holder.and_then(|holder| holder.collection.as_mut()) else {
             self.pending.hold(entry.clone());
-            return;
+            return None;
         };
-        let mut changes = Vec::new();
         match &entry.change {
             Some(entry::Change::Put(put)) => {
                 for point in &put.points {
-                    collection.put(floor.as_ref(), stamp, point, &mut changes);
+                    collection.put(floor.as_ref(), stamp, point, changes);
                 }
             }
-            Some(entry::Change::Patch(patch)) => collection.patch(floor.as_ref(), stamp, patch, &mut changes),
+            Some(entry::Change::Patch(patch)) => collection.patch(floor.as_ref(), stamp, patch, changes),
             Some(entry::Change::Delete(delete)) => {
                 for id in &delete.ids {
-                    collection.delete(stamp, id, vectors, &mut changes);
+                    collection.delete(stamp, id, vectors, changes);
                 }
             }
             Some(entry::Change::CreateCollection(_) | entry::Change::DeleteCollection(_)) | None => {}
         }
-        if !changes.is_empty() {
-            effects.push(Effect::Changed { incarnation: collection.incarnation, changes });
-        }
+        Some(collection.incarnation)
     }
 }
 

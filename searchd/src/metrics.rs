@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::cache::{Counts, HotVectors, Results};
+use crate::cache::{Caches, Counts, Results};
 use crate::commit::Queue;
 use crate::replication::Link;
 use crate::search::pool::Pool;
@@ -58,7 +58,7 @@ pub struct Gauges {
     pub committer: Queue,
     pub pool: Pool,
     pub results: Results,
-    pub vectors: HotVectors,
+    pub caches: Caches,
     pub links: Vec<(String, Arc<Link>)>,
 }
 
@@ -93,7 +93,8 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_index_memory_bytes", "Memory of heads and graphs", memory)?;
         gauge("nearfield_searchd_index_disk_bytes", "Files of sealed segments", disk)?;
         gauge("nearfield_searchd_result_cache_bytes", "Answers that are kept", self.results.bytes())?;
-        gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.vectors.bytes())?;
+        gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
+        gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;
         self.caches(&mut encoder)?;
         self.replication(&mut encoder)
     }
@@ -108,7 +109,11 @@ impl Gauges {
             let labels = [("cache", cache), ("outcome", outcome)];
             ConstCounter::new(value.load(Ordering::Relaxed)).encode(family.encode_family(&labels)?)
         };
-        let caches: [(&str, &Counts); 2] = [("result", &self.results.counts), ("vector", &self.vectors.counts)];
+        let caches: [(&str, &Counts); 3] = [
+            ("filter", &self.caches.masks.counts),
+            ("result", &self.results.counts),
+            ("vector", &self.caches.vectors.counts),
+        ];
         for (cache, counts) in caches {
             count(cache, "hit", &counts.hits)?;
             count(cache, "miss", &counts.misses)?;

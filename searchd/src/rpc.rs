@@ -10,6 +10,7 @@ mod vector_search;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nearfield_telemetry::drain::Drain;
 use tonic::Status;
@@ -28,6 +29,9 @@ use caller::Caller;
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Largest answer that is given in one message.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// A read whose session's writes have not come by then is refused, whatever its deadline: they may never come.
+const MAX_SESSION_WAIT: Duration = Duration::from_secs(30);
 
 /// What all services share. Clones are the same.
 #[derive(Clone)]
@@ -53,8 +57,8 @@ impl Service {
         }
         let session =
             VectorClock::from_token(token).map_err(|error| status::violation("/session", error.to_string()))?;
-        self.0.store.applied(&session).await;
-        Ok(())
+        let waiting = self.0.store.applied(&session);
+        tokio::time::timeout(MAX_SESSION_WAIT, waiting).await.map_err(|_| status::deadline())
     }
 
     fn settings(&self, address: &Address) -> Option<Settings> {

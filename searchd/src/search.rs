@@ -118,14 +118,15 @@ struct Opened {
 fn attempt(view: &View<'_>, query: &Query, stop: &Stop) -> Result<Option<Answer>, Error> {
     stop.check()?;
     let opened = view.look(|state| open(view.store, state, query))?;
-    let admitted = query.filter.as_ref().map(|filter| admitted(view, query, &opened, filter, stop)).transpose()?;
+    let admitted =
+        query.filter.as_ref().map(|filter| kept_or_admitted(view, query, &opened, filter, stop)).transpose()?;
     let scorer = opened.index.scorer(&opened.target);
     let wanted = Wanted {
         scorer: &scorer,
         k: query.k,
         ef: query.ef.unwrap_or(opened.index.settings.ef_search as usize).max(query.k),
         exact: query.exact,
-        admitted: admitted.as_ref(),
+        admitted: admitted.as_deref(),
         except: opened.except,
     };
     let by_id = |a, b| view.look(|state| compare_ids(state, query, a, b));
@@ -149,6 +150,26 @@ fn open(store: &Store, state: &State, query: &Query) -> Result<Opened, Error> {
     }
     let (incarnation, generation, slots) = (collection.incarnation, collection.generation, collection.slots());
     Ok(Opened { index, incarnation, generation, slots, target, except })
+}
+
+/// The slots that the filter admits, from the cache where the collection is as it was.
+fn kept_or_admitted(
+    view: &View<'_>,
+    query: &Query,
+    opened: &Opened,
+    filter: &Filter,
+    stop: &Stop,
+) -> Result<Arc<Bits>, Error> {
+    let masks = view.store.masks();
+    if let Some(kept) = masks.get(filter, opened.incarnation, opened.generation) {
+        return Ok(kept);
+    }
+    let admitted = Arc::new(admitted(view, query, opened, filter, stop)?);
+    let now = view.look(|state| current(state, query, opened).map(|collection| collection.generation));
+    if now == Some(opened.generation) {
+        masks.put(filter, opened.incarnation, opened.generation, &admitted);
+    }
+    Ok(admitted)
 }
 
 /// The slots whose metadata the filter matches, looked at block by block so that writes get in between.
@@ -212,4 +233,4 @@ fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option
 /// Attempts beside writes before they are held off.
 const UNDISTURBED: usize = 3;
 /// Records looked at under one lock.
-const FILTER_BLOCK: usize = 2_048;
+const FILTER_BLOCK: usize = 256;

@@ -10,7 +10,7 @@ use nearfield_proto::log::v1::Entry;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
-use crate::cache::HotVectors;
+use crate::cache::{Caches, Masks};
 use crate::engine::settings::Settings;
 use crate::engine::vector_clock::VectorClock;
 use crate::engine::{Address, Change, Collection, Effect, Malformed, Slot, State, Vectors};
@@ -21,7 +21,7 @@ pub struct Store {
     state: RwLock<State>,
     indexes: RwLock<Indexes>,
     kernel: Kernel,
-    hot: HotVectors,
+    caches: Caches,
     /// Counts batches; wakes those who wait for a session.
     applied: watch::Sender<u64>,
 }
@@ -30,12 +30,12 @@ pub struct Store {
 struct Indexes(HashMap<u64, Arc<Index>>);
 
 impl Store {
-    pub fn new(state: State, hot: HotVectors) -> Self {
+    pub fn new(state: State, caches: Caches) -> Self {
         Self {
             state: RwLock::new(state),
             indexes: RwLock::default(),
             kernel: Kernel::detect(),
-            hot,
+            caches,
             applied: watch::Sender::new(0),
         }
     }
@@ -44,9 +44,13 @@ impl Store {
         self.state.read()
     }
 
+    pub fn masks(&self) -> &Masks {
+        &self.caches.masks
+    }
+
     /// An empty index for a collection.
     pub fn new_index(&self, settings: Settings, incarnation: u64) -> Index {
-        Index::new(settings, self.kernel).with_cache(self.hot.clone(), incarnation)
+        Index::new(settings, self.kernel).with_cache(self.caches.vectors.clone(), incarnation)
     }
 
     /// A collection as it is now, with its index.

@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::format::{self, Manifest};
 use super::{Error, collection_directory, manifest_file, read_manifest, records_file};
-use crate::cache::HotVectors;
+use crate::cache::Caches;
 use crate::engine::record::Record;
 use crate::engine::settings::Settings;
 use crate::engine::stamp::Stamp;
@@ -30,8 +30,8 @@ pub struct Restored {
 }
 
 /// Reads the checkpoint in `directory`; without one everything is empty and the whole log is to be replayed.
-pub fn restore(directory: &Path, builder: &dyn Builder, hot: HotVectors) -> Result<Restored, Error> {
-    let store = Store::new(State::default(), hot);
+pub fn restore(directory: &Path, builder: &dyn Builder, caches: Caches) -> Result<Restored, Error> {
+    let store = Store::new(State::default(), caches);
     let Some(manifest) = read_manifest(directory)? else { return Ok(Restored { store, from_record: 1, next_file: 1 }) };
     let (from_record, next_file) = (manifest.from_record, next_file(&manifest));
     let mut state = State::default();

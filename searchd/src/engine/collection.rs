@@ -99,7 +99,9 @@ impl Collection {
         changes: &mut Vec<Change>,
     ) {
         let fits = patch.values.is_empty() || patch.values.len() == self.settings.dimension as usize * 4;
-        if floor >= Some(stamp) || !fits {
+        // A patch of nothing is none: it would leave a version behind, and no stamp to tell when it counts.
+        let is_empty = patch.values.is_empty() && patch.metadata.is_empty();
+        if floor >= Some(stamp) || !fits || is_empty {
             return;
         }
         let (slot, record) = self.record(&patch.id);
@@ -111,7 +113,7 @@ impl Collection {
     pub(super) fn delete(&mut self, stamp: &Stamp, id: &str, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
         let incarnation = self.incarnation;
         let (slot, record) = self.record(id);
-        let merged = record.delete(stamp, || vectors.values(incarnation, slot));
+        let merged = record.delete(stamp, || latest(changes, slot).or_else(|| vectors.values(incarnation, slot)));
         self.settle(slot, merged, changes);
     }
 
@@ -119,7 +121,8 @@ impl Collection {
     pub(super) fn clear(&mut self, stamp: &Stamp, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
         for slot in 0..self.slots() {
             let record = &mut self.records[slot as usize];
-            let merged = record.delete(stamp, || vectors.values(self.incarnation, slot));
+            let merged =
+                record.delete(stamp, || latest(changes, slot).or_else(|| vectors.values(self.incarnation, slot)));
             if !record.is_live() && record.is_bare() {
                 // Had the deletion come first, the point would never have been heard of.
                 record.version = 0;
@@ -155,4 +158,12 @@ impl Collection {
             changes.push(Change::Vector { slot, values });
         }
     }
+}
+
+/// The values that the index is about to get for a slot.
+fn latest(changes: &[Change], slot: Slot) -> Option<Bytes> {
+    changes.iter().rev().find_map(|change| match change {
+        Change::Vector { slot: changed, values } if *changed == slot => Some(values.clone()),
+        Change::Vector { .. } | Change::Removed { .. } => None,
+    })
 }

@@ -155,3 +155,29 @@ async fn one_stream_carries_many_searches() {
     assert_eq!((done.len(), hits), (40, 39 * 3));
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ties_and_filters_hold_while_writes_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = with_points(directory.path()).await;
+    let same =
+        |from: u32, to: u32| (from..to).map(|i| point(&format!("same-{i:05}"), &[-5.0, 0.0], "{\"n\":-5}")).collect();
+    running.insert("", same(0, 500)).await;
+    let mut writer = running.points.clone();
+    let writing = tokio::spawn(async move {
+        for i in 0..60 {
+            let vectors = same(500 + i * 10, 510 + i * 10);
+            writer.insert(v1::InsertRequest { vectors, ..Default::default() }).await.unwrap();
+        }
+    });
+    let expected: Vec<_> = (0..20).map(|i| format!("same-{i:05}")).collect();
+    let mut searches = 0;
+    while !writing.is_finished() || searches < 20 {
+        let filter = if searches % 2 == 0 { String::new() } else { r#"{"n":-5}"#.to_owned() };
+        let request = v1::SearchRequest { filter: filter.into(), ..near(-5.0, 20) };
+        assert_eq!(ids(&running.search(request).await.unwrap()), expected);
+        searches += 1;
+    }
+    writing.await.unwrap();
+    running.stop().await;
+}
