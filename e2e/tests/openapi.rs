@@ -118,8 +118,9 @@ fn check_references(document: &Value, value: &Value) -> Result<()> {
 }
 
 /// Checks an answer's body with the schema that the document gives for it.
-fn check(document: &Value, path: &str, method: &str, answer: &nearfield_testkit::Answer) -> Result<()> {
+fn check(document: &Value, path: &str, method: &str, status: u16, answer: &nearfield_testkit::Answer) -> Result<()> {
     let here = format!("{method} {path} {}", answer.status);
+    anyhow::ensure!(answer.status == status, "{here} where {status} was expected: {}", answer.text());
     let item = document["paths"].get(format!("{API}{path}")).or_else(|| document["paths"].get(path));
     let responses = &item.with_context(|| here.clone())?[method]["responses"];
     let response = responses.get(answer.status.as_str()).or_else(|| responses.get("default"));
@@ -152,38 +153,47 @@ async fn the_answers_are_what_the_document_says() -> Result<()> {
         &document,
         collection,
         "put",
+        201,
         &client.put(&api("/collections/c")).json(&json!({"dimension": 4})).send().await?,
     )?;
     check(
         &document,
         collection,
         "put",
+        409,
         &client.put(&api("/collections/c")).json(&json!({"dimension": 5})).send().await?,
     )?;
     let insert = json!({"collection": "c", "vectors": points(91, 20, 4)});
     let inserted = client.post(&api("/insert")).json(&insert).send().await?;
     let session = inserted.header("nearfield-session").to_owned();
-    check(&document, "/insert", "post", &inserted)?;
+    check(&document, "/insert", "post", 200, &inserted)?;
     let reading = client.clone().with_header("nearfield-session", &session);
-    check(&document, collection, "get", &reading.get(&api("/collections/c")).send().await?)?;
-    check(&document, "/collections", "get", &reading.get(&api("/collections")).send().await?)?;
-    check(&document, embed, "get", &reading.get(&api("/embed/p0001?collection=c")).send().await?)?;
-    check(&document, embed, "get", &reading.get(&api("/embed/nobody?collection=c")).send().await?)?;
+    check(&document, collection, "get", 200, &reading.get(&api("/collections/c")).send().await?)?;
+    check(&document, "/collections", "get", 200, &reading.get(&api("/collections")).send().await?)?;
+    check(&document, embed, "get", 200, &reading.get(&api("/embed/p0001?collection=c")).send().await?)?;
+    check(&document, embed, "get", 404, &reading.get(&api("/embed/nobody?collection=c")).send().await?)?;
     let search = json!({"collection": "c", "query": [1, 2, 3, 4], "include": ["metadata", "values"]});
-    check(&document, "/search", "post", &reading.post(&api("/search")).json(&search).send().await?)?;
-    check(&document, "/search", "post", &reading.post(&api("/search")).json(&json!({"query": []})).send().await?)?;
-    check(&document, "/search", "get", &reading.get(&api("/search?collection=c&query_vector_id=p0001")).send().await?)?;
+    check(&document, "/search", "post", 200, &reading.post(&api("/search")).json(&search).send().await?)?;
+    check(&document, "/search", "post", 400, &reading.post(&api("/search")).json(&json!({"query": []})).send().await?)?;
+    check(
+        &document,
+        "/search",
+        "get",
+        200,
+        &reading.get(&api("/search?collection=c&query_vector_id=p0001")).send().await?,
+    )?;
     let batch = json!({"searches": [search, {"collection": "none", "query": [1]}]});
-    check(&document, "/search/batch", "post", &reading.post(&api("/search/batch")).json(&batch).send().await?)?;
+    check(&document, "/search/batch", "post", 200, &reading.post(&api("/search/batch")).json(&batch).send().await?)?;
     let update = json!({"collection": "c", "id": "p0001", "metadata": {"x": 1}});
-    check(&document, "/update", "post", &client.post(&api("/update")).json(&update).send().await?)?;
+    check(&document, "/update", "post", 200, &client.post(&api("/update")).json(&update).send().await?)?;
     let delete = json!({"collection": "c", "ids": ["p0001"]});
-    check(&document, "/delete", "post", &client.post(&api("/delete")).json(&delete).send().await?)?;
-    check(&document, "/regions", "get", &client.get(&api("/regions")).send().await?)?;
+    check(&document, "/delete", "post", 200, &client.post(&api("/delete")).json(&delete).send().await?)?;
+    check(&document, "/regions", "get", 200, &client.get(&api("/regions")).send().await?)?;
     check(
         &document,
         "/cache/purge",
         "post",
+        200,
         &client.post(&api("/cache/purge")).json(&json!({"collection": "c"})).send().await?,
     )?;
     Ok(())

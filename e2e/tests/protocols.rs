@@ -6,17 +6,27 @@ use serde_json::{Value, json};
 
 use crate::space::{API, Space, dev, points};
 
+/// Takes out what two answers to one question may differ in.
+fn forget_what_changes(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            for changing in ["session", "request_id", "collection_version", "version", "bytes"] {
+                object.remove(changing);
+            }
+            object.values_mut().for_each(forget_what_changes);
+        }
+        Value::Array(array) => array.iter_mut().for_each(forget_what_changes),
+        _ => {}
+    }
+}
+
 /// The life of a collection over one protocol; what it answers, without what may differ.
 async fn life(client: &Client) -> Result<Vec<Value>> {
     let api = |path: &str| format!("{API}/{path}");
     let mut answers = Vec::new();
     let mut keep = |answer: nearfield_testkit::Answer| -> Result<()> {
         let mut body = if answer.body.is_empty() { Value::Null } else { answer.json()? };
-        for changing in ["session", "request_id", "collection_version", "version", "bytes"] {
-            if let Some(object) = body.as_object_mut() {
-                object.remove(changing);
-            }
-        }
+        forget_what_changes(&mut body);
         answers.push(json!({"status": answer.status.as_u16(), "type": answer.header("content-type"), "body": body}));
         Ok(())
     };

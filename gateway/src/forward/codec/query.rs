@@ -1,4 +1,4 @@
-//! Query strings and path segments: each parameter at most once, known, and in UTF-8.
+//! Query strings and path segments: each parameter at most once, and in UTF-8.
 
 use std::borrow::Cow;
 
@@ -16,18 +16,16 @@ pub(crate) struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// Reads `query`, of which only `names` are known. What is wrong goes to `report`.
+    /// Reads `query`, of which only `names` are known; others are passed over, so that what trackers and cache busters
+    /// add to a link changes nothing. What is wrong goes to `report`.
     pub(crate) fn read(query: &'a str, names: &[&'static str], report: &'a Report) -> Self {
         let mut values: Vec<(&'static str, Cow<'a, str>)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let Some(key) = decode(key) else {
-                report.add(&Pointer::Parameter(key), "is not UTF-8");
-                continue;
-            };
+            let Some(key) = decode(key) else { continue };
             let at = Pointer::Parameter(&key);
             match (names.iter().find(|known| **known == key), decode(value)) {
-                (None, _) => report.add(&at, "is not a parameter of this request"),
+                (None, _) => {}
                 (Some(_), None) => report.add(&at, "is not UTF-8"),
                 (Some(known), _) if values.iter().any(|(seen, _)| seen == known) => report.add(&at, "is given twice"),
                 (Some(known), Some(value)) => values.push((known, value)),
