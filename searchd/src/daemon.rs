@@ -17,8 +17,8 @@ use nearfield_telemetry::readiness::{Readiness, State as Ready};
 use nearfield_telemetry::{admin, process};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::Config;
 use crate::cache::{Caches, Results};
@@ -230,7 +230,6 @@ fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .tcp_nodelay(true)
         .layer(Observe(calls))
         .add_service(points)
         .add_service(collections)
@@ -239,7 +238,8 @@ fn serve(
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha);
     Ok(async move {
-        let incoming = TcpListenerStream::new(listener);
+        // Set here, for the server sets it only on listeners of its own. Without it small answers wait 40 ms for an ACK.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         if let Err(error) = router.serve_with_incoming_shutdown(incoming, async move { drain.started().await }).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the gRPC server ended");
         }
