@@ -324,7 +324,7 @@ impl Cache {
                 }
                 Outcome::Passed(once) => {
                     let passed = once.lock().take();
-                    return self.passed(passed, inner, exchange, why).await;
+                    return self.passed(passed, inner, exchange, why, asked.head).await;
                 }
                 // The one that asked had less time than this one has.
                 Outcome::Failed { error, .. }
@@ -378,6 +378,7 @@ impl Cache {
         inner: S,
         exchange: Exchange,
         why: status::Why,
+        head: bool,
     ) -> Result<Response, Error>
     where
         S: tower::Service<Request, Response = Response, Error = Error>,
@@ -388,6 +389,9 @@ impl Cache {
             None => inner.oneshot(exchange.into_request()).await?,
         };
         answer::unkept(&mut response);
+        if head {
+            answer::drop_body(&mut response);
+        }
         let status = status::not_stored(why, response.status());
         status::tell(&mut response, status);
         Ok(response)

@@ -80,6 +80,14 @@ pub(super) fn unkept(response: &mut Response) {
     headers.remove(CACHE_TAG);
 }
 
+/// Of an answer to a GET that was asked for by a HEAD.
+pub(super) fn drop_body(response: &mut Response) {
+    let body = std::mem::replace(response.body_mut(), body::empty());
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
 pub(super) fn failed(error: &Error, parts: &Parts, status: HeaderValue) -> Response {
     let mut response = problem(error, parts);
     status::tell(&mut response, status);
