@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, header};
+use http::HeaderValue;
 use tonic::Status;
 use tower::Service;
 
@@ -94,8 +94,8 @@ impl Inner {
         if !route.allows(request.method()) {
             return Err(Error::MethodNotAllowed { allow: route.allow() });
         }
-        let head = request.method() == Method::HEAD;
-        let response = match route {
+        // A HEAD is answered as a GET; a layer outside keeps the body, and dropping it ends the call behind it.
+        Ok(match route {
             Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
             Route::CachePurge => purge::purge(&self.regions, request).await?,
             Route::CacheWarm => warm::warm(self, request).await?,
@@ -107,8 +107,7 @@ impl Inner {
             }
             Route::WebSocket => return self.websockets.accept(request),
             _ => self.forward(route, request).await?,
-        };
-        Ok(if head { without_body(response) } else { response })
+        })
     }
 
     /// What a region's searchds answer.
@@ -147,13 +146,4 @@ impl Inner {
         headers.insert("nearfield-region", name);
         Ok(response)
     }
-}
-
-/// A HEAD's answer: that of GET, its length told and its body dropped, which ends the call behind it.
-fn without_body(response: Response) -> Response {
-    let (mut parts, body) = response.into_parts();
-    if let Some(length) = http_body::Body::size_hint(&body).exact() {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Response::from_parts(parts, bodies::empty())
 }
