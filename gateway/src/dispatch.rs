@@ -101,10 +101,7 @@ impl Inner {
             Route::CacheWarm => warm::warm(self, request).await?,
             Route::HealthReady => health::ready(&self.regions),
             Route::OpenApi => openapi::response(),
-            Route::Regions => {
-                let query = request.uri().query().unwrap_or_default();
-                regions::list(&self.regions, request.extensions(), query)?
-            }
+            Route::Regions => regions::list(&self.regions, request.extensions()),
             Route::WebSocket => return self.websockets.accept(request),
             _ => self.forward(route, request).await?,
         })

@@ -31,7 +31,6 @@ async fn describe(job: Job) -> Result<Response, Error> {
 }
 
 async fn create(job: Job) -> Result<Response, Error> {
-    codec::no_parameters(job.query())?;
     codec::expect_json(&job.parts.headers)?;
     collection::name_of(job.path())?;
     let body = body::read(job.body).await?;
@@ -48,7 +47,6 @@ async fn create(job: Job) -> Result<Response, Error> {
 }
 
 async fn delete(job: Job) -> Result<Response, Error> {
-    codec::no_parameters(job.query())?;
     let request = v1::DeleteCollectionRequest { name: collection::name_of(job.path())? };
     let deleted = job.upstream.delete_collection(&job.context, &request).await?;
     let mut response = reply::with_session(Response::new(crate::body::empty()), &deleted.session);

@@ -10,7 +10,6 @@ pub(super) async fn insert(job: Job) -> Result<Response, Error> {
     if media.as_deref().is_some_and(|media| matches!(media, "application/x-ndjson" | "application/jsonl")) {
         return lines::insert(job).await;
     }
-    codec::no_parameters(job.query())?;
     codec::expect_json(&job.parts.headers)?;
     let request = point::insert(&body::read(job.body).await?)?;
     let inserted = job.upstream.insert(&job.context, &request).await?;
@@ -18,7 +17,6 @@ pub(super) async fn insert(job: Job) -> Result<Response, Error> {
 }
 
 pub(super) async fn update(job: Job) -> Result<Response, Error> {
-    codec::no_parameters(job.query())?;
     codec::expect_json(&job.parts.headers)?;
     let request = point::update(&body::read(job.body).await?)?;
     let updated = job.upstream.update(&job.context, &request).await?;
@@ -26,7 +24,6 @@ pub(super) async fn update(job: Job) -> Result<Response, Error> {
 }
 
 pub(super) async fn delete(job: Job) -> Result<Response, Error> {
-    codec::no_parameters(job.query())?;
     codec::expect_json(&job.parts.headers)?;
     let request = point::delete(&body::read(job.body).await?)?;
     let deleted = job.upstream.delete(&job.context, &request).await?;

@@ -38,7 +38,6 @@ struct Confirmed<'a> {
 
 pub(super) async fn purge(regions: &Regions, request: Request) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
-    codec::no_parameters(parts.uri.query().unwrap_or_default())?;
     codec::expect_json(&parts.headers)?;
     let context = CallContext::of(&parts)?;
     let asked = operating::purge(&body::read(incoming).await?)?;

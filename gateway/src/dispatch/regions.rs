@@ -5,8 +5,7 @@ use serde::Serialize;
 
 use super::reply;
 use crate::body::Response;
-use crate::error::Error;
-use crate::forward::codec::{self, answer};
+use crate::forward::codec::answer;
 use crate::region::geo::ClientLocation;
 use crate::region::{RegionStatus, Regions};
 
@@ -15,8 +14,7 @@ struct RegionsAnswer<'a> {
     regions: Vec<RegionStatus<'a>>,
 }
 
-pub(super) fn list(regions: &Regions, extensions: &Extensions, query: &str) -> Result<Response, Error> {
-    codec::no_parameters(query)?;
+pub(super) fn list(regions: &Regions, extensions: &Extensions) -> Response {
     let client = extensions.get::<ClientLocation>().map(|location| location.0);
-    Ok(reply::json(answer::plain(&RegionsAnswer { regions: regions.status(client) })))
+    reply::json(answer::plain(&RegionsAnswer { regions: regions.status(client) }))
 }

@@ -32,7 +32,6 @@ pub(super) async fn decoded(job: &mut Job) -> Result<v1::SearchRequest, Error> {
 
 /// Each search gets its result or its problem; those that are not valid are not sent on.
 pub(super) async fn batch(job: Job) -> Result<Response, Error> {
-    codec::no_parameters(job.query())?;
     codec::expect_json(&job.parts.headers)?;
     let body = body::read(job.body).await?;
     let mut searches = batch::searches(&body)?;

@@ -43,7 +43,6 @@ enum Event {
 
 pub(super) async fn warm(inner: &Arc<Inner>, request: Request) -> Result<Response, Error> {
     let (mut parts, incoming) = request.into_parts();
-    codec::no_parameters(parts.uri.query().unwrap_or_default())?;
     codec::expect_json(&parts.headers)?;
     let asked = operating::warm(&body::read(incoming).await?)?;
     let here = inner.regions.here();

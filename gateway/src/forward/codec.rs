@@ -68,16 +68,6 @@ pub(crate) fn session_parameter(query: &str) -> Result<String, Error> {
     report.finish(session)
 }
 
-/// For calls that take no parameters.
-///
-/// # Errors
-/// [`Error::Malformed`] when there is one.
-pub(crate) fn no_parameters(query: &str) -> Result<(), Error> {
-    let report = json::Report::default();
-    query::Parameters::read(query, &[], &report);
-    report.finish(())
-}
-
 /// A failure inside an answer, as the status that it would have been alone.
 pub(crate) fn status_of(problem: v1::Problem) -> tonic::Status {
     let violations = problem.violations.into_iter().map(|v| FieldViolation::new(v.field, v.description));

@@ -104,7 +104,6 @@ async fn query_strings_are_read_strictly() {
     for (query, pointer) in [
         ("collection=c", "query_vector_id"),
         ("collection=c&query_vector_id=p0&query_vector_id=p1", "query_vector_id"),
-        ("collection=c&query_vector_id=p0&kk=1", "kk"),
         ("collection=c&query_vector_id=p0&k=zero", "k"),
         ("collection=c&query_vector_id=%ff", "query_vector_id"),
         ("collection=c&query_vector_id=p0&filter=%5B%5D", "filter"),
@@ -116,7 +115,7 @@ async fn query_strings_are_read_strictly() {
     }
     let bare = inside.get("/search?collection=c&query_vector_id=p0&k=1&include=").await.json();
     assert_eq!(bare["results"][0].as_object().unwrap().keys().collect::<Vec<_>>(), ["id", "score"]);
-    let good = "/search?collection=c&query_vector_id=p0&filter=%7B%22i%22:+1%7D&include=values,metadata&exact=true";
+    let good = "/search?collection=c&query_vector_id=p0&filter=%7B%22i%22:+1%7D&include=values,metadata&exact=true&utm_source=x";
     let found = inside.get(good).await.json();
     assert_eq!((&found["results"][0]["id"], &found["results"][0]["values"]), (&json!("p1"), &json!([1.0, 1.0])));
 }
