@@ -169,7 +169,6 @@ fn engines_stay_behind_their_seams() {
             &["gateway/src/listener", "testkit/", "bench/", "e2e/", "cli/src/http3"],
         ),
         (&["usearch::"], &["searchd/src/index", "bench/"]),
-        (&["redis::"], &["cache/", "e2e/", "testkit/"]),
     ];
     let mut offences = Vec::new();
     for source in sources(".rs") {

@@ -48,10 +48,11 @@ where
             "grpc",
             "rpc.system" = "grpc",
             "rpc.method" = method,
-            request_id = tracing::field::Empty
+            request_id = tracing::field::Empty,
+            trace_id = tracing::field::Empty
         );
         let headers = request.headers();
-        TraceContext::begin(headers, &span);
+        span.record("trace_id", TraceContext::begin(headers, &span).trace_id());
         if let Some(id) = headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
             span.record("request_id", id);
         }
@@ -60,6 +61,7 @@ where
         let observed = async move {
             let answer = answering.await;
             let code = answer.as_ref().map_or("2", |answer| code(answer.headers()));
+            tracing::info!(code, seconds = started.elapsed().as_secs_f64(), "answered");
             calls.total.get_or_create(&Call { method, code }).inc();
             calls.duration.get_or_create(&Method { method }).observe(started.elapsed().as_secs_f64());
             answer
