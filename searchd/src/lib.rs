@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod filter;
+pub mod graph;
 pub mod index;
 pub mod maintenance;
 pub mod metrics;

@@ -168,7 +168,7 @@ fn engines_stay_behind_their_seams() {
             &["pingora_core::", "quinn::", "h3::", "h3_quinn::"],
             &["gateway/src/listener", "testkit/", "bench/", "e2e/", "cli/src/http3"],
         ),
-        (&["usearch::"], &["searchd/src/index", "bench/"]),
+        (&["usearch::"], &["searchd/src/index", "searchd/examples/", "bench/"]),
     ];
     let mut offences = Vec::new();
     for source in sources(".rs") {

@@ -1,0 +1,203 @@
+//! Searches per CPU second at equal recall: the graph index beside usearch, one thread, one query at a time.
+//!
+//! `graph_bench FOLDER [FOLDER…]` reads `base.{f16,u8}.npy`, `queries.{f16,u8}.npy` and `gt_ids.i32.npy` of each folder;
+//! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use half::f16;
+use nearfield_searchd::graph::build::Plan;
+use nearfield_searchd::graph::exact::HalfRows;
+use nearfield_searchd::graph::kernel::Kernel;
+use nearfield_searchd::graph::search::{Searcher, Wanted};
+use nearfield_searchd::graph::{Graph, Metric, Profile, Rows};
+use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
+
+const K: usize = 10;
+/// Most queries of a data set that are asked.
+const QUERIES: usize = 2_000;
+/// Each figure is the best of this many runs: the machine is shared.
+const RUNS: usize = 3;
+const EFS: [usize; 16] = [10, 15, 20, 30, 40, 50, 64, 80, 104, 130, 160, 200, 260, 340, 450, 700];
+const RECALLS: [f64; 2] = [0.95, 0.99];
+
+fn main() -> Result<()> {
+    let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
+    if folders.is_empty() {
+        bail!("usage: graph_bench [--no-usearch] FOLDER…");
+    }
+    println!("kernels: {:?}", Kernel::detect().level());
+    for folder in &folders {
+        let data = Data::read(Path::new(folder)).with_context(|| format!("read {folder}"))?;
+        println!("\n{folder}: {} × {} {:?}", data.len(), data.dimension, data.metric);
+        for profile in [Profile::Fast, Profile::Lean] {
+            measure_graph(&data, profile)?;
+        }
+        if !flags.iter().any(|flag| flag == "--no-usearch") {
+            measure_usearch(&data)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure_graph(data: &Data, profile: Profile) -> Result<()> {
+    let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
+    let graph = Graph::build(data.metric, data, profile, &Plan::default())?;
+    report_build(&format!("graph {profile:?}"), data, start);
+    println!(
+        "  {:.1} bytes a row, {} unreachable",
+        graph.bytes() as f64 / data.len() as f64,
+        graph.unreachable().len()
+    );
+    let mut searcher = Searcher::default();
+    let rescored = profile.rescored(data.dimension, K);
+    let kernel = Kernel::detect();
+    sweep(data, |query, ef| {
+        let exact = HalfRows::new(data.metric, kernel, &data.halves, None, query);
+        let wanted = Wanted { query, k: K, ef, rescored, filter: None, stop: None };
+        let hits = graph.search(&mut searcher, &wanted, &exact)?;
+        Ok(hits.into_iter().map(|hit| u64::from(hit.row)).collect())
+    })
+}
+
+fn measure_usearch(data: &Data) -> Result<()> {
+    let metric = if data.metric == Metric::Euclidean { MetricKind::L2sq } else { MetricKind::IP };
+    let options = IndexOptions {
+        dimensions: data.dimension,
+        metric,
+        quantization: ScalarKind::BF16,
+        connectivity: 16,
+        expansion_add: 200,
+        ..IndexOptions::default()
+    };
+    let index = Index::new(&options)?;
+    index.reserve_capacity_and_threads(data.len(), 1)?;
+    let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
+    for (row, values) in data.base.chunks_exact(data.dimension).enumerate() {
+        index.add(row as u64, values)?;
+    }
+    report_build("usearch bf16", data, start);
+    println!("  {:.1} bytes a row", index.memory_usage() as f64 / data.len() as f64);
+    sweep(data, |query, ef| {
+        index.change_expansion_search(ef);
+        Ok(index.search(query, K)?.keys)
+    })
+}
+
+fn report_build(name: &str, data: &Data, start: Duration) {
+    let seconds = (cpu(libc::CLOCK_PROCESS_CPUTIME_ID) - start).as_secs_f64();
+    println!("{name}: built in {seconds:.1} CPU s, {:.0} rows per CPU second", data.len() as f64 / seconds);
+}
+
+/// Prints recall and speed for each `ef` until recall is past the highest asked for, then both at each asked-for recall.
+fn sweep(data: &Data, mut search: impl FnMut(&[f32], usize) -> Result<Vec<u64>>) -> Result<()> {
+    let mut points: Vec<(f64, f64)> = vec![];
+    for ef in EFS {
+        let mut best = f64::INFINITY;
+        let mut found = 0;
+        for run in 0..RUNS {
+            let start = cpu(libc::CLOCK_THREAD_CPUTIME_ID);
+            for (i, query) in data.queries.chunks_exact(data.dimension).enumerate() {
+                let rows = search(query, ef)?;
+                if run == 0 {
+                    let truth = &data.nearest[i * data.truth..][..K];
+                    found += rows.iter().filter(|row| truth.contains(&(**row as i32))).count();
+                }
+            }
+            best = best.min((cpu(libc::CLOCK_THREAD_CPUTIME_ID) - start).as_secs_f64());
+        }
+        let queries = data.queries.len() / data.dimension;
+        let (recall, micros) = (found as f64 / (queries * K) as f64, best / queries as f64 * 1e6);
+        println!("  ef {ef:4}  recall {recall:.4}  {micros:7.1} µs  {:7.0} queries per CPU second", 1e6 / micros);
+        points.push((recall, micros));
+        if recall > RECALLS[1] + 0.003 {
+            break;
+        }
+    }
+    for wanted in RECALLS {
+        let between = points.windows(2).find(|pair| pair[0].0 <= wanted && wanted <= pair[1].0);
+        match between {
+            Some([low, high]) => {
+                let part = (wanted - low.0) / (high.0 - low.0).max(f64::EPSILON);
+                let micros = low.1 + part * (high.1 - low.1);
+                println!("  at recall {wanted}: {:.0} queries per CPU second", 1e6 / micros);
+            }
+            _ => println!("  at recall {wanted}: not between two points"),
+        }
+    }
+    Ok(())
+}
+
+/// A data set; rows and queries of cosine are of length one.
+struct Data {
+    metric: Metric,
+    dimension: usize,
+    base: Vec<f32>,
+    halves: Vec<f16>,
+    queries: Vec<f32>,
+    nearest: Vec<i32>,
+    /// Nearest rows listed for each query.
+    truth: usize,
+}
+
+impl Data {
+    fn read(folder: &Path) -> Result<Self> {
+        let is_bytes = folder.join("base.u8.npy").exists();
+        let (metric, kind) = if is_bytes { (Metric::Euclidean, "u8") } else { (Metric::Cosine, "f16") };
+        let (dimension, mut base) = read_floats(&folder.join(format!("base.{kind}.npy")))?;
+        let (_, mut queries) = read_floats(&folder.join(format!("queries.{kind}.npy")))?;
+        queries.truncate(QUERIES * dimension);
+        if metric == Metric::Cosine {
+            for row in base.chunks_exact_mut(dimension).chain(queries.chunks_exact_mut(dimension)) {
+                let length = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+                row.iter_mut().for_each(|value| *value /= length);
+            }
+        }
+        let halves = base.iter().map(|value| f16::from_f32(*value)).collect();
+        let (truth, _, nearest) = read_npy(&folder.join("gt_ids.i32.npy"))?;
+        let nearest = nearest.chunks_exact(4).map(|id| i32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
+        Ok(Self { metric, dimension, base, halves, queries, nearest, truth })
+    }
+}
+
+impl Rows for Data {
+    fn len(&self) -> usize {
+        self.base.len() / self.dimension
+    }
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+    fn read(&self, row: u32, into: &mut [f32]) {
+        into.copy_from_slice(&self.base[row as usize * self.dimension..][..self.dimension]);
+    }
+}
+
+fn read_floats(path: &Path) -> Result<(usize, Vec<f32>)> {
+    let (columns, header, bytes) = read_npy(path)?;
+    let values = if header.contains("'<f2'") {
+        bytes.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect()
+    } else {
+        bytes.into_iter().map(f32::from).collect()
+    };
+    Ok((columns, values))
+}
+
+/// The columns, the header and the contents of a two-dimensional array.
+fn read_npy(path: &Path) -> Result<(usize, String, Vec<u8>)> {
+    let mut bytes = fs_err::read(path)?;
+    let length = bytes.get(8..10).map_or(0, |length| usize::from(u16::from_le_bytes([length[0], length[1]])));
+    let header = bytes.get(10..10 + length).context("header is cut off")?;
+    let header = String::from_utf8_lossy(header).into_owned();
+    let shape = header.split("'shape': (").nth(1).and_then(|rest| rest.split(')').next()).context("no shape")?;
+    let columns = shape.split(',').nth(1).context("one column only")?.trim().parse()?;
+    Ok((columns, header, bytes.split_off(10 + length)))
+}
+
+fn cpu(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for the call to write.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

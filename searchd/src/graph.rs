@@ -1,0 +1,254 @@
+//! Nearfield's own graph index: one flat graph over rows packed into a few bits, searched by one thread at a time without
+//! locks, then rescored from full precision that is kept elsewhere.
+//!
+//! A query and the rows become points of one space ([`space`]), where all metrics are Euclidean and coordinates look
+//! alike after a random rotation, so that four bits for each of them, or two, rank neighbours well enough. The graph is
+//! built over eight-bit codes in batches ([`build`]), is proven to reach every row ([`reach`]) and renumbered in the order
+//! of a breadth-first walk, so that rows that are met together lie together. It never changes then. A search ([`search`])
+//! keeps its candidates in one sorted array and compares all new neighbours of a row in one call of a kernel
+//! ([`kernel`]), which is chosen at run time and gives the same sums on every machine.
+
+pub mod adjacency;
+pub mod build;
+pub mod codes;
+pub mod exact;
+pub mod file;
+pub mod kernel;
+pub mod memory;
+mod pool;
+mod prune;
+mod random;
+mod reach;
+mod rotation;
+pub mod search;
+mod space;
+mod visited;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use adjacency::Lists;
+use build::Plan;
+use codes::{Codes, Shape};
+use kernel::{Kernel, Width};
+use random::Random;
+use space::Space;
+
+/// Most rows of a graph: a candidate names its row in 31 bits, and lists are counted in 32.
+pub const MAX_ROWS: usize = 1 << 24;
+/// Most coordinates: the sums of products stay within 32 bits.
+pub const MAX_DIMENSION: usize = 1 << 15;
+
+/// Rows at which searches may begin, beside the one in the middle: far apart, so that one of them is near.
+const ENTRIES: usize = 31;
+/// Rows looked at to choose the grid of codes.
+const SAMPLE: usize = 4_096;
+/// Coordinates beyond this many standard deviations are cut off.
+const HIGHEST: f32 = 5.0;
+
+/// What near means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    Cosine,
+    Dot,
+    Euclidean,
+}
+
+/// What a graph is best at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Most searches per second.
+    Fast,
+    /// Fewest bytes.
+    Lean,
+}
+
+impl Profile {
+    /// Bits that rank well enough: short vectors are too coarse with few, and fit a cache line with many.
+    fn width(self, dims: usize) -> Width {
+        match self {
+            Self::Fast if dims <= 64 => Width::Eight,
+            Self::Lean if dims > 128 => Width::Two,
+            Self::Fast | Self::Lean => Width::Four,
+        }
+    }
+
+    /// How many candidates are worth an exact comparison to find `k`.
+    pub fn rescored(self, dimension: usize, k: usize) -> usize {
+        match self.width(dimension) {
+            Width::Eight => k + k / 2,
+            Width::Four => 3 * k,
+            Width::Two => 8 * k,
+        }
+    }
+}
+
+/// Rows in full precision, numbered from 0.
+pub trait Rows: Sync {
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    fn dimension(&self) -> usize;
+    /// Writes the row's values, `dimension` of them.
+    fn read(&self, row: u32, into: &mut [f32]);
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    #[error("{0} rows don't fit into one graph")]
+    Rows(usize),
+    #[error("{0} coordinates are none or too many")]
+    Dimension(usize),
+}
+
+pub struct Graph {
+    space: Space,
+    codes: Codes,
+    lists: Lists,
+    /// The caller's number of each row, in the order of the graph.
+    rows: Vec<u32>,
+    /// Where searches begin.
+    entries: Vec<u32>,
+    kernel: Kernel,
+}
+
+impl Graph {
+    /// The graph of `rows`; the same for the same rows and plan, on every machine and any number of threads.
+    pub fn build(metric: Metric, rows: &dyn Rows, profile: Profile, plan: &Plan) -> Result<Self, BuildError> {
+        Self::build_by(Kernel::detect(), metric, rows, profile, plan)
+    }
+
+    fn build_by(
+        kernel: Kernel,
+        metric: Metric,
+        rows: &dyn Rows,
+        profile: Profile,
+        plan: &Plan,
+    ) -> Result<Self, BuildError> {
+        let (len, dimension) = (rows.len(), rows.dimension());
+        if len > MAX_ROWS {
+            return Err(BuildError::Rows(len));
+        }
+        if dimension == 0 || dimension >= MAX_DIMENSION {
+            return Err(BuildError::Dimension(dimension));
+        }
+        let space = Space::learn(metric, rows, plan.seed, kernel);
+        let grid = Grid::learn(&space, rows, plan.seed);
+        let exact = pack(&space, rows, grid.shape(Width::Eight, &space, true), |row| row);
+        let middle = build::middle(&exact);
+        let mut draft = build::build(&exact, kernel, plan, middle);
+        let mut entries = entries(&exact, kernel, middle, plan.seed);
+        reach::repair(&exact, kernel, &mut draft, plan.degree, &mut entries);
+        drop(exact);
+
+        let order = reach::breadth_first(len, &entries, |row| draft.list(row));
+        debug_assert_eq!(order.len(), len, "every row is reached");
+        let mut place = vec![0; len];
+        order.iter().enumerate().for_each(|(to, from)| place[*from as usize] = to as u32);
+        let moved = |list: &[u32]| list.iter().map(|row| place[*row as usize]).collect::<Vec<u32>>();
+        let lists = Lists::new(len, |row| moved(draft.list(order[row])));
+        let entries = moved(&entries);
+        let shape = grid.shape(profile.width(space.dims()), &space, metric == Metric::Euclidean);
+        let codes = pack(&space, rows, shape, |row| order[row] as usize);
+        Ok(Self { space, codes, lists, rows: order, entries, kernel })
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.space.metric
+    }
+
+    pub fn dimension(&self) -> usize {
+        self.space.dimension
+    }
+
+    /// Bytes that searches read: codes, lists and the caller's row numbers.
+    pub fn bytes(&self) -> usize {
+        let words = self.rows.len() + self.entries.len() + self.lists.starts().len();
+        self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>()
+    }
+
+    /// Rows that no search can find, by the caller's numbers; a graph as it was built has none.
+    pub fn unreachable(&self) -> Vec<u32> {
+        use adjacency::{MAX_DEGREE, Neighbours};
+        let mut met = vec![false; self.len()];
+        let mut next = self.entries.clone();
+        let mut room = [0; MAX_DEGREE];
+        while let Some(row) = next.pop() {
+            if !std::mem::replace(&mut met[row as usize], true) {
+                next.extend_from_slice(self.lists.neighbours(row, &mut room));
+            }
+        }
+        self.rows.iter().zip(met).filter(|(_, met)| !met).map(|(row, _)| *row).collect()
+    }
+}
+
+/// What the grid of codes is chosen by.
+struct Grid {
+    spread: f32,
+    highest: f32,
+}
+
+impl Grid {
+    fn learn(space: &Space, rows: &dyn Rows, seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x6772_6964);
+        let (mut values, mut point, mut spare) = (vec![0.0; rows.dimension()], vec![], vec![]);
+        let (mut squares, mut highest) = (0f64, 0f32);
+        let sample = SAMPLE.min(rows.len());
+        for _ in 0..sample {
+            rows.read(random.below(rows.len()) as u32, &mut values);
+            space.row(&values, &mut point, &mut spare);
+            squares += f64::from(space::squared_length(&point));
+            highest = point.iter().fold(highest, |highest, value| highest.max(value.abs()));
+        }
+        let spread = (squares / (sample * space.dims()).max(1) as f64).sqrt() as f32;
+        Self { spread, highest: highest.min(HIGHEST * spread) }
+    }
+
+    fn shape(&self, width: Width, space: &Space, lengths: bool) -> Shape {
+        Shape::fit(width, space.dims(), lengths, self.spread, self.highest)
+    }
+}
+
+fn pack(space: &Space, rows: &dyn Rows, shape: Shape, row: impl Fn(usize) -> usize) -> Codes {
+    let (mut values, mut spare) = (vec![0.0; rows.dimension()], vec![]);
+    Codes::fill(shape, rows.len(), |to, point| {
+        rows.read(row(to) as u32, &mut values);
+        space.row(&values, point, &mut spare);
+    })
+}
+
+/// Rows far from each other: of a random sample, always the one that is farthest from those chosen.
+fn entries(codes: &Codes, kernel: Kernel, middle: u32, seed: u64) -> Vec<u32> {
+    if codes.is_empty() {
+        return vec![];
+    }
+    let mut random = Random::new(seed ^ 0x0065_6e74_7269_6573);
+    let sample: Vec<u32> = (0..ENTRIES * 8).map(|_| random.below(codes.len()) as u32).collect();
+    let (mut sums, mut distances) = (vec![0; sample.len()], vec![0.0; sample.len()]);
+    let mut nearest = vec![f32::INFINITY; sample.len()];
+    let mut query = codes.empty_query();
+    let mut chosen = vec![middle];
+    while chosen.len() <= ENTRIES {
+        let last = chosen[chosen.len() - 1];
+        codes.pack_row(last, &mut query);
+        codes.distances(kernel, &query, &sample, &mut sums, &mut distances);
+        let length = codes.squared_length(last);
+        nearest.iter_mut().zip(&distances).for_each(|(nearest, distance)| *nearest = nearest.min(distance + length));
+        let farthest = (0..sample.len()).max_by(|a, b| nearest[*a].total_cmp(&nearest[*b]));
+        match farthest {
+            Some(i) if nearest[i] > 0.0 && !chosen.contains(&sample[i]) => chosen.push(sample[i]),
+            _ => break,
+        }
+    }
+    chosen
+}

@@ -1,0 +1,162 @@
+//! A search: a walk on packed codes, then the best of what it found by exact distances.
+
+use super::Graph;
+use super::codes::PackedQuery;
+use super::kernel::Kernel;
+use super::pool::Pool;
+use super::walk::{Alone, Guide, Scratch, Terrain};
+pub use super::walk::{Effort, Stopped};
+
+/// A filtered walk keeps at most this many times the candidates of an open one. Where a filter admits so few that this
+/// isn't enough, comparing with all that it admits is cheaper than any walk.
+const MAX_WIDENING: f32 = 16.0;
+/// A filtered walk may look at this many times the rows that would do if those admitted were spread evenly, for they
+/// often are not: a filter may admit all but the neighbourhood of the query.
+const CORRELATION: f32 = 8.0;
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub query: &'a [f32],
+    pub k: usize,
+    /// Candidates that the walk keeps; at least `k` are.
+    pub ef: usize,
+    /// Candidates compared exactly; at least `k` are.
+    pub rescored: usize,
+    pub filter: Option<Filter<'a>>,
+    /// Asked now and then whether to give up.
+    pub stop: Option<&'a dyn Fn() -> bool>,
+}
+
+/// Which rows may be found.
+#[derive(Clone, Copy)]
+pub struct Filter<'a> {
+    /// By the row's number as it was built.
+    pub admits: &'a dyn Fn(u32) -> bool,
+    /// The part of all rows that is admitted, as well as is known.
+    pub fraction: f32,
+}
+
+impl Filter<'_> {
+    /// Candidates to keep where an open walk keeps `ef`.
+    fn widened(&self, ef: usize) -> usize {
+        let kept_out = (1.0 / self.fraction - 1.0).max(0.0);
+        let widening = (1.0 + CORRELATION * kept_out).min(MAX_WIDENING);
+        (ef as f32 * widening) as usize
+    }
+}
+
+/// Exact distances of rows, by their numbers as they were built: lower is nearer, on whatever scale.
+pub trait Exact {
+    fn distance(&self, row: u32) -> f32;
+    /// Asks for a row that is soon compared.
+    fn prefetch(&self, _row: u32) {}
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    pub distance: f32,
+    pub row: u32,
+}
+
+/// What one thread needs to search, whatever graphs.
+#[derive(Default)]
+pub struct Searcher {
+    scratch: Scratch,
+    admitted: Pool,
+    point: Vec<f32>,
+    spare: Vec<f32>,
+    query: Option<PackedQuery>,
+    found: Vec<u32>,
+}
+
+impl Searcher {
+    /// What the last search took.
+    pub fn effort(&self) -> Effort {
+        self.scratch.effort
+    }
+}
+
+/// Collects what a filter admits while the walk goes on over all rows.
+struct Sieve<'a, 'b> {
+    rows: &'a [u32],
+    filter: Option<Filter<'b>>,
+    admitted: &'a mut Pool,
+    stop: Option<&'b dyn Fn() -> bool>,
+}
+
+impl Guide for Sieve<'_, '_> {
+    #[inline(always)]
+    fn met(&mut self, kernel: Kernel, rows: &[u32], distances: &[f32]) {
+        let Some(filter) = self.filter else { return };
+        for (row, distance) in rows.iter().zip(distances) {
+            if self.admitted.takes(*distance) && (filter.admits)(self.rows[*row as usize]) {
+                self.admitted.offer(kernel, &[*row], &[*distance]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn has_enough(&self, distance: f32) -> bool {
+        self.filter.is_some() && self.admitted.is_full() && !self.admitted.takes(distance)
+    }
+
+    #[inline(always)]
+    fn is_stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop())
+    }
+}
+
+impl Graph {
+    /// The nearest rows found, best first, equals by row. There may be fewer than `k` though more are admitted: the
+    /// caller then compares with all that the filter admits.
+    ///
+    /// # Panics
+    /// If the query is not of the graph's dimension.
+    pub fn search(
+        &self,
+        searcher: &mut Searcher,
+        wanted: &Wanted<'_>,
+        exact: &impl Exact,
+    ) -> Result<Vec<Hit>, Stopped> {
+        let Searcher { scratch, admitted, point, spare, query, found } = searcher;
+        let ef = wanted.ef.max(wanted.k);
+        self.space.query(wanted.query, point, spare);
+        let query = query.get_or_insert_with(|| self.codes.empty_query());
+        self.codes.pack(point, query);
+        let terrain =
+            Terrain { codes: &self.codes, adjacency: &self.lists, kernel: self.kernel, entries: &self.entries };
+        let candidates = match (wanted.filter, wanted.stop) {
+            (None, None) => {
+                terrain.walk(query, ef, scratch, &mut Alone)?;
+                scratch.pool.candidates()
+            }
+            (filter, stop) => {
+                admitted.reset(ef);
+                let walked = filter.map_or(ef, |filter| filter.widened(ef)).min(self.len().max(ef));
+                let mut sieve = Sieve { rows: &self.rows, filter, admitted, stop };
+                terrain.walk(query, walked, scratch, &mut sieve)?;
+                if filter.is_some() { admitted.candidates() } else { scratch.pool.candidates() }
+            }
+        };
+        found.clear();
+        let rescored = candidates.iter().take(wanted.rescored.max(wanted.k));
+        found.extend(rescored.map(|candidate| self.rows[candidate.row() as usize]));
+        Ok(rescore(found, wanted.k, exact))
+    }
+}
+
+fn rescore(rows: &[u32], k: usize, exact: &impl Exact) -> Vec<Hit> {
+    const AHEAD: usize = 4;
+    rows.iter().take(AHEAD).for_each(|row| exact.prefetch(*row));
+    let mut hits: Vec<Hit> = Vec::with_capacity(rows.len());
+    for (i, row) in rows.iter().enumerate() {
+        if let Some(next) = rows.get(i + AHEAD) {
+            exact.prefetch(*next);
+        }
+        hits.push(Hit { distance: exact.distance(*row), row: *row });
+    }
+    hits.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
+    hits.truncate(k);
+    hits
+}

@@ -1,0 +1,329 @@
+//! The graph against an exact oracle, against damage, and its kernels against each other.
+
+use std::sync::Arc;
+
+use half::f16;
+use proptest::prelude::*;
+
+use super::build::Plan;
+use super::file::OpenError;
+use super::kernel::{Filled, Kernel, Level, POOL_SPARE, Packed, Query, Width};
+use super::random::Random;
+use super::search::{Exact, Filter, Hit, Searcher, Stopped, Wanted};
+use super::{Graph, Metric, Profile, Rows};
+
+const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42 };
+
+/// Clusters of rows, some of them equal.
+struct Clustered {
+    dimension: usize,
+    values: Vec<f32>,
+}
+
+impl Clustered {
+    fn new(rows: usize, dimension: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut normal = || (0..6).map(|_| random.next() as f32 / u64::MAX as f32 - 0.5).sum::<f32>();
+        let centres: Vec<f32> = (0..20 * dimension).map(|_| 2.0 * normal()).collect();
+        let mut values = Vec::with_capacity(rows * dimension);
+        for row in 0..rows {
+            let centre = &centres[row % 20 * dimension..][..dimension];
+            if row % 50 == 49 {
+                let start = values.len() - dimension;
+                values.extend_from_within(start..);
+            } else {
+                values.extend(centre.iter().map(|centre| centre + normal()));
+            }
+        }
+        Self { dimension, values }
+    }
+
+    fn row(&self, row: u32) -> &[f32] {
+        &self.values[row as usize * self.dimension..][..self.dimension]
+    }
+}
+
+impl Rows for Clustered {
+    fn len(&self) -> usize {
+        self.values.len() / self.dimension
+    }
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+    fn read(&self, row: u32, into: &mut [f32]) {
+        into.copy_from_slice(self.row(row));
+    }
+}
+
+struct Oracle<'a> {
+    rows: &'a Clustered,
+    metric: Metric,
+    query: &'a [f32],
+}
+
+impl Exact for Oracle<'_> {
+    fn distance(&self, row: u32) -> f32 {
+        let pairs = || self.query.iter().zip(self.rows.row(row));
+        let dot = pairs().map(|(a, b)| a * b).sum::<f32>();
+        match self.metric {
+            Metric::Cosine => -dot / self.rows.row(row).iter().map(|v| v * v).sum::<f32>().sqrt(),
+            Metric::Dot => -dot,
+            Metric::Euclidean => pairs().map(|(a, b)| (a - b) * (a - b)).sum(),
+        }
+    }
+}
+
+impl Oracle<'_> {
+    fn nearest(&self, k: usize, admits: impl Fn(u32) -> bool) -> Vec<Hit> {
+        let rows = (0..self.rows.len() as u32).filter(|row| admits(*row));
+        let mut hits: Vec<Hit> = rows.map(|row| Hit { distance: self.distance(row), row }).collect();
+        hits.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
+        hits.truncate(k);
+        hits
+    }
+}
+
+fn wanted(query: &[f32]) -> Wanted<'_> {
+    Wanted { query, k: 10, ef: 100, rescored: 80, filter: None, stop: None }
+}
+
+/// Recall by distance, so that equal rows count for each other.
+fn recall(graph: &Graph, rows: &Clustered, metric: Metric) -> f64 {
+    let queries = Clustered::new(60, rows.dimension, 5);
+    let mut searcher = Searcher::default();
+    let mut found = 0;
+    for i in 0..60 {
+        let query = queries.row(i);
+        let oracle = Oracle { rows, metric, query };
+        let worst = oracle.nearest(10, |_| true)[9].distance;
+        let hits = graph.search(&mut searcher, &wanted(query), &oracle).unwrap();
+        found += hits.iter().filter(|hit| hit.distance <= worst).count();
+    }
+    found as f64 / 600.0
+}
+
+#[test]
+fn the_nearest_are_found_by_every_metric_and_profile() {
+    for dimension in [50, 160] {
+        let rows = Clustered::new(3_000, dimension, 5);
+        for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
+            for profile in [Profile::Fast, Profile::Lean] {
+                let graph = Graph::build(metric, &rows, profile, &PLAN).unwrap();
+                assert!(graph.unreachable().is_empty());
+                let recall = recall(&graph, &rows, metric);
+                assert!(recall > 0.95, "{metric:?} {profile:?} {dimension}: {recall}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lean_graphs_are_lean() {
+    let rows = Clustered::new(2_000, 384, 1);
+    let graph = Graph::build(Metric::Cosine, &rows, Profile::Lean, &PLAN).unwrap();
+    assert!(graph.bytes() <= 210 * graph.len(), "{} bytes a row", graph.bytes() / graph.len());
+}
+
+#[test]
+fn equal_seeds_give_equal_graphs_on_any_number_of_threads() {
+    let rows = Clustered::new(1_500, 64, 3);
+    let bytes = |plan| Graph::build(Metric::Euclidean, &rows, Profile::Fast, &plan).unwrap().to_bytes();
+    let one = bytes(PLAN);
+    assert!(one == bytes(Plan { threads: 3, ..PLAN }));
+    assert!(one != bytes(Plan { seed: 43, ..PLAN }));
+    let portable = Graph::build_by(Kernel::of(Level::Portable), Metric::Euclidean, &rows, Profile::Fast, &PLAN);
+    assert!(one == portable.unwrap().to_bytes());
+}
+
+#[test]
+fn few_rows_equal_rows_and_rows_of_zero_are_found() {
+    for rows in [0, 1, 2, 7] {
+        for values in [0.0, 1.0] {
+            let rows = Clustered { dimension: 8, values: vec![values; rows * 8] };
+            for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
+                let graph = Graph::build(metric, &rows, Profile::Fast, &PLAN).unwrap();
+                assert!(graph.unreachable().is_empty());
+                let query = [1.0; 8];
+                let hits = graph.search(
+                    &mut Searcher::default(),
+                    &wanted(&query),
+                    &Oracle { rows: &rows, metric, query: &query },
+                );
+                assert_eq!(hits.unwrap().len(), rows.len());
+            }
+        }
+    }
+    let many = Clustered { dimension: 8, values: vec![1.0; 8 * 2_000] };
+    let graph = Graph::build(Metric::Euclidean, &many, Profile::Fast, &PLAN).unwrap();
+    assert!(graph.unreachable().is_empty());
+}
+
+#[test]
+fn filters_admit_nothing_else_and_find_what_they_admit() {
+    let rows = Clustered::new(3_000, 64, 5);
+    let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+    let mut searcher = Searcher::default();
+    for (every, least) in [(2, 0.95), (10, 0.95), (50, 0.8)] {
+        let admits = |row: u32| row % every == 1;
+        let mut found = 0;
+        for i in 0..40 {
+            let query = rows.row(i * 7);
+            let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+            let filter = Some(Filter { admits: &admits, fraction: 1.0 / every as f32 });
+            let hits = graph.search(&mut searcher, &Wanted { filter, ..wanted(query) }, &oracle).unwrap();
+            assert!(hits.iter().all(|hit| admits(hit.row)));
+            let worst = oracle.nearest(10, admits)[9].distance;
+            found += hits.iter().filter(|hit| hit.distance <= worst).count();
+        }
+        assert!(f64::from(found as u32) / 400.0 >= least, "1 of {every}: {found}");
+    }
+    let nothing = Filter { admits: &|_| false, fraction: 0.0 };
+    let query = rows.row(0);
+    let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+    assert_eq!(graph.search(&mut searcher, &Wanted { filter: Some(nothing), ..wanted(query) }, &oracle), Ok(vec![]));
+}
+
+#[test]
+fn a_search_stops_when_told() {
+    let rows = Clustered::new(3_000, 16, 5);
+    let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+    let query = rows.row(3);
+    let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+    let stopped = Wanted { stop: Some(&|| true), ..wanted(query) };
+    assert_eq!(graph.search(&mut Searcher::default(), &stopped, &oracle), Err(Stopped));
+}
+
+#[test]
+fn one_searcher_serves_graphs_of_any_shape() {
+    let mut searcher = Searcher::default();
+    for round in 0..300 {
+        let rows = Clustered::new(20 + round % 3 * 40, 8 + round % 2 * 70, 9);
+        if !(6..=294).contains(&round) {
+            let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+            let query = rows.row(3);
+            let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+            for _ in 0..60 {
+                let hits = graph.search(&mut searcher, &wanted(query), &oracle).unwrap();
+                assert_eq!(hits, oracle.nearest(10, |_| true));
+            }
+        }
+    }
+}
+
+fn opened(bytes: Vec<u8>) -> Result<Graph, OpenError> {
+    Graph::open(Arc::new(bytes))
+}
+
+#[test]
+fn bytes_come_back_as_the_same_graph() {
+    let rows = Clustered::new(1_000, 70, 5);
+    for (metric, profile) in
+        [(Metric::Cosine, Profile::Fast), (Metric::Dot, Profile::Lean), (Metric::Euclidean, Profile::Lean)]
+    {
+        let graph = Graph::build(metric, &rows, profile, &PLAN).unwrap();
+        let again = opened(graph.to_bytes()).unwrap();
+        assert!(again.to_bytes() == graph.to_bytes());
+        let query = rows.row(1);
+        let oracle = Oracle { rows: &rows, metric, query };
+        let search = |graph: &Graph| graph.search(&mut Searcher::default(), &wanted(query), &oracle);
+        assert_eq!(search(&again), search(&graph));
+    }
+}
+
+#[test]
+fn damage_is_an_error() {
+    let rows = Clustered::new(60, 20, 5);
+    let bytes = Graph::build(Metric::Euclidean, &rows, Profile::Lean, &PLAN).unwrap().to_bytes();
+    assert!(opened(bytes.clone()).is_ok());
+    for length in 0..bytes.len() {
+        assert!(opened(bytes[..length].to_vec()).is_err(), "cut at {length}");
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(opened(bytes).is_err(), "bit {bit}");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(opened(longer).is_err());
+}
+
+fn levels() -> impl Iterator<Item = Kernel> {
+    [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| level.is_available()).map(Kernel::of)
+}
+
+proptest! {
+    #[test]
+    fn kernels_agree_on_sums(
+        seed: u64,
+        width in prop::sample::select(vec![Width::Eight, Width::Four, Width::Two]),
+        blocks in 1usize..20,
+        extra in 0usize..9,
+    ) {
+        let mut random = Random::new(seed);
+        let plane = blocks * 16;
+        let stride = plane + extra;
+        let data: Vec<u8> = (0..stride * 9).map(|_| random.next() as u8).collect();
+        let mut query = Query::empty(plane, width);
+        for values in query.values.chunks_exact_mut(query.padded) {
+            values[..plane].iter_mut().for_each(|value| *value = random.next() as i8);
+        }
+        let ids: Vec<u32> = (0..13).map(|_| random.below(9) as u32).collect();
+        let rows = Packed { data: &data, stride, plane };
+        let all: Vec<Vec<i32>> = levels().map(|kernel| {
+            let mut sums = vec![0; ids.len()];
+            kernel.dots(width, rows, &query, &ids, &mut sums);
+            sums
+        }).collect();
+        prop_assert!(all.iter().all(|sums| *sums == all[0]), "{all:?}");
+    }
+
+    #[test]
+    fn kernels_agree_on_candidates(
+        capacity in 0usize..40,
+        offers in prop::collection::vec(prop::collection::vec(-20i8..20, 0..40), 1..6),
+    ) {
+        let all: Vec<(Filled, Vec<u64>)> = levels().map(|kernel| {
+            let mut pool = vec![u64::MAX; capacity + POOL_SPARE];
+            let mut filled = Filled { len: 0, capacity, lowest: 0 };
+            let mut next = 0;
+            for offer in &offers {
+                let rows: Vec<u32> = (next..next + offer.len() as u32).collect();
+                next += offer.len() as u32;
+                let distances: Vec<f32> = offer.iter().map(|distance| f32::from(*distance) / 2.0).collect();
+                filled.lowest = filled.len;
+                kernel.offer(&mut pool, &mut filled, &rows, &distances);
+            }
+            pool.truncate(filled.len);
+            (filled, pool)
+        }).collect();
+        prop_assert!(all[0].1.is_sorted());
+        prop_assert!(all.iter().all(|one| *one == all[0]), "{all:?}");
+    }
+
+    #[test]
+    fn kernels_agree_on_butterflies(seed: u64, size in 0u32..10, lowest in 0u32..6) {
+        let mut random = Random::new(seed);
+        let values: Vec<f32> = (0..1 << size).map(|_| random.next() as f32).collect();
+        let all: Vec<Vec<f32>> = levels().map(|kernel| {
+            let mut values = values.clone();
+            kernel.butterflies(&mut values, 1 << lowest);
+            values
+        }).collect();
+        prop_assert!(all.iter().all(|values| *values == all[0]));
+    }
+
+    #[test]
+    fn kernels_agree_on_half_precision(seed: u64, length in 0usize..100) {
+        let mut random = Random::new(seed);
+        let mut values = || (0..length).map(|_| random.next() as f32 / u64::MAX as f32 - 0.5).collect::<Vec<_>>();
+        let row: Vec<f16> = values().into_iter().map(f16::from_f32).collect();
+        let query = values();
+        for kernel in levels() {
+            let dot: f32 = row.iter().zip(&query).map(|(a, b)| a.to_f32() * b).sum();
+            let squared: f32 = row.iter().zip(&query).map(|(a, b)| (a.to_f32() - b).powi(2)).sum();
+            prop_assert!((kernel.dot(&row, &query) - dot).abs() < 1e-4);
+            prop_assert!((kernel.squared_distance(&row, &query) - squared).abs() < 1e-3);
+        }
+    }
+}

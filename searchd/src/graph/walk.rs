@@ -1,0 +1,124 @@
+//! The walk through a graph towards a query: always on to the nearest candidate that has not been looked at.
+
+use super::adjacency::{MAX_DEGREE, Neighbours, Room};
+use super::codes::{Codes, PackedQuery};
+use super::kernel::Kernel;
+use super::pool::Pool;
+use super::visited::Visited;
+
+/// Rows asked for before the first is compared; the kernel asks for the others as it goes.
+const PREFETCHED: usize = 8;
+/// Hops between two questions whether to go on.
+const HOPS_PER_CHECK: usize = 64;
+
+/// Who watches a walk.
+pub(super) trait Guide {
+    /// Rows were compared with the query.
+    fn met(&mut self, kernel: Kernel, rows: &[u32], distances: &[f32]);
+    /// Whether nothing better is to be hoped for when the nearest candidate left is this far.
+    fn has_enough(&self, distance: f32) -> bool;
+    /// Whether to give up.
+    fn is_stopped(&self) -> bool;
+}
+
+/// Nobody.
+pub(super) struct Alone;
+
+impl Guide for Alone {
+    fn met(&mut self, _: Kernel, _: &[u32], _: &[f32]) {}
+    fn has_enough(&self, _: f32) -> bool {
+        false
+    }
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// The walk was given up.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("search stopped before its end")]
+pub struct Stopped;
+
+/// What a walk needs and the next one uses again.
+pub(super) struct Scratch {
+    pub pool: Pool,
+    pub effort: Effort,
+    visited: Visited,
+    fresh: Vec<u32>,
+    sums: Vec<i32>,
+    distances: Vec<f32>,
+    room: Box<Room>,
+}
+
+/// What the last walk took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effort {
+    pub distances: usize,
+    pub hops: usize,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            pool: Pool::default(),
+            effort: Effort::default(),
+            visited: Visited::default(),
+            fresh: vec![0; MAX_DEGREE],
+            sums: vec![0; MAX_DEGREE],
+            distances: vec![0.0; MAX_DEGREE],
+            room: Box::new([0; MAX_DEGREE]),
+        }
+    }
+}
+
+/// The graph that is walked.
+pub(super) struct Terrain<'a, A> {
+    pub codes: &'a Codes,
+    pub adjacency: &'a A,
+    pub kernel: Kernel,
+    pub entries: &'a [u32],
+}
+
+impl<A: Neighbours> Terrain<'_, A> {
+    /// Leaves the nearest `ef` rows that were met in the scratch's pool.
+    pub(super) fn walk<G: Guide>(
+        &self,
+        query: &PackedQuery,
+        ef: usize,
+        scratch: &mut Scratch,
+        guide: &mut G,
+    ) -> Result<(), Stopped> {
+        let Scratch { pool, visited, fresh, sums, distances, room, effort } = scratch;
+        pool.reset(ef);
+        visited.reset(self.codes.len());
+        *effort = Effort::default();
+        for chunk in self.entries.chunks(MAX_DEGREE) {
+            let count = visited.sift(chunk, fresh);
+            self.codes.distances(self.kernel, query, &fresh[..count], sums, distances);
+            pool.offer(self.kernel, &fresh[..count], &distances[..count]);
+            guide.met(self.kernel, &fresh[..count], &distances[..count]);
+            effort.distances += count;
+        }
+        while let Some(candidate) = pool.pop() {
+            if guide.has_enough(candidate.distance()) {
+                break;
+            }
+            effort.hops += 1;
+            if effort.hops.is_multiple_of(HOPS_PER_CHECK) && guide.is_stopped() {
+                return Err(Stopped);
+            }
+            let count = visited.sift(self.adjacency.neighbours(candidate.row(), room), fresh);
+            for row in &fresh[..count.min(PREFETCHED)] {
+                self.codes.prefetch(*row);
+            }
+            if let Some(next) = pool.peek() {
+                self.adjacency.prefetch(next);
+            }
+            self.codes.distances(self.kernel, query, &fresh[..count], sums, distances);
+            effort.distances += count;
+            pool.offer(self.kernel, &fresh[..count], &distances[..count]);
+            guide.met(self.kernel, &fresh[..count], &distances[..count]);
+        }
+        Ok(())
+    }
+}
