@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use crate::config;
 use crate::filter::Filter;
 use crate::index::Row;
-use crate::index::bits::Bits;
+use crate::index::admitted::Admitted;
 use crate::search::{Answer, Query, Target};
 
 /// What the bookkeeping of one entry costs, about.
@@ -99,25 +99,25 @@ fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
 /// What filters admit. Clones share one cache.
 #[derive(Clone)]
 pub struct Masks {
-    cache: Option<Cache<[u8; 32], Arc<Bits>>>,
+    cache: Option<Cache<[u8; 32], Arc<Admitted>>>,
     pub counts: Arc<Counts>,
 }
 
 impl Masks {
     /// 0 bytes for no cache.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &[u8; 32], mask: &Arc<Bits>| u32::try_from(mask.bytes() + OVERHEAD).unwrap_or(u32::MAX);
+        let weigh = |_: &[u8; 32], mask: &Arc<Admitted>| u32::try_from(mask.bytes() + OVERHEAD).unwrap_or(u32::MAX);
         let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
         Self { cache, counts: Arc::default() }
     }
 
-    pub fn get(&self, filter: &Filter, incarnation: u64, generation: u64) -> Option<Arc<Bits>> {
+    pub fn get(&self, filter: &Filter, incarnation: u64, generation: u64) -> Option<Arc<Admitted>> {
         let cache = self.cache.as_ref()?;
         self.counts.count(cache.get(&mask_key(filter, incarnation, generation)))
     }
 
     /// Keeps a mask that is exactly of the generation.
-    pub fn put(&self, filter: &Filter, incarnation: u64, generation: u64, mask: &Arc<Bits>) {
+    pub fn put(&self, filter: &Filter, incarnation: u64, generation: u64, mask: &Arc<Admitted>) {
         if let Some(cache) = &self.cache {
             cache.insert(mask_key(filter, incarnation, generation), mask.clone());
         }

@@ -4,18 +4,21 @@
 //! Sealed *segments* hold the bulk in graphs. A row never changes: a new vector for a slot is a new row, and the old one
 //! gets a tombstone. Readers take no lock that a writer holds for longer than one row.
 
+pub mod admitted;
 pub mod bits;
 pub mod graph;
 pub mod head;
 pub mod hnsw;
 pub mod kernel;
 pub mod nearest;
+pub mod plan;
 pub mod score;
 pub mod seal;
 pub mod segment;
 pub mod vectors;
 
 mod code;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -29,11 +32,13 @@ use crate::cache::HotVectors;
 use crate::engine::Slot;
 use crate::engine::settings::Settings;
 use crate::search::stop::{Stop, Stopped};
-use bits::Bits;
+use admitted::Admitted;
 use graph::Rows;
 use head::Chunk;
 use kernel::Kernel;
 use nearest::{ById, Hit, Nearest};
+use parts::{Listed, Parts};
+use plan::Trail;
 use score::Scorer;
 use segment::Segment;
 
@@ -53,7 +58,7 @@ pub struct Wanted<'a> {
     /// Compare with every row; use no graph.
     pub exact: bool,
     /// The slots that may be found; none for all.
-    pub admitted: Option<&'a Bits>,
+    pub admitted: Option<&'a Admitted>,
     /// A slot that is left out.
     pub except: Option<Slot>,
 }
@@ -61,25 +66,6 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     pub(crate) fn admits(&self, slot: Slot) -> bool {
         self.except != Some(slot) && self.admitted.is_none_or(|admitted| admitted.contains(slot))
-    }
-}
-
-/// The parts at one moment.
-#[derive(Clone, Default)]
-struct Parts {
-    /// By ascending part; only the last chunk grows.
-    head: Vec<Arc<Chunk>>,
-    segments: Vec<Arc<Segment>>,
-}
-
-impl Parts {
-    fn chunk(&self, part: u32) -> Option<&Arc<Chunk>> {
-        let at = self.head.binary_search_by_key(&part, |chunk| chunk.part).ok()?;
-        self.head.get(at)
-    }
-
-    fn segment(&self, part: u32) -> Option<&Arc<Segment>> {
-        self.segments.iter().find(|segment| segment.part() == part)
     }
 }
 
@@ -177,18 +163,33 @@ impl Index {
         None
     }
 
-    /// The best hits, best first. A hit may have been replaced since: compare its row with [`Index::row`].
-    pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<Vec<Hit>, Stopped> {
-        let parts = self.parts.load_full();
+    /// The best hits, best first, and how they were found. A hit may have been replaced since: compare its row with
+    /// [`Index::row`].
+    pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<(Vec<Hit>, Trail), Stopped> {
+        let (parts, listed) = self.parts_for(wanted);
         let mut nearest = Nearest::new(wanted.k, by_id);
-        for chunk in &parts.head {
-            stop.check()?;
-            chunk.scan(wanted, &mut nearest);
-        }
+        let mut trail = Trail::with_capacity(parts.segments.len() + 1);
+        trail.push(parts.search_head(wanted, listed.as_ref(), &mut nearest, stop)?);
         for segment in &parts.segments {
-            segment.search(wanted, &mut nearest, stop)?;
+            let rows = listed.as_ref().map(|listed| listed.of(segment.part()));
+            trail.push(segment.search(wanted, rows, &mut nearest, stop)?);
         }
-        Ok(nearest.into_sorted())
+        Ok((nearest.into_sorted(), trail))
+    }
+
+    /// The parts at one moment, and in which of their rows the admitted slots are at that moment, if that is worth while
+    /// to know.
+    fn parts_for(&self, wanted: &Wanted<'_>) -> (Arc<Parts>, Option<Listed>) {
+        let parts = self.parts.load_full();
+        let Some(admitted) = wanted.admitted.filter(|admitted| parts.pays_to_list(wanted, admitted)) else {
+            return (parts, None);
+        };
+        // Rows change their part only under this lock; so the parts loaded under it have all rows that are found.
+        let rows = self.rows.read();
+        let parts = self.parts.load_full();
+        let places = admitted.iter().take_while(|slot| (*slot as usize) < rows.len());
+        let places = places.filter(|slot| wanted.except != Some(*slot)).filter_map(|slot| rows[slot as usize]);
+        (parts, Some(Listed::of_rows(places)))
     }
 
     /// Bytes that the vectors and tables take in memory.

@@ -7,10 +7,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use roaring::RoaringBitmap;
 
 use crate::engine::{Address, Collection, Slot, State};
 use crate::filter::Filter;
-use crate::index::bits::Bits;
+use crate::index::admitted::Admitted;
 use crate::index::nearest::Hit;
 use crate::index::{Index, Wanted, score};
 use crate::store::Store;
@@ -130,7 +131,7 @@ fn attempt(view: &View<'_>, query: &Query, stop: &Stop) -> Result<Option<Answer>
         except: opened.except,
     };
     let by_id = |a, b| view.look(|state| compare_ids(state, query, a, b));
-    let hits = opened.index.search(&wanted, &by_id, stop)?;
+    let (hits, _trail) = opened.index.search(&wanted, &by_id, stop)?;
     Ok(view.look(|state| gather(state, query, &opened, &hits)))
 }
 
@@ -159,7 +160,7 @@ fn kept_or_admitted(
     opened: &Opened,
     filter: &Filter,
     stop: &Stop,
-) -> Result<Arc<Bits>, Error> {
+) -> Result<Arc<Admitted>, Error> {
     let masks = view.store.masks();
     if let Some(kept) = masks.get(filter, opened.incarnation, opened.generation) {
         return Ok(kept);
@@ -173,8 +174,8 @@ fn kept_or_admitted(
 }
 
 /// The slots whose metadata the filter matches, looked at block by block so that writes get in between.
-fn admitted(view: &View<'_>, query: &Query, opened: &Opened, filter: &Filter, stop: &Stop) -> Result<Bits, Error> {
-    let mut admitted = Bits::with_capacity(opened.slots as usize);
+fn admitted(view: &View<'_>, query: &Query, opened: &Opened, filter: &Filter, stop: &Stop) -> Result<Admitted, Error> {
+    let mut admitted = RoaringBitmap::new();
     for start in (0..opened.slots).step_by(FILTER_BLOCK) {
         stop.check()?;
         view.look(|state| {
@@ -189,7 +190,7 @@ fn admitted(view: &View<'_>, query: &Query, opened: &Opened, filter: &Filter, st
             }
         });
     }
-    Ok(admitted)
+    Ok(Admitted::new(admitted))
 }
 
 fn current<'a>(state: &'a State, query: &Query, opened: &Opened) -> Option<&'a Collection> {

@@ -1,5 +1,6 @@
 //! Sets of small numbers: which slots a filter admits, which rows are dead.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A set of slots.
@@ -25,37 +26,23 @@ impl Bits {
         self.words.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
     }
 
-    pub fn len(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                (rest != 0).then(|| {
-                    let bit = rest.trailing_zeros();
-                    rest &= rest - 1;
-                    i as u32 * 64 + bit
-                })
-            })
-        })
+    pub fn insert_range(&mut self, bits: RangeInclusive<u32>) {
+        let (first, last) = (*bits.start() as usize, *bits.end() as usize);
+        if last / 64 >= self.words.len() {
+            self.words.resize(last / 64 + 1, 0);
+        }
+        let (from, to) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
+        if first / 64 == last / 64 {
+            self.words[first / 64] |= from & to;
+            return;
+        }
+        self.words[first / 64] |= from;
+        self.words[first / 64 + 1..last / 64].fill(u64::MAX);
+        self.words[last / 64] |= to;
     }
 
     pub fn bytes(&self) -> usize {
         self.words.len() * 8
-    }
-}
-
-impl FromIterator<u32> for Bits {
-    fn from_iter<I: IntoIterator<Item = u32>>(bits: I) -> Self {
-        let mut set = Self::default();
-        bits.into_iter().for_each(|bit| set.insert(bit));
-        set
     }
 }
 
@@ -95,11 +82,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_gives_back_what_was_put_in() {
-        let set: Bits = [0, 63, 64, 200].into_iter().collect();
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 200]);
-        assert_eq!(set.len(), 4);
-        assert!(set.contains(64) && !set.contains(65) && !set.contains(100_000));
+    fn a_set_holds_what_was_put_in() {
+        let mut set = Bits::with_capacity(10);
+        set.insert(200);
+        for range in [0..=0, 62..=65, 130..=130, 250..=400] {
+            set.insert_range(range);
+        }
+        let held: Vec<u32> = (0..1_000).filter(|bit| set.contains(*bit)).collect();
+        let expected = [0, 62, 63, 64, 65, 130, 200].into_iter().chain(250..=400);
+        assert_eq!(held, expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -28,11 +28,38 @@ pub trait Rows {
     }
 }
 
+/// Which rows may be proposed.
+#[derive(Clone, Copy)]
+pub struct Admission<'a> {
+    pub admits: &'a dyn Fn(u32) -> bool,
+    /// The share of all rows that is admitted, as well as is known; above 0.
+    pub share: f64,
+}
+
+/// What a graph found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proposal {
+    pub rows: Vec<u32>,
+    /// Distances that were computed for it, where they are counted.
+    pub computed: Option<usize>,
+}
+
+/// A search whose cost is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    pub count: usize,
+    pub share: f64,
+    pub dimension: usize,
+}
+
 /// A graph over the rows of one segment.
 pub trait Graph: Send + Sync {
-    /// Rows near the query, at most about `count` of them, those that `admits` refuses left out. `query` is as the
+    /// Rows near the query, at most about `count` of them, those that `admission` refuses left out. `query` is as the
     /// scorer has it: of length one for cosine.
-    fn propose(&self, query: &[f32], count: usize, admits: Option<&dyn Fn(u32) -> bool>) -> Result<Vec<u32>, Error>;
+    fn propose(&self, query: &[f32], count: usize, admission: Option<Admission<'_>>) -> Result<Proposal, Error>;
+
+    /// Nanoseconds that `propose` and the comparison of what it proposes take, about.
+    fn cost(&self, search: Cost) -> f64;
 
     /// Candidates that `propose` needs for the recall that a search with `ef` candidates is expected to have.
     fn expansion(&self, ef: usize) -> usize;

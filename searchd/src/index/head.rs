@@ -69,36 +69,62 @@ impl Chunk {
         }
     }
 
-    pub fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
-        // Ties look ids up in the record table. The committer, who holds that table while it appends here, must never
-        // wait for us while we wait for it: so the lock on the rows is gone before anything is compared by id.
-        let hits = self.hits(wanted, nearest.threshold());
-        for hit in hits {
-            if hit.rank >= nearest.threshold() {
-                nearest.push(hit);
-            }
-        }
+    /// Compares all rows that are admitted; returns how many there were.
+    pub fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
+        let rows = self.rows.read();
+        let all = 0..rows.slots.len() as u32;
+        let admitted = all.filter(|row| !self.dead.contains(*row) && wanted.admits(rows.slots[*row as usize]));
+        let (hits, compared) = self.hits(&rows, admitted, wanted, nearest.threshold());
+        drop(rows);
+        take(hits, nearest);
+        compared
     }
 
-    /// The admitted rows of at least this rank.
-    fn hits(&self, wanted: &Wanted<'_>, least: f32) -> Vec<Hit> {
+    /// Compares these rows, which lived when they were looked up.
+    pub fn compare(&self, listed: &[u32], wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
+        if listed.is_empty() {
+            return 0;
+        }
         let rows = self.rows.read();
-        let mut hits = Vec::new();
-        for (row, slot) in rows.slots.iter().enumerate() {
-            if self.dead.contains(row as u32) || !wanted.admits(*slot) {
-                continue;
-            }
-            let values = &rows.values[row * self.dimension..][..self.dimension];
-            let rank = wanted.scorer.rank(values, rows.inverse_norms[row]);
+        let (hits, compared) = self.hits(&rows, listed.iter().copied(), wanted, nearest.threshold());
+        drop(rows);
+        take(hits, nearest);
+        compared
+    }
+
+    /// Those of at least this rank, and how many were compared.
+    fn hits(
+        &self,
+        rows: &Rows,
+        compared: impl Iterator<Item = u32>,
+        wanted: &Wanted<'_>,
+        least: f32,
+    ) -> (Vec<Hit>, usize) {
+        let (mut hits, mut count) = (Vec::new(), 0);
+        for row in compared {
+            let values = &rows.values[row as usize * self.dimension..][..self.dimension];
+            let rank = wanted.scorer.rank(values, rows.inverse_norms[row as usize]);
+            count += 1;
             if rank >= least {
-                hits.push(Hit { rank, slot: *slot, row: Row { part: self.part, row: row as u32 } });
+                let slot = rows.slots[row as usize];
+                hits.push(Hit { rank, slot, row: Row { part: self.part, row } });
             }
         }
-        hits
+        (hits, count)
     }
 
     pub fn bytes(&self) -> usize {
         let rows = self.rows.read();
         rows.values.capacity() * 4 + rows.slots.capacity() * 8 + CHUNK_ROWS / 8
+    }
+}
+
+/// Ties look ids up in the record table. The committer, who holds that table while it appends to a chunk, must never wait
+/// for a search that waits for it: so the lock on the rows is gone before anything is compared by id.
+fn take(hits: Vec<Hit>, nearest: &mut Nearest<'_>) {
+    for hit in hits {
+        if hit.rank >= nearest.threshold() {
+            nearest.push(hit);
+        }
     }
 }

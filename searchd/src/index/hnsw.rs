@@ -15,7 +15,7 @@ use std::path::Path;
 use usearch::{Index as Usearch, IndexOptions, MetricKind, ScalarKind, b1x8};
 
 use super::code::{Code, Coded};
-use super::graph::{Builder, Error, Graph, Rows};
+use super::graph::{Admission, Builder, Cost, Error, Graph, Proposal, Rows};
 use crate::engine::settings::{Metric, Settings};
 
 /// usearch needs about three times the candidates that other HNSW engines need for the same recall, on graphs of any
@@ -69,10 +69,10 @@ impl Builder for Hnsw {
 }
 
 impl Graph for HnswGraph {
-    fn propose(&self, query: &[f32], count: usize, admits: Option<&dyn Fn(u32) -> bool>) -> Result<Vec<u32>, Error> {
+    fn propose(&self, query: &[f32], count: usize, admission: Option<Admission<'_>>) -> Result<Proposal, Error> {
         let count = count.min(self.index.size());
         let index = &self.index;
-        let admits = admits.map(|admits| move |key: u64| admits(key as u32));
+        let admits = admission.map(|admission| move |key: u64| (admission.admits)(key as u32));
         let found = match (self.code.query(query), admits) {
             (Coded::Bits(bits), None) => index.search(b1x8::from_u8s(&bits), count),
             (Coded::Bits(bits), Some(admits)) => index.filtered_search(b1x8::from_u8s(&bits), count, admits),
@@ -81,7 +81,13 @@ impl Graph for HnswGraph {
             (Coded::Floats(floats), None) => index.search(&floats, count),
             (Coded::Floats(floats), Some(admits)) => index.filtered_search(&floats, count, admits),
         };
-        Ok(found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect())
+        let rows = found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect();
+        Ok(Proposal { rows, computed: None })
+    }
+
+    /// Measured on sets of 50 to 784 dimensions: it looks at the inverse of the share that is admitted.
+    fn cost(&self, search: Cost) -> f64 {
+        search.count as f64 * (400.0 + 2.0 * search.dimension as f64) / search.share.max(1e-9)
     }
 
     fn expansion(&self, ef: usize) -> usize {

@@ -1,14 +1,16 @@
 //! A sealed part of the index: vectors in a mapped file, a graph that proposes, tombstones for what is gone.
 //!
-//! Its files never change. Which way a search goes through it is decided by cost: comparing every admitted row is often
-//! cheaper than a graph that has to wade through the rest.
+//! Its files never change. Which way a search goes through it is decided by cost ([`super::plan`]): comparing every
+//! admitted row is often cheaper than a graph that has to wade through the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::bits::Tombstones;
-use super::graph::{self, Builder, Graph, Rows};
+use super::graph::{self, Admission, Builder, Cost, Graph, Rows};
 use super::nearest::{Hit, Nearest};
+use super::plan::{Findable, Part, Plan, Step, Way};
 use super::vectors::Vectors;
 use super::{Row, Wanted};
 use crate::engine::Slot;
@@ -107,49 +109,137 @@ impl Segment {
         }
     }
 
-    pub fn search(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>, stop: &Stop) -> Result<(), Stopped> {
-        let live = self.live();
-        if live == 0 {
-            return Ok(());
+    /// Finds the best of this segment by the cheapest way. `listed` are the live rows of what is admitted, where they
+    /// were looked up.
+    pub fn search(
+        &self,
+        wanted: &Wanted<'_>,
+        listed: Option<&[u32]>,
+        nearest: &mut Nearest<'_>,
+        stop: &Stop,
+    ) -> Result<Step, Stopped> {
+        let started = Instant::now();
+        let findable = self.findable(wanted, listed);
+        let plan = self.plan(wanted, findable);
+        let mut step = Step {
+            part: Part::Segment(self.part()),
+            rows: self.vectors.len(),
+            live: self.live(),
+            findable,
+            plan,
+            fell_back: false,
+            computed: None,
+            proposed: 0,
+            compared: 0,
+            took: Duration::ZERO,
+        };
+        match (plan.way, listed) {
+            (Way::Skip, _) => {}
+            (Way::Rows, Some(rows)) => step.compared = self.compare(rows, wanted, nearest, stop)?,
+            (Way::Rows | Way::Scan, _) => step.compared = self.scan(wanted, nearest, stop)?,
+            (Way::Graph, _) => self.walk(wanted, listed, &mut step, nearest, stop)?,
         }
-        let count = self.graph.expansion(wanted.ef).max(wanted.k + wanted.k / 2);
-        if wanted.exact || self.prefers_scan(wanted, live, count) {
-            return self.scan(wanted, nearest, stop);
+        step.took = started.elapsed();
+        Ok(step)
+    }
+
+    fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
+        let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
+        let share = findable.number() / rows as f64;
+        let graph = (!wanted.exact).then(|| self.graph.cost(Cost { count: self.count(wanted), share, dimension }));
+        Plan::cheapest(rows, findable, dimension, graph)
+    }
+
+    /// Nanoseconds that this segment would cost if so large a share of it were admitted.
+    pub fn expected_cost(&self, wanted: &Wanted<'_>, share: f64) -> f64 {
+        self.plan(wanted, Findable::Estimated(share * self.live() as f64)).cost()
+    }
+
+    fn findable(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Findable {
+        match (listed, wanted.admitted) {
+            (Some(rows), _) => Findable::Counted(rows.len()),
+            (None, Some(_)) => self.sample(wanted),
+            (None, None) if self.live() == 0 => Findable::Counted(0),
+            (None, None) => Findable::Estimated(self.live() as f64),
         }
+    }
+
+    /// Rows that the graph is asked for.
+    fn count(&self, wanted: &Wanted<'_>) -> usize {
+        self.graph.expansion(wanted.ef).max(wanted.k + wanted.k / 2)
+    }
+
+    fn walk(
+        &self,
+        wanted: &Wanted<'_>,
+        listed: Option<&[u32]>,
+        step: &mut Step,
+        nearest: &mut Nearest<'_>,
+        stop: &Stop,
+    ) -> Result<(), Stopped> {
         let admits = |row: u32| !self.dead.contains(row) && wanted.admits(self.vectors.slot(row));
         let everything = self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none();
-        let proposed =
-            match self.graph.propose(wanted.scorer.query(), count, if everything { None } else { Some(&admits) }) {
-                Ok(proposed) => proposed,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
-                    return self.scan(wanted, nearest, stop);
-                }
-            };
+        let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
+        let admission = (!everything).then_some(Admission { admits: &admits, share });
+        let proposal = self.graph.propose(wanted.scorer.query(), self.count(wanted), admission);
         stop.check()?;
         // A graph that is cut into pieces by what is not admitted may end early. Fewer than k is never an answer while
         // there are more.
-        if proposed.len() < wanted.k.min(live) {
-            return self.scan(wanted, nearest, stop);
+        let least = match step.findable {
+            Findable::Counted(rows) => wanted.k.min(rows),
+            Findable::Estimated(_) => wanted.k.min(step.live),
+        };
+        match proposal {
+            Ok(proposal) => {
+                (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
+                if proposal.rows.len() >= least {
+                    step.compared = proposal.rows.len();
+                    proposal.rows.into_iter().for_each(|row| self.score(row, wanted, nearest));
+                    return Ok(());
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
+            }
         }
-        for row in proposed {
-            self.score(row, wanted, nearest);
-        }
+        step.fell_back = true;
+        step.compared = match listed {
+            Some(rows) => self.compare(rows, wanted, nearest, stop)?,
+            None => self.scan(wanted, nearest, stop)?,
+        };
         Ok(())
     }
 
-    fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>, stop: &Stop) -> Result<(), Stopped> {
+    /// Returns how many rows were compared.
+    fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>, stop: &Stop) -> Result<usize, Stopped> {
         let slots = self.vectors.slots();
+        let mut compared = 0;
         for (block, slots) in slots.chunks(SCAN_BLOCK).enumerate() {
             stop.check()?;
             for (i, slot) in slots.iter().enumerate() {
                 let row = (block * SCAN_BLOCK + i) as u32;
                 if wanted.admits(*slot) && !self.dead.contains(row) {
                     self.score(row, wanted, nearest);
+                    compared += 1;
                 }
             }
         }
-        Ok(())
+        Ok(compared)
+    }
+
+    /// Compares these rows, which lived when they were looked up.
+    fn compare(
+        &self,
+        rows: &[u32],
+        wanted: &Wanted<'_>,
+        nearest: &mut Nearest<'_>,
+        stop: &Stop,
+    ) -> Result<usize, Stopped> {
+        for block in rows.chunks(SCAN_BLOCK) {
+            stop.check()?;
+            block.iter().for_each(|row| self.score(*row, wanted, nearest));
+        }
+        Ok(rows.len())
     }
 
     fn score(&self, row: u32, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
@@ -160,23 +250,13 @@ impl Segment {
         }
     }
 
-    /// Whether comparing every admitted row costs less than the graph, which looks at the inverse of the share that is
-    /// admitted. Nanoseconds; measured on sets of 50 to 784 dimensions, good to a factor of two.
-    fn prefers_scan(&self, wanted: &Wanted<'_>, live: usize, count: usize) -> bool {
-        let dimension = wanted.scorer.query().len() as f64;
-        let share = wanted.admitted.map_or(1.0, |_| self.admitted_share(wanted));
-        let admitted = share * live as f64;
-        let scan = self.vectors.len() as f64 * 2.0 + admitted * (30.0 + 0.3 * dimension);
-        let graph = count as f64 * (400.0 + 2.0 * dimension) / share.max(1e-9);
-        scan <= graph
-    }
-
-    /// The share of rows that may be found, from an even sample.
-    fn admitted_share(&self, wanted: &Wanted<'_>) -> f64 {
+    /// How many rows may be found, from an even sample.
+    fn sample(&self, wanted: &Wanted<'_>) -> Findable {
         let slots = self.vectors.slots();
-        let step = slots.len().div_ceil(SHARE_SAMPLE).max(1);
-        let admitted = slots.iter().step_by(step).filter(|slot| wanted.admits(**slot)).count();
-        admitted as f64 / slots.len().div_ceil(step) as f64
+        let step = slots.len().div_ceil(SAMPLE).max(1);
+        let findable = |(row, slot): &(usize, &Slot)| wanted.admits(**slot) && !self.dead.contains(*row as u32);
+        let found = slots.iter().enumerate().step_by(step).filter(findable).count();
+        Findable::Estimated(found as f64 / slots.len().div_ceil(step).max(1) as f64 * slots.len() as f64)
     }
 }
 
@@ -196,4 +276,4 @@ fn hash(file: &Path) -> Result<blake3::Hash, Error> {
 /// Rows between two looks at the clock.
 const SCAN_BLOCK: usize = 1_024;
 /// Rows looked at to estimate how many a filter admits.
-const SHARE_SAMPLE: usize = 2_048;
+const SAMPLE: usize = 2_048;

@@ -32,7 +32,7 @@ struct Ask<'a> {
     k: usize,
     ef: usize,
     exact: bool,
-    admitted: Option<&'a Bits>,
+    admitted: Option<&'a Admitted>,
 }
 
 const ASK: Ask<'static> = Ask { k: 10, ef: 64, exact: false, admitted: None };
@@ -41,7 +41,7 @@ fn found(index: &Index, query: &[f32], ask: Ask<'_>) -> Vec<Slot> {
     let scorer = index.scorer(query);
     let Ask { k, ef, exact, admitted } = ask;
     let wanted = Wanted { scorer: &scorer, k, ef, exact, admitted, except: None };
-    let hits = index.search(&wanted, &|a, b| a.cmp(&b), &Stop::default()).unwrap();
+    let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &Stop::default()).unwrap();
     assert!(hits.iter().all(|hit| index.row(hit.slot) == Some(hit.row)), "only live rows are found");
     hits.into_iter().map(|hit| hit.slot).collect()
 }
@@ -108,7 +108,7 @@ fn filters_of_any_width_give_as_many_hits_as_there_are() {
     seal(&index, directory.path());
     let queries = clustered(20, 32, 5);
     for step in [1, 2, 10, 100, 1_000, 8_000] {
-        let admitted: Bits = (0..8_192).step_by(step).collect();
+        let admitted: Admitted = (0..8_192).step_by(step).collect();
         // The same clusters that the query is near, and one that it is not.
         let recall = recall(&index, &queries, Ask { admitted: Some(&admitted), ..ASK });
         assert!(recall >= 0.95, "one of {step}: recall {recall}");

@@ -1,0 +1,90 @@
+//! Which slots a search may find: what a filter has come to.
+//!
+//! A compressed set tells how many there are and gives them in order, so that a search which may find few looks at few.
+//! Where it holds much of the collection a plain set of bits stands beside it, for graphs ask about slots in any order.
+
+use roaring::RoaringBitmap;
+
+use super::bits::Bits;
+use crate::engine::Slot;
+
+/// From one slot in so many on there are plain bits, too: they then take no more than a few times the compressed set.
+const DENSE: u64 = 64;
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Admitted {
+    slots: RoaringBitmap,
+    len: usize,
+    dense: Option<Bits>,
+}
+
+impl Admitted {
+    pub fn new(slots: RoaringBitmap) -> Self {
+        let len = slots.len();
+        let end = slots.max().map_or(0, |last| u64::from(last) + 1);
+        let dense = (len * DENSE >= end).then(|| {
+            let mut bits = Bits::with_capacity(end as usize);
+            let mut slots = slots.iter();
+            while let Some(run) = slots.next_range() {
+                bits.insert_range(run);
+            }
+            bits
+        });
+        Self { slots, len: len as usize, dense }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    pub fn contains(&self, slot: Slot) -> bool {
+        match &self.dense {
+            Some(bits) => bits.contains(slot),
+            None => self.slots.contains(slot),
+        }
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.iter()
+    }
+
+    /// Bytes in memory, about.
+    pub fn bytes(&self) -> usize {
+        self.slots.serialized_size() + self.dense.as_ref().map_or(0, Bits::bytes)
+    }
+}
+
+impl FromIterator<Slot> for Admitted {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        Self::new(slots.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn dense_or_not_it_holds_what_was_put_in(
+            slots in prop::collection::btree_set(prop_oneof![0u32..300, 0u32..200_000], 0..200),
+            run in 0u32..1_000,
+        ) {
+            let all: std::collections::BTreeSet<u32> = slots.iter().copied().chain(70_000..70_000 + run).collect();
+            let admitted: Admitted = all.iter().copied().collect();
+            prop_assert_eq!(admitted.len(), all.len());
+            prop_assert_eq!(admitted.iter().collect::<Vec<_>>(), all.iter().copied().collect::<Vec<_>>());
+            for slot in all.iter().flat_map(|slot| [slot.saturating_sub(1), *slot, slot + 1]) {
+                prop_assert_eq!(admitted.contains(slot), all.contains(&slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The parts of an index at one moment, and which of their rows a search is about.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::admitted::Admitted;
+use super::head::Chunk;
+use super::nearest::Nearest;
+use super::plan::{self, Findable, Part, Plan, Step, Way};
+use super::segment::Segment;
+use super::{Row, Wanted};
+use crate::search::stop::{Stop, Stopped};
+
+/// The parts at one moment.
+#[derive(Clone, Default)]
+pub(super) struct Parts {
+    /// By ascending part; only the last chunk grows.
+    pub(super) head: Vec<Arc<Chunk>>,
+    pub(super) segments: Vec<Arc<Segment>>,
+}
+
+impl Parts {
+    pub(super) fn chunk(&self, part: u32) -> Option<&Arc<Chunk>> {
+        let at = self.head.binary_search_by_key(&part, |chunk| chunk.part).ok()?;
+        self.head.get(at)
+    }
+
+    pub(super) fn segment(&self, part: u32) -> Option<&Arc<Segment>> {
+        self.segments.iter().find(|segment| segment.part() == part)
+    }
+
+    /// Whether it is worth while to look up the rows of what is admitted.
+    pub(super) fn pays_to_list(&self, wanted: &Wanted<'_>, admitted: &Admitted) -> bool {
+        let dimension = wanted.scorer.query().len();
+        let waiting: usize = self.head.iter().map(|chunk| chunk.len()).sum();
+        let rows = waiting + self.segments.iter().map(|segment| segment.live()).sum::<usize>();
+        let share = (admitted.len() as f64 / rows.max(1) as f64).min(1.0);
+        let head = Plan::cheapest(waiting, Findable::Estimated(share * waiting as f64), dimension, None).cost();
+        let sealed: f64 = self.segments.iter().map(|segment| segment.expected_cost(wanted, share)).sum();
+        plan::pays_to_list(admitted.len(), dimension, head + sealed)
+    }
+
+    /// Compares what waits to be sealed.
+    pub(super) fn search_head(
+        &self,
+        wanted: &Wanted<'_>,
+        listed: Option<&Listed>,
+        nearest: &mut Nearest<'_>,
+        stop: &Stop,
+    ) -> Result<Step, Stopped> {
+        let started = Instant::now();
+        let rows: usize = self.head.iter().map(|chunk| chunk.len()).sum();
+        let live = rows - self.head.iter().map(|chunk| chunk.dead.len()).sum::<usize>().min(rows);
+        let mut compared = 0;
+        for chunk in &self.head {
+            stop.check()?;
+            compared += match listed {
+                Some(listed) => chunk.compare(listed.of(chunk.part), wanted, nearest),
+                None => chunk.scan(wanted, nearest),
+            };
+        }
+        // Both ways are exact, so what was compared is what could be found.
+        let findable = Findable::Counted(compared);
+        let mut plan = Plan::cheapest(rows, findable, wanted.scorer.query().len(), None);
+        plan.way = match listed {
+            _ if compared == 0 => Way::Skip,
+            Some(_) => Way::Rows,
+            None => Way::Scan,
+        };
+        let took = started.elapsed();
+        let (part, proposed, computed, fell_back) = (Part::Head, 0, None, false);
+        Ok(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took })
+    }
+}
+
+/// In which rows the admitted slots are, by part.
+pub(super) struct Listed(Vec<(u32, Vec<u32>)>);
+
+impl Listed {
+    pub(super) fn of_rows(places: impl Iterator<Item = Row>) -> Self {
+        let mut parts: Vec<(u32, Vec<u32>)> = Vec::new();
+        let mut last = 0;
+        for place in places {
+            if parts.get(last).is_none_or(|(part, _)| *part != place.part) {
+                last = parts.iter().position(|(part, _)| *part == place.part).unwrap_or(parts.len());
+                if last == parts.len() {
+                    parts.push((place.part, Vec::new()));
+                }
+            }
+            parts[last].1.push(place.row);
+        }
+        Self(parts)
+    }
+
+    pub(super) fn of(&self, part: u32) -> &[u32] {
+        self.0.iter().find(|(known, _)| *known == part).map_or(&[], |(_, rows)| rows)
+    }
+}

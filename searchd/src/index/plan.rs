@@ -1,0 +1,170 @@
+//! Which way a search takes through one part of the index, decided by cost, and the trail that it leaves.
+//!
+//! Few admitted rows are best compared one by one; many are found by the graph, which wades through the rest as well;
+//! what lies between, and every search that asks to be exact, goes over all rows. A way that finds fewer hits than
+//! there are is never the last one: see [`super::segment::Segment::search`].
+
+use std::time::Duration;
+
+/// What a search does with a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing: it has no row that may be found.
+    Skip,
+    /// Compares the admitted rows, by their numbers.
+    Rows,
+    /// Lets the graph propose, and compares what it proposed.
+    Graph,
+    /// Looks at every row, and compares those that are admitted.
+    Scan,
+}
+
+impl Way {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Rows => "rows",
+            Self::Graph => "graph",
+            Self::Scan => "scan",
+        }
+    }
+}
+
+/// How many live rows of a part may be found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Findable {
+    /// The numbers of the rows are known.
+    Counted(usize),
+    /// From a sample, or from the collection as a whole.
+    Estimated(f64),
+}
+
+impl Findable {
+    pub fn number(self) -> f64 {
+        match self {
+            Self::Counted(rows) => rows as f64,
+            Self::Estimated(rows) => rows,
+        }
+    }
+}
+
+/// A way, and what each would cost, in nanoseconds; absent where it is closed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    pub way: Way,
+    pub rows: Option<f64>,
+    pub graph: Option<f64>,
+    pub scan: f64,
+}
+
+impl Plan {
+    /// The cheapest way through a part of so many `rows`, dead ones included. `graph` is what the graph would cost; none
+    /// where there is none, or where the search must be exact. Costs are good to a factor of two, so is the choice.
+    pub fn cheapest(rows: usize, findable: Findable, dimension: usize, graph: Option<f64>) -> Self {
+        let compare = compare(dimension);
+        let scan = rows as f64 * ROW_IN_ORDER + findable.number() * compare;
+        let counted = matches!(findable, Findable::Counted(_));
+        let rows = counted.then(|| findable.number() * (ROW_AT_RANDOM + compare));
+        let mut way = Way::Scan;
+        let mut least = scan;
+        for (open, cost) in [(Way::Graph, graph), (Way::Rows, rows)] {
+            if let Some(cost) = cost.filter(|cost| *cost < least) {
+                (way, least) = (open, cost);
+            }
+        }
+        if findable == Findable::Counted(0) {
+            way = Way::Skip;
+        }
+        Self { way, rows, graph, scan }
+    }
+
+    /// Nanoseconds of the way chosen.
+    pub fn cost(&self) -> f64 {
+        match self.way {
+            Way::Skip => 0.0,
+            Way::Rows => self.rows.unwrap_or(0.0),
+            Way::Graph => self.graph.unwrap_or(0.0),
+            Way::Scan => self.scan,
+        }
+    }
+}
+
+/// Whether it pays to look up in which rows the admitted slots are, which makes their numbers exact and opens
+/// [`Way::Rows`]. `otherwise` is what the search would cost without.
+pub fn pays_to_list(admitted: usize, dimension: usize, otherwise: f64) -> bool {
+    let admitted = admitted as f64;
+    let listed = admitted * (LIST_ROW + ROW_AT_RANDOM + compare(dimension));
+    // A filter often admits rows of few segments only; so some looking up is worth while even where all of them
+    // together would not be compared.
+    listed <= otherwise || admitted * LIST_ROW <= otherwise / 8.0
+}
+
+/// Comparing a row with the query in full precision.
+fn compare(dimension: usize) -> f64 {
+    30.0 + 0.3 * dimension as f64
+}
+
+/// Nanoseconds to look whether the next row is admitted.
+const ROW_IN_ORDER: f64 = 2.0;
+/// Nanoseconds to come to a row that is not next to the one before.
+const ROW_AT_RANDOM: f64 = 60.0;
+/// Nanoseconds to look up the row of a slot.
+const LIST_ROW: f64 = 8.0;
+
+/// A part of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All rows that are not sealed yet.
+    Head,
+    Segment(u32),
+}
+
+/// What was done in one part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub part: Part,
+    /// Dead ones, too.
+    pub rows: usize,
+    pub live: usize,
+    pub findable: Findable,
+    pub plan: Plan,
+    /// The graph had proposed too few; every row was looked at after all.
+    pub fell_back: bool,
+    /// Distances that the graph computed, where it counts them.
+    pub computed: Option<usize>,
+    /// Rows that the graph proposed.
+    pub proposed: usize,
+    /// Rows compared in full precision.
+    pub compared: usize,
+    pub took: Duration,
+}
+
+/// What a search did, part by part.
+pub type Trail = Vec<Step>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(findable: Findable, exact: bool) -> Way {
+        // A graph that costs the inverse of the share.
+        let graph = 100_000.0 * 100_000.0 / findable.number().max(1.0);
+        Plan::cheapest(100_000, findable, 384, (!exact).then_some(graph)).way
+    }
+
+    #[test]
+    fn the_fewer_are_admitted_the_less_the_graph_is_worth() {
+        assert_eq!(way(Findable::Counted(0), false), Way::Skip);
+        assert_eq!(way(Findable::Counted(10), false), Way::Rows);
+        assert_eq!(way(Findable::Counted(90_000), false), Way::Graph);
+        assert_eq!(way(Findable::Estimated(10.0), false), Way::Scan);
+        assert_eq!(way(Findable::Estimated(90_000.0), false), Way::Graph);
+    }
+
+    #[test]
+    fn an_exact_search_uses_no_graph() {
+        for findable in [10, 1_000, 10_000, 100_000] {
+            assert_ne!(way(Findable::Counted(findable), true), Way::Graph);
+        }
+    }
+}
