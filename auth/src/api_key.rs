@@ -117,7 +117,7 @@ impl ApiKeys {
             return Err(Rejection::KeyRevoked);
         }
         let Record { subject, tenant, plan, scopes, .. } = record;
-        let principal = Arc::new(Principal { subject, tenant, plan, scopes });
+        let principal = Arc::new(Principal { subject, tenant, plan, scopes, expires: None });
         self.verdicts.insert(fingerprint, Verdict { principal: Arc::clone(&principal), stamp });
         Ok(principal)
     }

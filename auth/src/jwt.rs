@@ -170,6 +170,7 @@ impl Claims {
             tenant: self.tenant.map(|t| tenant(t).ok_or(Rejection::Claim("tenant"))).transpose()?,
             plan: self.plan.map(|p| name(p).ok_or(Rejection::Claim("plan"))).transpose()?,
             scopes: scopes.fold(scope, Scopes::with),
+            expires: Some(expires),
         };
         Ok(Verified { principal, expires })
     }

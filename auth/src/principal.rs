@@ -94,4 +94,7 @@ pub struct Principal {
     /// The rate-limit plan: "free", "standard", "premium", … as the gateway's configuration names them.
     pub plan: Option<String>,
     pub scopes: Scopes,
+    /// Unix time in seconds (RFC 7519's NumericDate, leeway included) from which on the token counts no more; none for
+    /// an API key. What outlives a request must look.
+    pub expires: Option<u64>,
 }

@@ -188,6 +188,19 @@ async fn a_write_needs_its_scope_message_by_message() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_connection_ends_with_its_token() -> Result<()> {
+    for protocol in OVER {
+        let claims = Claims { expires_in: 3, ..Claims::all() };
+        let mut socket = WebSocket::connect(&dev()?.client_as(protocol, &claims)?).await?;
+        socket.send(&json!({"type": "ping", "id": "p"})).await?;
+        assert_eq!(socket.until("p", &["pong"]).await?.len(), 1);
+        let closed = socket.closed().await?.context("a close frame")?;
+        assert_eq!((u16::from(closed.code), closed.reason.as_str()), (1008, "the token has expired"), "{protocol:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_message_past_the_limit_closes_the_connection_and_nothing_else() -> Result<()> {
     let space = filled("ws-large").await?;
     for protocol in OVER {

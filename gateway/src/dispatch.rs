@@ -99,7 +99,6 @@ impl Inner {
             Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
             Route::CachePurge => purge::purge(&self.regions, request).await?,
             Route::CacheWarm => warm::warm(self, request).await?,
-            Route::HealthReady => health::ready(&self.regions),
             Route::OpenApi => openapi::response(),
             Route::Regions => regions::list(&self.regions, request.extensions()),
             Route::WebSocket => return self.websockets.accept(request),

@@ -1,11 +1,10 @@
-//! Health of the gateway itself: `/health/ready`, and `grpc.health.v1.Health` on the gateway's port.
+//! Health of the gateway itself by `grpc.health.v1.Health` on its public port; `/health/ready` is a layer's.
 
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use http::StatusCode;
 use tokio_stream::wrappers::IntervalStream;
 use tonic::{Request as Call, Response as Answer, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -13,20 +12,9 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::ServiceExt;
 
-use super::reply;
 use crate::body::{self, Request, Response};
 use crate::error::Error;
 use crate::region::Regions;
-
-/// 200 while some region can answer, else 503.
-pub(super) fn ready(regions: &Regions) -> Response {
-    let (status, text) = if regions.is_healthy() {
-        (StatusCode::OK, "{\"status\":\"ready\"}")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"not ready\"}")
-    };
-    reply::with_status(reply::json(bytes::Bytes::from_static(text.as_bytes())), status)
-}
 
 /// Not an `async fn`: the compiler does not find the service's future general enough inside of another one.
 pub(super) fn grpc(regions: Regions, request: Request) -> BoxFuture<'static, Result<Response, Error>> {

@@ -1,7 +1,7 @@
 //! One WebSocket's life: read, answer, keep time, close with a reason.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -54,6 +54,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (mut heard, mut pinged) = (Instant::now(), false);
         let alarm = tokio::time::sleep_until(heard + config.ping_interval);
         tokio::pin!(alarm);
+        let expiry = expiry(self.context.principal.as_ref().and_then(|principal| principal.expires));
+        tokio::pin!(expiry);
         loop {
             tokio::select! {
                 frame = self.socket.next(), if self.requests.len() < config.requests_max => {
@@ -82,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     alarm.as_mut().reset(next_alarm(heard, pinged, config.ping_interval, config.idle_timeout));
                 }
                 reason = registered.entry.closing() => return End::Close(CloseCode::Again, reason),
+                () = &mut expiry => return End::Close(CloseCode::Policy, "the token has expired"),
                 () = shared.drain.started() => return End::Close(CloseCode::Away, "the server is shutting down"),
             }
         }
@@ -160,6 +163,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return;
             }
         }
+    }
+}
+
+/// Resolves when the credentials that opened the connection count no more: at this Unix time, if ever.
+async fn expiry(at: Option<u64>) {
+    match at {
+        Some(expires) => {
+            let left = (UNIX_EPOCH + Duration::from_secs(expires)).duration_since(SystemTime::now());
+            tokio::time::sleep(left.unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -44,6 +44,7 @@ impl Service<http::Request<tonic::body::Body>> for Channel {
                 tenant: Some(tenant.to_owned()),
                 plan: None,
                 scopes: nearfield_auth::Scopes::default(),
+                expires: None,
             };
             request.extensions_mut().insert(Caller(principal.into()));
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod collections;
+mod images;
 mod murder;
 mod points;
 mod recall;

@@ -148,6 +148,7 @@ mod tests {
                 tenant: tenant.map(str::to_owned),
                 plan: plan.map(str::to_owned),
                 scopes: nearfield_auth::Scopes::default(),
+                expires: None,
             };
             let mut request = http::Request::new(body::empty());
             request.extensions_mut().insert(Caller(Arc::new(principal)));

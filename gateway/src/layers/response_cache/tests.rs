@@ -121,6 +121,7 @@ fn of_tenant(tenant: Option<&str>, method: Method, path: &str, text: &str, heade
         tenant: tenant.map(str::to_owned),
         plan: None,
         scopes: Scopes::default(),
+        expires: None,
     };
     request.extensions_mut().insert(Caller(Arc::new(principal)));
     request.extensions_mut().insert(RequestId("req_mine".into()));
