@@ -11,6 +11,7 @@ mod connection;
 mod endpoint;
 mod grpc;
 pub mod health;
+mod load;
 pub mod metrics;
 mod passthrough;
 pub mod retry;

@@ -3,6 +3,8 @@
 // Generated code keeps its generator's style.
 #![allow(clippy::all, unreachable_pub, unused_qualifications)]
 
+pub mod load;
+
 /// The public API, package `nearfield.v1`.
 pub mod v1 {
     tonic::include_proto!("nearfield.v1");

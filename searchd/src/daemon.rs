@@ -33,7 +33,7 @@ use crate::metrics::{Calls, Gauges};
 use crate::node::{self, Node};
 use crate::replication::{self, Links};
 use crate::rpc::observe::Observe;
-use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service};
+use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service, load_report};
 use crate::search::pool::Pool;
 use crate::store::Store;
 use crate::wal::{self, Wal};
@@ -121,8 +121,8 @@ impl Searchd {
             links: links.states.clone(),
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
-        let service = Service::new(Parts { store, committer, pool, results, drain: drain.clone() });
-        let services = Services { service, replication, calls };
+        let service = Service::new(Parts { store, committer, pool: pool.clone(), results, drain: drain.clone() });
+        let services = Services { service, replication, calls, pool };
         let serving = tokio::spawn(serve(listener, services, drain.clone(), readiness.clone())?);
         let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
         readiness.set(Ready::Ready);
@@ -204,6 +204,7 @@ struct Services {
     service: Service,
     replication: replication::Server,
     calls: Calls,
+    pool: Pool,
 }
 
 fn serve(
@@ -220,7 +221,7 @@ fn serve(
     };
     let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     tokio::spawn(report(reporter, readiness));
-    let Services { service, replication, calls } = services;
+    let Services { service, replication, calls, pool } = services;
     let points = VectorSearchServer::new(service.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + 1024 * 1024);
@@ -231,6 +232,7 @@ fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .layer(Observe(calls))
+        .layer(load_report::layer(pool))
         .add_service(points)
         .add_service(collections)
         .add_service(ReplicationServer::new(replication))

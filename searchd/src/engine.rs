@@ -241,7 +241,7 @@ impl State {
         collection.clear(stamp, vectors, &mut changes);
         collection.generation += 1;
         let incarnation = collection.incarnation;
-        if collection.created <= *stamp && collection.is_void() {
+        if collection.created <= *stamp && collection.is_void(stamp) {
             holder.generation = collection.generation;
             holder.collection = None;
             effects.push(Effect::Dropped { incarnation });

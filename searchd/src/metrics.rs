@@ -74,7 +74,7 @@ impl Collector for Gauges {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
-        let (waiting, running) = self.pool.load();
+        let (waiting, running) = self.pool.jobs();
         gauge("nearfield_searchd_searches_waiting", "Searches that wait for a thread", waiting as u64)?;
         gauge("nearfield_searchd_searches_running", "Searches under way", running as u64)?;
         gauge(

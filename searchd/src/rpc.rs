@@ -2,6 +2,7 @@
 
 mod caller;
 mod collections;
+pub mod load_report;
 pub mod observe;
 mod request;
 mod status;

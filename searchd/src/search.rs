@@ -1,5 +1,6 @@
 //! One search, from a checked query to hits with their metadata. Runs on the search pool; blocks.
 
+pub mod load;
 pub mod pool;
 pub mod stop;
 

@@ -103,24 +103,54 @@ impl Turn {
     }
 }
 
-/// The key of a client's reads: its IPv4 address, or the /64 of its IPv6 address, which is one customer.
-pub fn client_key(ip: IpAddr) -> u64 {
-    match ip {
-        IpAddr::V4(ip) => key(&[b"4", &ip.octets()]),
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => key(&[b"4", &ip.octets()]),
-            None => key(&[b"6", &ip.octets()[..8]]),
-        },
+/// What calls that belong to one endpoint have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    hash: u64,
+    may_spill: bool,
+}
+
+impl Key {
+    /// A client's reads: by its IPv4 address, or the /64 of its IPv6 address, which is one customer. They may go to
+    /// another endpoint when theirs is loaded.
+    pub fn of_client(ip: IpAddr) -> Self {
+        let hash = match ip {
+            IpAddr::V4(ip) => hash(&[b"4", &ip.octets()]),
+            IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+                Some(ip) => hash(&[b"4", &ip.octets()]),
+                None => hash(&[b"6", &ip.octets()[..8]]),
+            },
+        };
+        Self { hash, may_spill: true }
+    }
+
+    /// The reads of a client whose address is not known.
+    pub fn of_nobody() -> Self {
+        Self { hash: 0, may_spill: true }
+    }
+
+    /// A collection's writes, which all go to one endpoint while it is well.
+    pub fn of_collection(tenant: &str, collection: &str) -> Self {
+        Self { hash: hash(&[tenant.as_bytes(), collection.as_bytes()]), may_spill: false }
+    }
+
+    pub(crate) fn hash(self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn may_spill(self) -> bool {
+        self.may_spill
+    }
+
+    /// Is it among this share (0 to 1) of all keys? The same keys are every time, and those of a smaller share too.
+    pub(crate) fn is_among(self, share: f64) -> bool {
+        // The upper bits: the table uses the remainder.
+        ((self.hash >> 32) as f64) < share * 2f64.powi(32)
     }
 }
 
-/// The key of a collection's writes, which all go to one endpoint while it is well.
-pub fn collection_key(tenant: &str, collection: &str) -> u64 {
-    key(&[tenant.as_bytes(), collection.as_bytes()])
-}
-
 /// The same on every gateway: a keyless hash of length-prefixed parts.
-fn key(parts: &[&[u8]]) -> u64 {
+fn hash(parts: &[&[u8]]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -179,7 +209,7 @@ mod tests {
 
     #[test]
     fn one_ipv6_customer_has_one_key() {
-        let key = |text: &str| client_key(text.parse().unwrap());
+        let key = |text: &str| Key::of_client(text.parse().unwrap());
         assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));

@@ -9,7 +9,7 @@ use nearfield_auth::Principal;
 use nearfield_cache::Invalidation;
 use nearfield_proto::TENANT_METADATA;
 
-use super::balance;
+use super::balance::Key;
 use crate::error::Error;
 use crate::region::geo::{ClientLocation, Coordinates};
 use crate::request::{Caller, ClientAddr, Deadline, RequestId};
@@ -96,13 +96,13 @@ impl CallContext {
     }
 
     /// The affinity key of this caller's reads.
-    pub fn read_key(&self) -> u64 {
-        self.client.map_or(0, balance::client_key)
+    pub fn read_key(&self) -> Key {
+        self.client.map_or_else(Key::of_nobody, Key::of_client)
     }
 
     /// The affinity key of this caller's writes to a collection.
-    pub fn write_key(&self, collection: &str) -> u64 {
-        balance::collection_key(self.tenant(), collection)
+    pub fn write_key(&self, collection: &str) -> Key {
+        Key::of_collection(self.tenant(), collection)
     }
 }
 

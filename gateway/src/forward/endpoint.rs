@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::Config;
 use super::connection::{Connection, Failure, Lease, Origin, Settings};
 use super::health::{self, Observation, State, Tracker};
+use super::load::Load;
 use super::upstream::Changes;
 use crate::body::{self, Body};
 
@@ -18,6 +19,7 @@ pub(crate) struct Endpoint {
     pub id: String,
     pub origin: Origin,
     pub weight: u32,
+    pub load: Arc<Load>,
     /// Slots; the first ones are filled before the later ones are opened.
     connections: Vec<Arc<Connection>>,
     /// Checks have a connection of their own, so that full ones do not make the endpoint look ill.
@@ -41,6 +43,7 @@ impl Endpoint {
         Self {
             id: id.to_owned(),
             weight,
+            load: Arc::new(Load::new()),
             connections: (0..config.connections_max).map(|_| connection()).collect(),
             checks: connection(),
             streams_per_connection: config.streams_per_connection,
@@ -76,14 +79,16 @@ impl Endpoint {
     pub(crate) async fn send(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Failure> {
         let sent = self.connection().send(request).await;
         self.learn(&sent);
-        let (response, lease) = sent?;
-        Ok(response.map(|incoming| body::boxed(Leased { incoming, _lease: lease })))
+        Ok(self.answer(sent?))
     }
 
     /// The same for a health check.
     pub(crate) async fn send_check(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Failure> {
-        let (response, _lease) = self.checks.send(request).await?;
-        Ok(response.map(body::boxed))
+        Ok(self.answer(self.checks.send(request).await?))
+    }
+
+    fn answer(&self, (response, lease): (http::Response<hyper::body::Incoming>, Lease)) -> http::Response<Body> {
+        response.map(|incoming| body::boxed(Answer { incoming, load: self.load.clone(), _lease: lease }))
     }
 
     fn learn<T>(&self, sent: &Result<T, Failure>) {
@@ -116,13 +121,14 @@ impl Endpoint {
     }
 }
 
-/// An answer's body that holds its place on the connection until it ends or is dropped.
-struct Leased {
+/// An answer's body: holds its place on the connection until it ends or is dropped, and keeps the load that it tells.
+struct Answer {
     incoming: hyper::body::Incoming,
+    load: Arc<Load>,
     _lease: Lease,
 }
 
-impl http_body::Body for Leased {
+impl http_body::Body for Answer {
     type Data = bytes::Bytes;
     type Error = hyper::Error;
 
@@ -130,7 +136,12 @@ impl http_body::Body for Leased {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame<bytes::Bytes>, hyper::Error>>> {
-        std::pin::Pin::new(&mut self.incoming).poll_frame(context)
+        std::pin::Pin::new(&mut self.incoming).poll_frame(context).map_ok(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                self.load.take(trailers);
+            }
+            frame
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -63,6 +63,14 @@ impl Collector for Metrics {
         let in_flight = endpoints()
             .map(|(labels, status)| (labels, ConstGauge::new(i64::try_from(status.in_flight).unwrap_or(i64::MAX))));
         family(&mut encoder, "gateway_upstream_in_flight", "calls that an endpoint has not ended", in_flight)?;
+        let utilization =
+            endpoints().filter_map(|(labels, status)| Some((labels, ConstGauge::new(status.told?.utilization))));
+        let help = "the share of its search threads' time that an endpoint says is spent";
+        family(&mut encoder, "gateway_upstream_utilization", help, utilization)?;
+        let delays = endpoints()
+            .filter_map(|(labels, status)| Some((labels, ConstGauge::new(status.told?.queue_delay.as_secs_f64()))));
+        let help = "how long searches wait at an endpoint, by its own account";
+        family(&mut encoder, "gateway_upstream_queue_delay_seconds", help, delays)?;
         let calls = upstreams.iter().flat_map(|(region, upstream)| {
             let Counts { answered, failed, repeated } = upstream.counts();
             let by_outcome = [("answered", answered), ("failed", failed), ("repeated", repeated)];

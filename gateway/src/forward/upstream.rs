@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-use super::balance::Table;
+use super::balance::{Key, Table};
 use super::call::CallContext;
 use super::connection::{Failure, Origin};
 use super::endpoint::Endpoint;
 use super::grpc::{self, Messages};
 use super::health::{self, Observation, State};
+use super::load::Told;
 use super::retry::{Budget, Safety};
 use super::{Config, ConfigError};
 use crate::error::Error;
@@ -63,6 +64,8 @@ pub struct EndpointStatus {
     pub id: String,
     pub state: State,
     pub in_flight: usize,
+    /// None when it has told nothing lately.
+    pub told: Option<Told>,
 }
 
 impl Upstream {
@@ -109,16 +112,25 @@ impl Upstream {
     }
 
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        let status =
-            |e: &Arc<Endpoint>| EndpointStatus { id: e.id.clone(), state: e.state(), in_flight: e.in_flight() };
+        let status = |e: &Arc<Endpoint>| EndpointStatus {
+            id: e.id.clone(),
+            state: e.state(),
+            in_flight: e.in_flight(),
+            told: e.load.told(),
+        };
         self.cluster.endpoints.iter().map(status).collect()
     }
 
-    /// The share of healthy endpoints' call places that is free, 0 to 1.
+    /// The share of healthy endpoints' capacity that is free, 0 to 1: of their call places, and of their search threads'
+    /// time as far as they tell, whichever is less.
     pub fn capacity_left(&self) -> f64 {
         let places = (self.cluster.config.connections_max * self.cluster.config.streams_per_connection) as f64;
         let healthy = self.cluster.endpoints.iter().filter(|e| matches!(e.state(), State::Healthy | State::Unknown));
-        let left = healthy.map(|e| (1.0 - e.in_flight() as f64 / places).max(0.0)).sum::<f64>();
+        let free = |e: &Arc<Endpoint>| {
+            let free_time = e.load.told().map_or(1.0, |told| 1.0 - told.utilization);
+            (1.0 - e.in_flight() as f64 / places).min(free_time).max(0.0)
+        };
+        let left = healthy.map(free).sum::<f64>();
         left / self.cluster.endpoints.len().max(1) as f64
     }
 
@@ -200,17 +212,21 @@ impl Upstream {
         Err(last)
     }
 
-    /// The endpoint for `key` among those not tried yet: the well ones, else the suspect ones.
-    pub(crate) fn choose(&self, key: u64, tried: &mut Tried) -> Option<&Arc<Endpoint>> {
+    /// The endpoint for `key` among those not tried yet: the well ones that spare it no call, else the well ones, else
+    /// the suspect ones.
+    pub(crate) fn choose(&self, key: Key, tried: &mut Tried) -> Option<&Arc<Endpoint>> {
         let Cluster { endpoints, table, .. } = &*self.cluster;
         let well = |i: usize| !tried.has(i) && matches!(endpoints[i].state(), State::Healthy | State::Unknown);
         let suspect = |i: usize| !tried.has(i) && endpoints[i].state() == State::Suspect;
+        let calm = |i: usize| well(i) && !endpoints[i].load.spills(key);
         let chosen = if endpoints.len() == 1 {
             (well(0) || suspect(0)).then_some(0)
+        } else if (0..endpoints.len()).any(calm) {
+            table.pick(key.hash(), calm)
         } else if (0..endpoints.len()).any(well) {
-            table.pick(key, well)
+            table.pick(key.hash(), well)
         } else if (0..endpoints.len()).any(suspect) {
-            table.pick(key, suspect)
+            table.pick(key.hash(), suspect)
         } else {
             None
         }?;
@@ -219,13 +235,13 @@ impl Upstream {
     }
 
     /// Do two keys belong to one endpoint?
-    pub(crate) fn is_same(&self, a: u64, b: u64) -> bool {
+    pub(crate) fn is_same(&self, a: Key, b: Key) -> bool {
         let owner = |key| self.choose(key, &mut Tried::default()).map(Arc::as_ptr);
         owner(a) == owner(b)
     }
 
     /// Does `home` belong to another endpoint than this one?
-    fn is_elsewhere(&self, home: Option<u64>, endpoint: &Arc<Endpoint>) -> bool {
+    fn is_elsewhere(&self, home: Option<Key>, endpoint: &Arc<Endpoint>) -> bool {
         let mut nowhere = Tried::default();
         let owner = home.and_then(|home| self.choose(home, &mut nowhere));
         owner.is_some_and(|owner| !Arc::ptr_eq(owner, endpoint))
@@ -245,10 +261,10 @@ impl Upstream {
 pub(crate) struct Call<'a> {
     pub path: &'static str,
     pub context: &'a CallContext,
-    pub key: u64,
+    pub key: Key,
     /// Where the collection's writes go: asked when the first endpoint knows of no such thing, which may just not have
     /// reached it yet.
-    pub home: Option<u64>,
+    pub home: Option<Key>,
     pub safety: Safety,
 }
 

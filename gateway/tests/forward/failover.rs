@@ -2,18 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::stream::BoxStream;
+use http_body_util::BodyExt;
 use nearfield_gateway::websocket;
+use nearfield_proto::load::{LOAD_METADATA, LoadReport};
 use nearfield_proto::v1;
 use nearfield_proto::v1::vector_search_server::{VectorSearch, VectorSearchServer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::body::Body;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapResponseLayer;
 
 use crate::support::Inside;
 
@@ -90,6 +94,8 @@ struct Running {
     address: SocketAddr,
     draining: Arc<AtomicBool>,
     lacking: Arc<AtomicBool>,
+    /// Milliseconds that searches wait here, as it tells.
+    queue_delay: Arc<AtomicU64>,
     runtime: Option<tokio::runtime::Runtime>,
     _serving: JoinHandle<()>,
 }
@@ -102,13 +108,25 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (draining, lacking) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let service = StandIn { name: name.to_owned(), draining: draining.clone(), lacking: lacking.clone() };
+        let queue_delay = Arc::new(AtomicU64::new(0));
+        let told = queue_delay.clone();
+        let reports = MapResponseLayer::new(move |answer: http::Response<Body>| {
+            let report = LoadReport::new(0.5, told.load(Ordering::Relaxed) as f64).to_header();
+            answer.map(|body| {
+                Body::new(body.map_frame(move |mut frame| {
+                    frame.trailers_mut().map(|trailers| trailers.insert(LOAD_METADATA, report.clone()));
+                    frame
+                }))
+            })
+        });
         let serving = runtime.spawn(async move {
             let (_, health) = tonic_health::server::health_reporter();
             let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
-            let router = Server::builder().add_service(VectorSearchServer::new(service)).add_service(health);
+            let mut server = Server::builder().layer(reports);
+            let router = server.add_service(VectorSearchServer::new(service)).add_service(health);
             let _ = router.serve_with_incoming(incoming).await;
         });
-        Self { address, draining, lacking, runtime: Some(runtime), _serving: serving }
+        Self { address, draining, lacking, queue_delay, runtime: Some(runtime), _serving: serving }
     }
 
     fn url(&self) -> String {
@@ -257,4 +275,23 @@ async fn what_one_has_not_heard_of_is_asked_of_who_took_the_write() {
     assert_eq!(inside.post("/search", with_session).await.status, 404);
     both[usize::from(reads == "a")].lacking.store(true, Ordering::Relaxed);
     assert_eq!(inside.post("/search", search).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_are_kept_from_where_searches_wait_and_writes_are_not() {
+    let (inside, both) = two().await;
+    let insert = json!({"vectors": [{"id": "a", "values": [1]}]});
+    let writes = inside.post("/insert", insert.clone()).await.json()["session"].clone();
+    let home = asked(&inside).await;
+    let (loaded, other) = (&both[usize::from(home == "b")], &both[usize::from(home == "a")]);
+    loaded.queue_delay.store(20, Ordering::Relaxed);
+    // The answer to this one tells it.
+    assert_eq!(asked(&inside).await, home);
+    for _ in 0..20 {
+        assert_ne!(asked(&inside).await, home);
+        assert_eq!(inside.post("/insert", insert.clone()).await.json()["session"], writes);
+    }
+    other.queue_delay.store(20, Ordering::Relaxed);
+    assert_ne!(asked(&inside).await, home);
+    assert_eq!(asked(&inside).await, home, "when searches wait everywhere, nobody is spared");
 }

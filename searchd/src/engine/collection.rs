@@ -131,9 +131,10 @@ impl Collection {
         }
     }
 
-    /// Whether a put or a patch that is later than every delete is left.
-    pub(super) fn is_void(&self) -> bool {
-        self.records.values().all(|record| record.base().is_none() && record.is_bare())
+    /// Whether nothing is left that is later than `stamp`: no put, no patch, and no delete that a put may yet come before.
+    pub(super) fn is_void(&self, stamp: &Stamp) -> bool {
+        let void = |record: &Record| record.base().is_none() && record.is_bare() && record.deleted() <= Some(stamp);
+        self.records.values().all(void)
     }
 
     fn record(&mut self, id: &str) -> (Slot, &mut Record) {

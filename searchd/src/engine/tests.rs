@@ -153,6 +153,14 @@ fn a_deleted_point_stays_deleted_when_its_put_is_replayed() {
 }
 
 #[test]
+fn a_delete_outlives_an_older_deletion_of_its_collection() {
+    let drop = entry(2, entry::Change::DeleteCollection(log::DeleteCollection {}));
+    let delete = entry(5, entry::Change::Delete(log::Delete { ids: vec!["a".into()] }));
+    let history = [entry(1, create()), delete, drop, entry(3, create()), entry(4, put("a", ""))];
+    assert!(applied(&history)[&Address::new("", "c")].is_empty());
+}
+
+#[test]
 fn a_put_clears_keys_and_a_late_patch_keeps_its_own() {
     let patch = |physical, key: &str, value: &'static str| {
         let metadata = [(key.to_owned(), Bytes::from_static(value.as_bytes()))].into();

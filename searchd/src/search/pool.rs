@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::load::{Load, Meter};
 use super::stop::Stop;
 
 /// The queue is full: refuse rather than let everyone wait.
@@ -21,7 +22,10 @@ pub enum Error {
     Lost,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job {
+    queued: Instant,
+    work: Box<dyn FnOnce() + Send>,
+}
 
 /// Threads end when the last handle is dropped.
 #[derive(Clone)]
@@ -36,6 +40,7 @@ struct Shared {
     wake: Condvar,
     capacity: usize,
     busy: AtomicUsize,
+    meter: Meter,
 }
 
 #[derive(Default)]
@@ -55,8 +60,13 @@ impl Drop for Handle {
 
 impl Pool {
     pub fn start(threads: usize, capacity: usize) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), capacity, busy: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            capacity,
+            busy: AtomicUsize::new(0),
+            meter: Meter::new(threads, Instant::now()),
+        });
         let handle = Arc::new(Handle(shared.clone()));
         for i in 0..threads {
             let shared = shared.clone();
@@ -75,15 +85,21 @@ impl Pool {
         let stop = Stop { deadline, ..Stop::default() };
         let _cancel = stop.cancelled.clone().drop_guard();
         let (reply, answer) = oneshot::channel();
-        self.shared.push(Box::new(move || {
+        let work = Box::new(move || {
             let _ = reply.send(work(&stop));
-        }))?;
+        });
+        self.shared.push(Job { queued: Instant::now(), work })?;
         answer.await.map_err(|_| Error::Lost)
     }
 
     /// Searches that wait, and searches that run.
-    pub fn load(&self) -> (usize, usize) {
+    pub fn jobs(&self) -> (usize, usize) {
         (self.shared.queue.lock().jobs.len(), self.shared.busy.load(Ordering::Relaxed))
+    }
+
+    /// How loaded the threads have been lately.
+    pub fn load(&self) -> Load {
+        self.shared.meter.load(Instant::now())
     }
 }
 
@@ -101,10 +117,13 @@ impl Shared {
 
     fn run(&self) {
         while let Some(job) = self.next() {
+            let started = Instant::now();
+            self.meter.waited(started - job.queued);
             self.busy.fetch_add(1, Ordering::Relaxed);
             // A panic is a bug of one search; the thread and its neighbours go on, and the caller is told.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job.work));
             self.busy.fetch_sub(1, Ordering::Relaxed);
+            self.meter.worked(started.elapsed());
             if outcome.is_err() {
                 tracing::error!("a search panicked");
             }

@@ -1,5 +1,6 @@
 //! Searches: by vector and by id, filtered, in batches and streams, and what is refused.
 
+use nearfield_proto::load::{LOAD_METADATA, LoadReport, QUEUE_DELAY};
 use nearfield_proto::v1;
 use tonic::{Code, Request};
 
@@ -32,6 +33,18 @@ async fn the_nearest_come_first_and_ties_go_by_id() {
     assert_eq!((found.results.len(), &found.results[3].values[..]), (50, &[3.0, 0.0][..]));
     assert!(found.results[0].metadata.is_empty());
     assert_eq!(running.search(near(0.0, 0)).await.unwrap().results.len(), 10);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_tells_the_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = with_points(directory.path()).await;
+    let answer = running.points.search(near(1.0, 1)).await.unwrap();
+    let told = answer.metadata().get_bin(LOAD_METADATA).unwrap();
+    let report = LoadReport::from_header(&told.as_encoded_bytes().try_into().unwrap()).unwrap();
+    assert!((0.0..=1.0).contains(&report.application_utilization), "{report:?}");
+    assert!(report.named_metrics.contains_key(QUEUE_DELAY), "{report:?}");
     running.stop().await;
 }
 
