@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use protox::prost::Message;
 
-const FILES: [&str; 3] =
-    ["nearfield/v1/vector_search.proto", "nearfield/v1/collections.proto", "nearfield/log/v1/log.proto"];
+const FILES: [&str; 4] = [
+    "nearfield/v1/vector_search.proto",
+    "nearfield/v1/collections.proto",
+    "nearfield/admin/v1/backups.proto",
+    "nearfield/log/v1/log.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

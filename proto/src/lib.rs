@@ -1,4 +1,5 @@
-//! The gRPC contract, generated from `proto/`. `v1` is public; `log` is what searchds write and tell one another.
+//! The gRPC contract, generated from `proto/`. `v1` is public; `log` is what searchds write and tell one another, `admin`
+//! what operators ask of them.
 
 // Generated code keeps its generator's style.
 #![allow(clippy::all, unreachable_pub, unused_qualifications)]
@@ -8,6 +9,13 @@ pub mod load;
 /// The public API, package `nearfield.v1`.
 pub mod v1 {
     tonic::include_proto!("nearfield.v1");
+}
+
+/// What operators ask of a running searchd, package `nearfield.admin.v1`.
+pub mod admin {
+    pub mod v1 {
+        tonic::include_proto!("nearfield.admin.v1");
+    }
 }
 
 /// The log entries and the replication service, package `nearfield.log.v1`.

@@ -7,6 +7,7 @@
 
 mod format;
 mod restore;
+mod snapshot;
 mod write;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::index::segment;
 use crate::wal::sync_directory;
 use format::{FORMAT, Manifest};
 pub use restore::{Restored, restore};
+pub use snapshot::{Snapshot, remove_leftovers};
 pub use write::Checkpointer;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,10 @@ pub enum Error {
     Malformed(#[from] Malformed),
     #[error(transparent)]
     Segment(#[from] segment::Error),
+    #[error(transparent)]
+    Log(#[from] crate::wal::Error),
+    #[error("the log no longer reaches back to the checkpoint")]
+    LogCut,
 }
 
 fn manifest_file(directory: &Path) -> PathBuf {

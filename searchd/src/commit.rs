@@ -8,6 +8,7 @@ pub mod command;
 mod batch;
 mod plan;
 mod progress;
+mod room;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,13 +25,25 @@ use crate::wal::{AppendError, Wal};
 use batch::Batch;
 use command::{Change, Command, Committed, Refusal, Replicated, Work};
 pub use plan::MAX_METADATA_BYTES;
-pub use progress::Progress;
+pub use progress::{Kept, Progress};
+pub use room::Room;
 
 /// Commands that may wait; one more is refused at once.
 pub const MAX_WAITING: usize = 4_096;
 
 /// Unix time in nanoseconds.
 pub type Now = Box<dyn Fn() -> u64 + Send>;
+
+/// What a committer works with.
+pub struct Parts {
+    pub store: Arc<Store>,
+    pub wal: Wal,
+    pub origin: Origin,
+    pub now: Now,
+    pub clock: HybridClock,
+    pub progress: Arc<Progress>,
+    pub room: Room,
+}
 
 /// Who this instance is in the log.
 #[derive(Clone, Debug)]
@@ -46,17 +59,10 @@ pub struct Committer {
 }
 
 impl Committer {
-    pub fn start(
-        store: Arc<Store>,
-        wal: Wal,
-        origin: Origin,
-        now: Now,
-        clock: HybridClock,
-        progress: Arc<Progress>,
-    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(parts: Parts) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (queue, work) = mpsc::channel(MAX_WAITING);
-        let sequence = store.read().clock().get(origin.id);
-        let running = Running { store, wal, origin, now, clock, sequence, batch: Batch::default(), progress };
+        let sequence = parts.store.read().clock().get(parts.origin.id);
+        let running = Running { parts, sequence, batch: Batch::default(), failing: false };
         let thread = std::thread::Builder::new().name("commit".into()).spawn(move || running.run(work))?;
         Ok((Self { queue }, thread))
     }
@@ -98,15 +104,12 @@ impl Queue {
 }
 
 struct Running {
-    store: Arc<Store>,
-    wal: Wal,
-    origin: Origin,
-    now: Now,
-    clock: HybridClock,
+    parts: Parts,
     /// Of the last entry admitted here.
     sequence: u64,
     batch: Batch,
-    progress: Arc<Progress>,
+    /// The last batch was not written: told once, not for each that follows.
+    failing: bool,
 }
 
 impl Running {
@@ -118,7 +121,7 @@ impl Running {
                 self.accept(next);
             }
             self.seal();
-            self.progress.forget(&mut self.wal);
+            self.parts.progress.forget(&mut self.parts.wal);
         }
     }
 
@@ -141,12 +144,16 @@ impl Running {
 
     fn admit(&mut self, command: Command) {
         let Command { address, mut change, reply } = command;
+        if !change.is_removal() && self.parts.room.is_short() {
+            let _ = reply.send(Err(Refusal::NoRoom));
+            return;
+        }
         self.batch.touch(&address, &change);
-        let planned = plan::plan(&self.store.read() as &State, &address, &mut change);
+        let planned = plan::plan(&self.parts.store.read() as &State, &address, &mut change);
         match planned {
             Ok(plan) => {
                 let entries: Vec<_> = plan.changes.into_iter().map(|change| self.stamp(&address, change)).collect();
-                let session = VectorClock::from_iter([(self.origin.id, self.sequence)]);
+                let session = VectorClock::from_iter([(self.parts.origin.id, self.sequence)]);
                 self.batch.push(entries, plan.outcome, session, reply);
             }
             Err(refusal) => {
@@ -156,12 +163,17 @@ impl Running {
     }
 
     fn stamp(&mut self, address: &Address, change: entry::Change) -> Entry {
-        let (physical, logical) = self.clock.tick((self.now)());
+        let (physical, logical) = self.parts.clock.tick((self.parts.now)());
         self.sequence += 1;
         Entry {
-            origin: self.origin.id,
+            origin: self.parts.origin.id,
             sequence: self.sequence,
-            stamp: Some(Stamp { physical, logical, region: self.origin.region.clone(), writer: self.origin.id }),
+            stamp: Some(Stamp {
+                physical,
+                logical,
+                region: self.parts.origin.region.clone(),
+                writer: self.parts.origin.id,
+            }),
             tenant: address.tenant.to_string(),
             collection: address.name.to_string(),
             change: Some(change),
@@ -184,27 +196,31 @@ impl Running {
         if entries.is_empty() {
             return Ok(());
         }
-        self.wal.append(entries.iter()).map_err(|error| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                entries = entries.len(),
-                "a batch was not written"
-            );
-            Arc::new(error)
-        })?;
-        if let Err(malformed) = self.store.apply(entries) {
+        let appended = self.parts.wal.append(entries.iter());
+        if appended.is_err() != self.failing {
+            self.failing = appended.is_err();
+            match &appended {
+                Ok(()) => tracing::info!("batches are written again"),
+                Err(error) => tracing::error!(error = error as &dyn std::error::Error, "batches are not written"),
+            }
+        }
+        appended?;
+        if let Err(malformed) = self.parts.store.apply(entries) {
             tracing::error!(%malformed, "an entry without effect is in the log");
         }
-        self.progress.advance(&self.wal);
+        self.parts.progress.advance(&self.parts.wal);
         Ok(())
     }
 
     fn store_replicated(&mut self, mut entries: Vec<Entry>) -> Result<(), Refusal> {
-        let known = self.store.read().clock().clone();
+        if self.parts.room.is_short() {
+            return Err(Refusal::NoRoom);
+        }
+        let known = self.parts.store.read().clock().clone();
         // Number 0 marks state rather than log; anything else that is known already is a repetition.
         entries.retain(|entry| entry.sequence == 0 || entry.sequence > known.get(entry.origin));
         for stamp in entries.iter().filter_map(|entry| entry.stamp.as_ref()) {
-            self.clock.observe(stamp);
+            self.parts.clock.observe(stamp);
         }
         Ok(self.write(&entries)?)
     }

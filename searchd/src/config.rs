@@ -14,6 +14,7 @@ const MIB: u64 = 1024 * 1024;
 pub struct Config {
     pub server: Server,
     pub storage: Storage,
+    pub archive: Archive,
     pub engine: Engine,
     pub cache: Cache,
     pub replication: Replication,
@@ -58,11 +59,58 @@ pub struct Storage {
     pub log_file_bytes: u64,
     /// After so much log a checkpoint is written; a restart replays at most about that.
     pub checkpoint_bytes: u64,
+    /// Writes are refused, and only deletes taken, while less than that is free on the disk: checkpoints need room
+    /// before they give any back. 0 for none.
+    pub reserve_bytes: u64,
+    /// An object storage, as `archive.url` names one: an empty data directory is restored from it before the start.
+    pub restore_from: String,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { data_dir: "nearfield-data/searchd".into(), log_file_bytes: MIB * 64, checkpoint_bytes: MIB * 64 }
+        Self {
+            data_dir: "nearfield-data/searchd".into(),
+            log_file_bytes: MIB * 64,
+            checkpoint_bytes: MIB * 64,
+            reserve_bytes: MIB * 256,
+            restore_from: String::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Archive {
+    /// Where backups and the log go: `s3://bucket/prefix`, `gs://bucket/prefix` or an absolute path; empty for nowhere.
+    pub url: String,
+    /// At most so long after it was acknowledged, a write is in the archive, while that can be reached.
+    #[serde(with = "humantime_serde")]
+    pub rpo: Duration,
+    /// Between two backups; 0 for only those that are asked for.
+    #[serde(with = "humantime_serde")]
+    pub backup_every: Duration,
+    /// So many backups are kept however old they are.
+    pub keep: usize,
+    /// Backups younger than that are kept however many they are, and with them every moment in between.
+    #[serde(with = "humantime_serde")]
+    pub keep_for: Duration,
+    /// Chunks of 8 MiB that are sent or fetched at the same time.
+    pub concurrency: usize,
+    /// Most log that waits on the disk for an archive that does not answer. What is let go then is in the next backup.
+    pub max_behind_bytes: u64,
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            rpo: Duration::from_secs(60),
+            backup_every: Duration::from_secs(6 * 60 * 60),
+            keep: 4,
+            keep_for: Duration::from_secs(7 * 24 * 60 * 60),
+            concurrency: 8,
+            max_behind_bytes: MIB * 4_096,
+        }
     }
 }
 
@@ -141,6 +189,12 @@ impl Config {
         }
         if self.storage.data_dir.as_os_str().is_empty() {
             return invalid("storage.data_dir", "must name a directory");
+        }
+        if self.archive.rpo.is_zero() {
+            return invalid("archive.rpo", "must be longer than nothing");
+        }
+        if !(1..=64).contains(&self.archive.concurrency) {
+            return invalid("archive.concurrency", "must be between 1 and 64");
         }
         if self.engine.search_queue == 0 {
             return invalid("engine.search_queue", "must be at least 1");

@@ -1,14 +1,15 @@
 //! The order in which searchd starts and stops.
 //!
-//! Start: lock the data directory → checkpoint → rest of the log → committer → maintenance → search threads → gRPC →
-//! ready. Stop: not ready → finish what was admitted → gRPC → committer → last checkpoint. Nothing is answered before
-//! everything that was acknowledged is back.
+//! Start: restore an empty data directory when told from where → lock it → checkpoint → rest of the log → committer →
+//! maintenance → archive → search threads → gRPC → ready. Stop: not ready → finish what was admitted → gRPC → committer →
+//! archive → last checkpoint. Nothing is answered before everything that was acknowledged is back.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use nearfield_proto::admin::v1::backups_server::BackupsServer;
 use nearfield_proto::log::v1::replication_server::ReplicationServer;
 use nearfield_proto::v1::collections_server::CollectionsServer;
 use nearfield_proto::v1::vector_search_server::VectorSearchServer;
@@ -21,9 +22,10 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::Config;
+use crate::backup::{self, create::Identity, restore};
 use crate::cache::{Caches, Results};
 use crate::checkpoint::{self, Checkpointer};
-use crate::commit::{Committer, Origin, Progress};
+use crate::commit::{self, Committer, Kept, Origin, Progress, Room};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
 use crate::index::head::CHUNK_ROWS;
@@ -49,6 +51,8 @@ pub enum Error {
     #[error(transparent)]
     Admin(#[from] admin::Error),
     #[error(transparent)]
+    Backup(#[from] backup::Error),
+    #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     #[error("binding the gRPC port {address}")]
     Bind { address: SocketAddr, source: std::io::Error },
@@ -60,6 +64,8 @@ pub enum Error {
     Node(#[from] node::Error),
     #[error("describing the services for reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error("a restore into {} was not finished: run it again, or empty the directory", .0.display())]
+    Restoring(std::path::PathBuf),
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),
 }
@@ -75,6 +81,7 @@ pub struct Searchd {
     committing: JoinHandle<()>,
     maintaining: maintenance::Running,
     links: Links,
+    archiving: Option<backup::running::Running>,
     _node: Arc<Node>,
 }
 
@@ -84,26 +91,12 @@ impl Searchd {
         let readiness = Readiness::new();
         let mut registry = Registry::default();
         process::register(&mut registry);
+        restore_empty(&config).await?;
         let opened = config.clone();
         let caches = Caches::new(&config.cache);
         let kept = caches.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
-        let Opened { node, store, wal, clock, progress, checkpointer } = opened;
-        let log = wal.reader();
-        let origin = Origin { id: node.id, region: config.server.region.clone() };
-        let (committer, committing) =
-            Committer::start(store.clone(), wal, origin, Box::new(unix_nanoseconds), clock, progress.clone())
-                .map_err(Error::Thread)?;
-        let maintenance = Maintenance {
-            store: store.clone(),
-            progress,
-            checkpointer,
-            builder: Box::new(builder(&config)),
-            directory: node.directory.clone(),
-            seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
-            checkpoint_bytes: config.storage.checkpoint_bytes,
-        };
-        let maintaining = maintenance.start().map_err(Error::Thread)?;
+        let Written { node, store, log, committer, committing, maintaining, archiving } = write(&config, opened)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
         let address = config.server.listen;
@@ -119,16 +112,31 @@ impl Searchd {
             results: results.clone(),
             caches,
             links: links.states.clone(),
+            archive: archiving.as_ref().map(|archiving| archiving.states.clone()),
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
         let service = Service::new(Parts { store, committer, pool: pool.clone(), results, drain: drain.clone() });
-        let services = Services { service, replication, calls, pool };
+        let backups = archiving.as_ref().map(|archiving| archiving.backups.clone());
+        let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };
+        let services = Services { service, replication, backups, calls, pool };
         let serving = tokio::spawn(serve(listener, services, drain.clone(), readiness.clone())?);
         let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
         let patience = config.server.drain;
-        Ok(Self { grpc, admin, readiness, drain, patience, serving, committing, maintaining, links, _node: node })
+        Ok(Self {
+            grpc,
+            admin,
+            readiness,
+            drain,
+            patience,
+            serving,
+            committing,
+            maintaining,
+            links,
+            archiving,
+            _node: node,
+        })
     }
 
     pub fn grpc_addr(&self) -> SocketAddr {
@@ -153,13 +161,56 @@ impl Searchd {
         // The services held the last handles; the committer ends when its queue is empty and closed.
         self.links.stop().await;
         let (committing, maintaining) = (self.committing, self.maintaining);
-        let stopping = tokio::task::spawn_blocking(move || {
-            let _ = committing.join();
-            maintaining.finish();
-        });
-        let _ = stopping.await;
+        let _ = tokio::task::spawn_blocking(move || committing.join()).await;
+        if let Some(archiving) = self.archiving {
+            archiving.stop().await;
+        }
+        let _ = tokio::task::spawn_blocking(move || maintaining.finish()).await;
         self.admin.stop().await;
     }
+}
+
+/// Everything that writes, running.
+struct Written {
+    node: Arc<Node>,
+    store: Arc<Store>,
+    log: wal::Reader,
+    committer: Committer,
+    committing: JoinHandle<()>,
+    maintaining: maintenance::Running,
+    archiving: Option<backup::running::Running>,
+}
+
+fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
+    let Opened { node, store, wal, clock, progress, checkpointer } = opened;
+    let (log, region) = (wal.reader(), &config.server.region);
+    let room = || Room::new(&node.directory, config.storage.reserve_bytes);
+    let parts = commit::Parts {
+        store: store.clone(),
+        wal,
+        origin: Origin { id: node.id, region: region.clone() },
+        now: Box::new(unix_nanoseconds),
+        clock,
+        progress: progress.clone(),
+        room: room(),
+    };
+    let (committer, committing) = Committer::start(parts).map_err(Error::Thread)?;
+    let maintenance = Maintenance {
+        store: store.clone(),
+        progress: progress.clone(),
+        log: log.clone(),
+        checkpointer,
+        builder: Box::new(builder(config)),
+        directory: node.directory.clone(),
+        seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
+        checkpoint_bytes: config.storage.checkpoint_bytes,
+        room: room(),
+    };
+    let maintaining = maintenance.start().map_err(Error::Thread)?;
+    let identity = Identity { node: node.id, region: region.clone() };
+    let snapshots = maintaining.snapshots();
+    let archiving = backup::running::start(&config.archive, identity, log.clone(), progress, snapshots)?;
+    Ok(Written { node, store, log, committer, committing, maintaining, archiving })
 }
 
 /// What is there before anything runs.
@@ -175,8 +226,12 @@ struct Opened {
 fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
     let started = Instant::now();
     let node = Node::open(&config.storage.data_dir, rand::random::<u64>().max(1))?;
+    if restore::is_unfinished(&node.directory) {
+        return Err(Error::Restoring(node.directory.clone()));
+    }
+    checkpoint::remove_leftovers(&node.directory);
     let restored = checkpoint::restore(&node.directory, &builder(config), caches)?;
-    let (store, from) = (restored.store, restored.from_record);
+    let (store, from, checkpointer) = (restored.store, restored.from_record, restored.checkpointer);
     let (mut records, mut bytes) = (0u64, 0u64);
     let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, from, |replay| {
         records += 1;
@@ -187,12 +242,43 @@ fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
     if let Some(latest) = store.read().latest() {
         clock.observe(&latest.to_message());
     }
-    let kept = if config.replication.peers.is_empty() { 0 } else { config.replication.kept_log_bytes };
+    let kept = Kept {
+        for_peers: if config.replication.peers.is_empty() { 0 } else { config.replication.kept_log_bytes },
+        for_archive: (!config.archive.url.is_empty()).then_some(config.archive.max_behind_bytes),
+    };
     let progress = Arc::new(Progress::new(&wal, from, bytes, kept));
-    let checkpointer = Checkpointer::new(node.directory.clone(), restored.next_file);
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(from, records, seconds, "read the checkpoint and the log after it");
     Ok(Opened { node: Arc::new(node), store: Arc::new(store), wal, clock, progress, checkpointer })
+}
+
+/// Fetches everything from object storage when the settings say so and the data directory has nothing.
+async fn restore_empty(config: &Config) -> Result<(), Error> {
+    let directory = &config.storage.data_dir;
+    if config.storage.restore_from.is_empty() || !restore::is_empty(directory)? && !restore::is_unfinished(directory) {
+        return Ok(());
+    }
+    let started = Instant::now();
+    let repository = backup::Repository::open(&config.storage.restore_from)?;
+    let wanted = restore::Wanted {
+        backup: None,
+        until: restore::Until::Latest,
+        concurrency: config.archive.concurrency,
+        log_file_bytes: config.storage.log_file_bytes,
+    };
+    match restore::restore(&repository, &wanted, directory).await {
+        Ok(restored) => {
+            let (id, records, seconds) = (restored.backup.id, restored.records, started.elapsed().as_secs_f64());
+            tracing::info!(id, records, seconds, "restored the data directory from object storage");
+            Ok(())
+        }
+        // The first instance of all has nothing to come back to.
+        Err(backup::Error::Unreachable(_)) => {
+            tracing::warn!(url = repository.url(), "there is no backup to start from: starting empty");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Every search thread may be inside the same graph, and one more call must never fail.
@@ -203,6 +289,7 @@ fn builder(config: &Config) -> Hnsw {
 struct Services {
     service: Service,
     replication: replication::Server,
+    backups: crate::rpc::backups::Server,
     calls: Calls,
     pool: Pool,
 }
@@ -221,7 +308,7 @@ fn serve(
     };
     let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     tokio::spawn(report(reporter, readiness));
-    let Services { service, replication, calls, pool } = services;
+    let Services { service, replication, backups, calls, pool } = services;
     let points = VectorSearchServer::new(service.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + 1024 * 1024);
@@ -236,6 +323,7 @@ fn serve(
         .add_service(points)
         .add_service(collections)
         .add_service(ReplicationServer::new(replication))
+        .add_service(BackupsServer::new(backups))
         .add_service(health)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha);

@@ -3,6 +3,7 @@
 //! A write goes `rpc` → `commit` (plan, stamp, log, sync) → `engine` (the truth) → `index` (the vectors). A search goes
 //! `rpc` → `search` on its own threads → `index` → `engine` for ids and metadata.
 
+pub mod backup;
 pub mod cache;
 pub mod checkpoint;
 pub mod commit;

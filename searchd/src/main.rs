@@ -1,4 +1,6 @@
-//! The `searchd` process: settings, start, one line when ready, drain on SIGTERM.
+//! The `searchd` process: settings, start, one line when ready, drain on SIGTERM; and the commands of its operator.
+
+mod operator;
 
 use std::path::PathBuf;
 
@@ -16,8 +18,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<operator::Command>,
     /// The settings file; without it every setting has its default.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Only check the settings: exit 0 when they are right, 1 when not.
     #[arg(long)]
@@ -33,7 +37,10 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    runtime.block_on(run(config))
+    match arguments.command {
+        Some(command) => runtime.block_on(operator::run(command, &config)),
+        None => runtime.block_on(run(config)),
+    }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

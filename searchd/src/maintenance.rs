@@ -8,12 +8,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::checkpoint::{Checkpointer, collection_directory};
-use crate::commit::Progress;
+use tokio::sync::oneshot;
+
+use crate::checkpoint::{self, Checkpointer, Snapshot, collection_directory};
+use crate::commit::{Progress, Room};
 use crate::index::Index;
 use crate::index::graph::Builder;
 use crate::index::segment;
 use crate::store::Store;
+use crate::wal::Reader;
 
 /// How often the thread looks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -25,6 +28,7 @@ const NICENESS: i32 = 10;
 pub struct Maintenance {
     pub store: Arc<Store>,
     pub progress: Arc<Progress>,
+    pub log: Reader,
     pub checkpointer: Checkpointer,
     pub builder: Box<dyn Builder>,
     pub directory: PathBuf,
@@ -32,18 +36,45 @@ pub struct Maintenance {
     pub seal_chunks: usize,
     /// Bytes of log after which a checkpoint is written.
     pub checkpoint_bytes: u64,
+    /// While it is short, whatever changed is reason enough: a checkpoint gives back what deletes made superfluous.
+    pub room: Room,
+}
+
+/// What the thread is asked to do besides.
+enum Order {
+    Snapshot(oneshot::Sender<Result<Snapshot, checkpoint::Error>>),
+    Stop,
+}
+
+/// Asks the running thread for snapshots.
+#[derive(Clone)]
+pub struct Snapshots(mpsc::Sender<Order>);
+
+impl Snapshots {
+    /// A snapshot of everything that was acknowledged before the call; none when the thread has ended. Waits while a
+    /// segment is being built.
+    pub async fn take(&self) -> Option<Result<Snapshot, checkpoint::Error>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Order::Snapshot(reply)).ok()?;
+        answer.await.ok()
+    }
 }
 
 /// The running thread.
 pub struct Running {
-    stop: mpsc::Sender<()>,
+    orders: mpsc::Sender<Order>,
     thread: JoinHandle<()>,
 }
 
 impl Running {
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots(self.orders.clone())
+    }
+
     /// Writes a last checkpoint and ends the thread. Call when the committer has ended; blocks.
     pub fn finish(self) {
-        drop(self.stop);
+        // Gone only when the thread is.
+        let _ = self.orders.send(Order::Stop);
         // A panic was reported by the thread itself.
         let _ = self.thread.join();
     }
@@ -51,18 +82,23 @@ impl Running {
 
 impl Maintenance {
     pub fn start(mut self) -> std::io::Result<Running> {
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
             yield_to_searches();
             let mut wait = INTERVAL;
-            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                wait = if self.round() { INTERVAL } else { PAUSE };
+            loop {
+                match inbox.recv_timeout(wait) {
+                    Err(RecvTimeoutError::Timeout) => wait = if self.round() { INTERVAL } else { PAUSE },
+                    // Whoever asked may have gone.
+                    Ok(Order::Snapshot(reply)) => drop(reply.send(self.snapshot())),
+                    Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                }
             }
             if self.progress.records_since_checkpoint() > 0 {
                 self.checkpoint();
             }
         })?;
-        Ok(Running { stop, thread })
+        Ok(Running { orders, thread })
     }
 
     /// Does what there is to do; false when something failed.
@@ -71,10 +107,13 @@ impl Maintenance {
         for (incarnation, index) in self.store.indexes() {
             if let Err(error) = self.tend(incarnation, &index) {
                 tracing::error!(error = &error as &dyn std::error::Error, "sealing failed; searches go on without");
+                // What was written of it is room that a full disk needs.
+                self.checkpointer.remove_orphans(&self.store);
                 fine = false;
             }
         }
-        if self.progress.bytes_since_checkpoint() >= self.checkpoint_bytes {
+        let changed = self.progress.records_since_checkpoint() > 0;
+        if self.progress.bytes_since_checkpoint() >= self.checkpoint_bytes || changed && self.room.is_short() {
             fine &= self.checkpoint();
         }
         fine
@@ -97,19 +136,27 @@ impl Maintenance {
     }
 
     fn checkpoint(&mut self) -> bool {
+        let outcome = self.write_checkpoint();
+        if let Err(error) = &outcome {
+            tracing::error!(error = error as &dyn std::error::Error, "writing a checkpoint failed");
+        }
+        outcome.is_ok()
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), checkpoint::Error> {
         let started = std::time::Instant::now();
         let (record, bytes) = self.progress.position();
-        match self.checkpointer.write(&self.store, record) {
-            Ok(()) => {
-                self.progress.checkpointed(record, bytes);
-                tracing::info!(record, seconds = started.elapsed().as_secs_f64(), "wrote a checkpoint");
-                true
-            }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "writing a checkpoint failed");
-                false
-            }
+        self.checkpointer.write(&self.store, record)?;
+        self.progress.checkpointed(record, bytes);
+        tracing::info!(record, seconds = started.elapsed().as_secs_f64(), "wrote a checkpoint");
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, checkpoint::Error> {
+        if self.progress.records_since_checkpoint() > 0 {
+            self.write_checkpoint()?;
         }
+        self.checkpointer.snapshot(&self.store, &self.log)
     }
 }
 

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::backup::running::States;
 use crate::cache::{Caches, Counts, Results};
 use crate::commit::Queue;
 use crate::replication::Link;
@@ -60,6 +61,7 @@ pub struct Gauges {
     pub results: Results,
     pub caches: Caches,
     pub links: Vec<(String, Arc<Link>)>,
+    pub archive: Option<States>,
 }
 
 impl fmt::Debug for Gauges {
@@ -96,6 +98,7 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
         gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;
         self.caches(&mut encoder)?;
+        self.archive(&mut encoder)?;
         self.replication(&mut encoder)
     }
 }
@@ -117,6 +120,33 @@ impl Gauges {
         for (cache, counts) in caches {
             count(cache, "hit", &counts.hits)?;
             count(cache, "miss", &counts.misses)?;
+        }
+        Ok(())
+    }
+
+    fn archive(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(States { archive, backups }) = &self.archive else { return Ok(()) };
+        let help = "How long the oldest write that is not in the archive may have been acknowledged";
+        let lag = ConstGauge::new(archive.lag_seconds());
+        lag.encode(encoder.encode_descriptor(
+            "nearfield_searchd_archive_lag_seconds",
+            help,
+            None,
+            lag.metric_type(),
+        )?)?;
+        let help = "Unix time of the last backup, 0 for none";
+        let last = ConstGauge::new(backups.finished.load(Ordering::Relaxed) as i64);
+        let name = "nearfield_searchd_backup_finished_seconds";
+        last.encode(encoder.encode_descriptor(name, help, None, last.metric_type())?)?;
+        let counters = [
+            ("nearfield_searchd_archive_pieces", "Pieces of the log sent to the archive", &archive.pieces),
+            ("nearfield_searchd_archive_failures", "Times that sending the log failed", &archive.failures),
+            ("nearfield_searchd_backup_failures", "Backups that failed", &backups.failures),
+            ("nearfield_searchd_backup_sent_bytes", "Bytes sent for backups", &backups.sent_bytes),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value.load(Ordering::Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         Ok(())
     }

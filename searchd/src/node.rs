@@ -30,34 +30,42 @@ pub struct Node {
 impl Node {
     /// `fresh` is the number that a new directory gets.
     pub fn open(directory: &Path, fresh: u64) -> Result<Self, Error> {
-        let io = |source| Error::Io { directory: directory.into(), source };
-        std::fs::create_dir_all(directory).map_err(io)?;
-        let options =
-            || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(directory.join("lock"));
-        let lock = options().map_err(io)?;
-        // SAFETY: the descriptor is open for the length of the call, and the call touches no memory.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            let taken = error.kind() == io::ErrorKind::WouldBlock;
-            return Err(if taken { Error::InUse(directory.into()) } else { io(error) });
-        }
+        let lock = lock(directory)?;
         let id = read_or_write(&directory.join("node"), fresh, directory)?;
         Ok(Self { id, directory: directory.into(), _lock: lock })
     }
 }
 
+/// The file in a data directory that its user holds locked.
+pub const LOCK: &str = "lock";
+
+/// Makes the directory and holds it until the file is dropped.
+pub fn lock(directory: &Path) -> Result<File, Error> {
+    let io = |source| Error::Io { directory: directory.into(), source };
+    std::fs::create_dir_all(directory).map_err(io)?;
+    let options = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(directory.join(LOCK));
+    let lock = options().map_err(io)?;
+    // SAFETY: the descriptor is open for the length of the call, and the call touches no memory.
+    if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        let error = io::Error::last_os_error();
+        let taken = error.kind() == io::ErrorKind::WouldBlock;
+        return Err(if taken { Error::InUse(directory.into()) } else { io(error) });
+    }
+    Ok(lock)
+}
+
 fn read_or_write(file: &Path, fresh: u64, directory: &Path) -> Result<u64, Error> {
     let io = |source| Error::Io { directory: directory.into(), source };
-    match std::fs::read_to_string(file) {
+    match std::fs::read(file) {
         Ok(text) => {
-            let id = u64::from_str_radix(text.trim(), 16).ok().filter(|id| *id != 0);
+            let id = std::str::from_utf8(&text).ok().and_then(parse);
             id.ok_or_else(|| Error::Malformed(file.into()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let temporary = file.with_extension("tmp");
             let write = || {
                 let mut new = File::create(&temporary)?;
-                writeln!(new, "{fresh:016x}")?;
+                writeln!(new, "{}", show(fresh))?;
                 new.sync_all()?;
                 std::fs::rename(&temporary, file)?;
                 sync_directory(directory)
@@ -67,6 +75,18 @@ fn read_or_write(file: &Path, fresh: u64, directory: &Path) -> Result<u64, Error
         }
         Err(error) => Err(io(error)),
     }
+}
+
+/// The number with its checksum: another digit would make this another instance.
+fn show(id: u64) -> String {
+    format!("{id:016x} {:08x}", crc32fast::hash(&id.to_le_bytes()))
+}
+
+fn parse(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('\n')?;
+    let id = u64::from_str_radix(text.split(' ').next()?, 16).ok().filter(|id| *id != 0)?;
+    // Earlier versions wrote no checksum.
+    (text == show(id) || text.len() == 16).then_some(id)
 }
 
 #[cfg(test)]
@@ -81,7 +101,13 @@ mod tests {
         assert!(matches!(Node::open(directory.path(), 8), Err(Error::InUse(_))));
         drop(node);
         assert_eq!(Node::open(directory.path(), 9).unwrap().id, 7);
-        std::fs::write(directory.path().join("node"), "nonsense").unwrap();
-        assert!(matches!(Node::open(directory.path(), 9), Err(Error::Malformed(_))));
+        let file = directory.path().join("node");
+        let text = std::fs::read(&file).unwrap();
+        for bit in 0..text.len() * 8 {
+            let mut damaged = text.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&file, damaged).unwrap();
+            assert!(Node::open(directory.path(), 9).is_err(), "bit {bit}");
+        }
     }
 }

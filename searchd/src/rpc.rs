@@ -1,5 +1,7 @@
 //! The gRPC surface: decode, ask the engine, encode. No rule about what is stored or found lives here.
 
+pub mod backups;
+
 mod caller;
 mod collections;
 pub mod load_report;

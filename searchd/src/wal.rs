@@ -3,7 +3,15 @@
 //! Files are called `wal-<number of the first record>.log` and rotate by size. Each batch is written at once and
 //! synced once. On opening, a torn tail of the last file (a batch that was never acknowledged) is cut; damage anywhere
 //! else is an error that names the file and the place, for nothing good comes of guessing.
+//!
+//! A sync that failed is never asked for again: the kernel may have dropped the pages and call the next one a success
+//! (Rebello et al., "Can applications recover from fsync failures?", 2020). The file is left as it is known to be
+//! durable, and the next batch begins a new one. So whatever is in a file at or past the first record of the file after
+//! it was never acknowledged, and is passed over.
 
+pub mod piece;
+
+mod flaw;
 mod reader;
 mod record;
 
@@ -15,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearfield_proto::log::v1::Entry;
+use parking_lot::RwLock;
 
 pub use reader::{Position, Reader, Replay};
 
@@ -31,16 +40,20 @@ pub enum Error {
     Gap { wanted: u64, file: PathBuf },
 }
 
-/// Why a batch is not in the log. Nothing of it is.
+/// Why a batch is not in the log. Nothing of it counts; the next one may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     #[error("the disk is full")]
     DiskFull(#[source] io::Error),
     #[error("writing the log")]
     Io(#[source] io::Error),
-    /// An earlier failure left the end of the file unknown; only a restart can tell what is there.
-    #[error("the log takes no more writes until a restart, after an earlier failure")]
-    Closed,
+}
+
+impl From<io::Error> for AppendError {
+    fn from(error: io::Error) -> Self {
+        let quota = matches!(error.raw_os_error(), Some(libc::EDQUOT | libc::EFBIG));
+        if error.kind() == io::ErrorKind::StorageFull || quota { Self::DiskFull(error) } else { Self::Io(error) }
+    }
 }
 
 /// The writing end. There is one, owned by the committer.
@@ -48,13 +61,14 @@ pub struct Wal {
     directory: PathBuf,
     file: File,
     /// The first record of each file, ascending; the last one is written to.
-    files: Vec<u64>,
+    files: Arc<RwLock<Vec<u64>>>,
     length: u64,
     next: u64,
     rotate_at: u64,
     buffer: Vec<u8>,
     last_batch_bytes: u64,
-    closed: bool,
+    /// What the file holds past `length` is unknown after a failure: the next batch goes to a new one.
+    suspect: bool,
     durable: Arc<AtomicU64>,
 }
 
@@ -76,7 +90,7 @@ impl Wal {
             if *first > end.next {
                 return Err(Error::Gap { wanted: end.next, file: reader::path(directory, *first) }.into());
             }
-            end = reader::replay(directory, *first, i + 1 == files.len(), from, &mut replay)?;
+            end = reader::replay(directory, *first, files.get(i + 1).copied(), from, &mut replay)?;
         }
         let next = end.next.max(from);
         // A checkpoint may be ahead of a log that lost its files on purpose; a fresh file starts where it ends.
@@ -90,13 +104,13 @@ impl Wal {
         Ok(Self {
             directory: directory.into(),
             file,
-            files,
+            files: Arc::new(RwLock::new(files)),
             length,
             next,
             rotate_at,
             buffer: Vec::new(),
             last_batch_bytes: 0,
-            closed: false,
+            suspect: false,
             durable,
         })
     }
@@ -108,15 +122,12 @@ impl Wal {
 
     /// Reads what is durable, from other threads.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.directory.clone(), self.durable.clone())
+        Reader::new(self.directory.clone(), self.files.clone(), self.durable.clone())
     }
 
-    /// Writes and syncs a batch. On an error nothing of it is in the log.
+    /// Writes and syncs a batch. On an error nothing of it counts, and the next batch tries anew.
     pub fn append<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Result<(), AppendError> {
-        if self.closed {
-            return Err(AppendError::Closed);
-        }
-        if self.length >= self.rotate_at {
+        if self.suspect || self.length >= self.rotate_at {
             self.rotate()?;
         }
         self.buffer.clear();
@@ -126,12 +137,16 @@ impl Wal {
             next += 1;
         }
         if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
-            return Err(self.undo(error));
+            // What was written of it is cut off; the sync tells whether that is certain.
+            let cut = self.file.set_len(self.length).and_then(|()| self.file.sync_data());
+            self.suspect = cut.is_err();
+            return Err(error.into());
         }
         if let Err(error) = self.file.sync_data() {
-            // After a failed sync the kernel may have dropped the pages and call the next one a success.
-            self.closed = true;
-            return Err(self.undo(error));
+            self.suspect = true;
+            // Not to be relied on, but a start before the next batch is then spared records that nobody was promised.
+            let _ = self.file.set_len(self.length);
+            return Err(error.into());
         }
         self.last_batch_bytes = self.buffer.len() as u64;
         self.length += self.last_batch_bytes;
@@ -145,16 +160,19 @@ impl Wal {
 
     /// Removes files that hold nothing from record `from` on, as long as at least `kept_bytes` of log are left.
     pub fn forget_before(&mut self, from: u64, kept_bytes: u64) -> io::Result<()> {
-        while self.files.len() > 1 && self.files[1] <= from {
-            let later = self.files[1..].iter().map(|first| fs_err::metadata(reader::path(&self.directory, *first)));
-            let left: u64 = later.map(|file| file.map(|file| file.len())).sum::<io::Result<u64>>()?;
-            if left < kept_bytes {
-                break;
+        loop {
+            let files = self.files.read().clone();
+            if files.len() < 2 || files[1] > from {
+                return Ok(());
             }
-            fs_err::remove_file(reader::path(&self.directory, self.files[0]))?;
-            self.files.remove(0);
+            let later = files[1..].iter().map(|first| fs_err::metadata(reader::path(&self.directory, *first)));
+            let left: u64 = later.map(|file| file.map_or(0, |file| file.len())).sum();
+            if left < kept_bytes {
+                return Ok(());
+            }
+            fs_err::remove_file(reader::path(&self.directory, files[0]))?;
+            self.files.write().remove(0);
         }
-        Ok(())
     }
 
     /// Bytes that the last successful [`Wal::append`] wrote.
@@ -167,26 +185,33 @@ impl Wal {
         self.length
     }
 
-    fn undo(&mut self, error: io::Error) -> AppendError {
-        let restored = self.file.set_len(self.length).and_then(|()| self.file.sync_data());
-        self.closed |= restored.is_err();
-        if error.kind() == io::ErrorKind::StorageFull || error.raw_os_error() == Some(libc::EDQUOT) {
-            AppendError::DiskFull(error)
-        } else {
-            AppendError::Io(error)
+    fn rotate(&mut self) -> io::Result<()> {
+        let path = reader::path(&self.directory, self.next);
+        if self.files.read().last() == Some(&self.next) {
+            // The suspect file has no record that counts. Another inode has none of its pages.
+            std::fs::remove_file(&path)?;
         }
-    }
-
-    fn rotate(&mut self) -> Result<(), AppendError> {
-        let created = open_for_append(&self.directory, self.next, 0).map_err(|error| match error {
-            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => AppendError::DiskFull(source),
-            Error::Io { source, .. } => AppendError::Io(source),
-            other => AppendError::Io(io::Error::other(other)),
-        });
-        (self.file, self.length) = created?;
-        self.files.push(self.next);
+        let created = create(&self.directory, &path);
+        if created.is_err() {
+            // It must not be there when a start looks for the end of the log, should its name have become durable.
+            let _ = std::fs::remove_file(&path);
+        }
+        self.file = created?;
+        (self.length, self.suspect) = (0, false);
+        let mut files = self.files.write();
+        if files.last() != Some(&self.next) {
+            files.push(self.next);
+        }
         Ok(())
     }
+}
+
+/// A new, empty file whose name is durable.
+fn create(directory: &Path, path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
+    file.sync_all()?;
+    sync_directory(directory)?;
+    Ok(file)
 }
 
 /// Opens or creates a file and cuts it to `length`; its name is durable afterwards.

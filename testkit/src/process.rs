@@ -18,6 +18,11 @@ const LOG_LINES: usize = 20_000;
 /// How long a process may take to exit after SIGTERM before it is killed on drop.
 const PATIENCE_ON_DROP: Duration = Duration::from_secs(10);
 
+/// Standard output and standard error.
+const STREAMS: usize = 2;
+/// How long after its exit a process's output may take to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A running child. Dropping it sends SIGTERM, then SIGKILL.
 pub struct Process {
     name: String,
@@ -38,6 +43,8 @@ struct State {
     exit: Option<ExitStatus>,
     ready: Option<serde_json::Value>,
     log: VecDeque<String>,
+    /// Streams that have ended.
+    ended: usize,
 }
 
 impl Shared {
@@ -90,7 +97,11 @@ impl Process {
                 self.ready = ready;
                 Ok(self)
             }
-            Some(Err(why)) => bail!("{} {why} before it was ready:\n{}", self.name, self.tail(60)),
+            Some(Err(why)) => {
+                // Its last words may still be on their way.
+                self.shared.wait_for(Instant::now() + LAST_WORDS, |state| (state.ended == STREAMS).then_some(()));
+                bail!("{} {why} before it was ready:\n{}", self.name, self.tail(60))
+            }
             None => bail!("{} was not ready after {deadline:?}:\n{}", self.name, self.tail(60)),
         }
     }
@@ -216,8 +227,7 @@ fn die_with_this_thread(_: &mut Command) {}
 
 fn follow(stream: impl Read + Send + 'static, shared: Arc<Shared>, announces: bool) {
     std::thread::spawn(move || {
-        for line in BufReader::new(stream).split(b'\n') {
-            let Ok(line) = line else { return };
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             let mut state = shared.lock();
             if announces && let Some(json) = line.strip_prefix("ready ") {
@@ -229,6 +239,8 @@ fn follow(stream: impl Read + Send + 'static, shared: Arc<Shared>, announces: bo
             state.log.push_back(line);
             shared.changed.notify_all();
         }
+        shared.lock().ended += 1;
+        shared.changed.notify_all();
     });
 }
 

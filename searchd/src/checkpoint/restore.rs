@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::format::{self, Manifest};
-use super::{Error, collection_directory, manifest_file, read_manifest, records_file};
+use super::format;
+use super::{Checkpointer, Error, collection_directory, manifest_file, read_manifest, records_file};
 use crate::cache::Caches;
 use crate::engine::record::Record;
 use crate::engine::settings::Settings;
@@ -25,15 +25,17 @@ pub struct Restored {
     pub store: Store,
     /// The first record of the log to replay.
     pub from_record: u64,
-    /// Larger than the number of every records file.
-    pub next_file: u64,
+    /// Goes on from here.
+    pub checkpointer: Checkpointer,
 }
 
 /// Reads the checkpoint in `directory`; without one everything is empty and the whole log is to be replayed.
 pub fn restore(directory: &Path, builder: &dyn Builder, caches: Caches) -> Result<Restored, Error> {
     let store = Store::new(State::default(), caches);
-    let Some(manifest) = read_manifest(directory)? else { return Ok(Restored { store, from_record: 1, next_file: 1 }) };
-    let (from_record, next_file) = (manifest.from_record, next_file(&manifest));
+    let manifest = read_manifest(directory)?;
+    let checkpointer = Checkpointer::new(directory.into(), manifest.clone());
+    let Some(manifest) = manifest else { return Ok(Restored { store, from_record: 1, checkpointer }) };
+    let from_record = manifest.from_record;
     let mut state = State::default();
     let applied: VectorClock = manifest.clock.iter().map(|applied| (applied.origin, applied.sequence)).collect();
     state.restore_clock(&applied, manifest.latest.as_ref());
@@ -42,12 +44,7 @@ pub fn restore(directory: &Path, builder: &dyn Builder, caches: Caches) -> Resul
     }
     state.restore_pending(manifest.pending);
     store.restore(state);
-    Ok(Restored { store, from_record, next_file })
-}
-
-fn next_file(manifest: &Manifest) -> u64 {
-    let files = manifest.holders.iter().filter_map(|holder| Some(holder.collection.as_ref()?.records));
-    files.max().unwrap_or(0) + 1
+    Ok(Restored { store, from_record, checkpointer })
 }
 
 fn restore_holder(

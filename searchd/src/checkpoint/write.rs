@@ -25,6 +25,10 @@ const BLOCK: Slot = 1_024;
 pub struct Checkpointer {
     directory: PathBuf,
     next_file: u64,
+    /// The checkpoint that a start would read now.
+    last: Option<Manifest>,
+    /// Replacing it failed, so a start may read either: nothing is removed until it has succeeded.
+    unsure: bool,
     /// What the last checkpoint wrote of each collection, for those that did not change since.
     written: BTreeMap<u64, Written>,
 }
@@ -37,13 +41,32 @@ struct Written {
 }
 
 impl Checkpointer {
-    /// `next_file` is larger than the number of every records file there is.
-    pub fn new(directory: PathBuf, next_file: u64) -> Self {
-        Self { directory, next_file, written: BTreeMap::new() }
+    /// Goes on from the checkpoint that is in the directory, if one is.
+    pub(super) fn new(directory: PathBuf, last: Option<Manifest>) -> Self {
+        let collections = last.iter().flat_map(|manifest| &manifest.holders);
+        let files = collections.filter_map(|holder| Some(holder.collection.as_ref()?.records));
+        let next_file = files.max().unwrap_or(0) + 1;
+        Self { directory, next_file, last, unsure: false, written: BTreeMap::new() }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Writes a checkpoint from which the log is replayed from `from_record` on. That number was read before the call.
+    /// When it fails, the one before is still there, and nothing is left of the new one.
     pub fn write(&mut self, store: &Store, from_record: u64) -> Result<(), Error> {
+        let outcome = self.write_all(store, from_record).and_then(|manifest| {
+            self.unsure = true;
+            write_manifest(&self.directory, &manifest)?;
+            (self.last, self.unsure) = (Some(manifest), false);
+            Ok(())
+        });
+        self.remove_orphans(store);
+        outcome
+    }
+
+    fn write_all(&mut self, store: &Store, from_record: u64) -> Result<Manifest, Error> {
         let (mut manifest, addresses) = {
             let state = store.read();
             let clock = state.clock().iter().map(|(origin, sequence)| format::Applied { origin, sequence });
@@ -60,9 +83,7 @@ impl Checkpointer {
         for address in &addresses {
             manifest.holders.extend(self.holder(store, address)?);
         }
-        write_manifest(&self.directory, &manifest)?;
-        self.remove_orphans(store, &manifest);
-        Ok(())
+        Ok(manifest)
     }
 
     fn holder(&mut self, store: &Store, address: &Address) -> Result<Option<format::Holder>, Error> {
@@ -137,23 +158,35 @@ impl Checkpointer {
         Ok(Some(collection))
     }
 
-    /// Removes files that neither this checkpoint nor the running process knows. Failing costs space, nothing else.
-    fn remove_orphans(&mut self, store: &Store, manifest: &Manifest) {
+    /// Removes files that neither the last checkpoint nor the running process knows. Failing costs space, nothing else.
+    pub fn remove_orphans(&mut self, store: &Store) {
+        if self.unsure {
+            return;
+        }
         let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
         let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
-        for collection in manifest.holders.iter().filter_map(|holder| holder.collection.as_ref()) {
+        let mut records = BTreeMap::new();
+        let holders = self.last.iter().flat_map(|manifest| &manifest.holders);
+        for collection in holders.filter_map(|holder| holder.collection.as_ref()) {
+            records.insert(collection.incarnation, collection.records);
             let directory = collection_directory(&self.directory, collection.incarnation);
             kept.insert(records_file(&self.directory, collection.incarnation, collection.records));
-            let index = store.index(collection.incarnation);
-            let live = index.iter().flat_map(|index| index.segments()).map(|segment| segment.part());
-            for part in collection.segments.iter().map(|segment| segment.part).chain(live) {
+            for part in collection.segments.iter().map(|segment| segment.part) {
                 kept.insert(crate::index::segment::vectors_file(&directory, part));
                 kept.insert(crate::index::segment::graph_file(&directory, part));
             }
             directories.insert(directory);
         }
-        self.written
-            .retain(|incarnation, _| directories.contains(&collection_directory(&self.directory, *incarnation)));
+        for (incarnation, index) in store.indexes() {
+            let directory = collection_directory(&self.directory, incarnation);
+            for part in index.segments().iter().map(|segment| segment.part()) {
+                kept.insert(crate::index::segment::vectors_file(&directory, part));
+                kept.insert(crate::index::segment::graph_file(&directory, part));
+            }
+            directories.insert(directory);
+        }
+        // What a checkpoint that failed wrote is about to go.
+        self.written.retain(|incarnation, written| records.get(incarnation) == Some(&written.collection.records));
         if let Err(error) = sweep(&collections_directory(&self.directory), &directories, &kept) {
             tracing::warn!(%error, "files that no checkpoint needs could not be removed");
         }

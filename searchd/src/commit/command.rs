@@ -38,6 +38,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether it only takes away, so that a nearly full disk must not be in its way.
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::Delete { .. } | Self::DeleteCollection | Self::DeleteWhere { .. })
+    }
+}
+
 #[derive(Debug)]
 pub struct Command {
     pub address: Address,
@@ -93,6 +100,9 @@ pub enum Refusal {
     NoCollection,
     #[error("no such point")]
     NoPoint,
+    /// Less room is left on the disk than is kept for checkpoints.
+    #[error("the disk is nearly full")]
+    NoRoom,
     #[error("too many writes are waiting")]
     Overloaded,
     #[error("the point has version {actual}, not {expected}")]

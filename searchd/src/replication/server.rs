@@ -63,7 +63,7 @@ impl Server {
         let mut sequence = from;
         // The peer learns at once who answers.
         self.respond(Vec::new(), from - 1, sender).await;
-        let mut position = self.start().await?;
+        let mut position = self.start()?;
         if self.misses(position, sequence).await? {
             sequence = self.send_state(sender).await? + 1;
         }
@@ -74,7 +74,7 @@ impl Server {
                 position = block.position;
                 if !block.is_there {
                     // The log was cut behind us: what is missing comes as state.
-                    position = self.start().await?;
+                    position = self.start()?;
                     sequence = self.send_state(sender).await? + 1;
                 }
                 if let Some(last) = block.entries.last() {
@@ -89,10 +89,8 @@ impl Server {
     }
 
     /// The oldest record of the log.
-    async fn start(&self) -> Result<Position, Status> {
-        let log = self.log.clone();
-        let oldest = blocking(move || log.position(log.oldest()?)).await?;
-        oldest.ok_or_else(|| Status::internal("the log is empty"))
+    fn start(&self) -> Result<Position, Status> {
+        self.log.position(self.log.oldest()).ok_or_else(|| Status::internal("the log is empty"))
     }
 
     /// Whether the log no longer has everything from `sequence` on.

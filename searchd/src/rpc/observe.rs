@@ -85,7 +85,7 @@ fn code(headers: &http::HeaderMap) -> &'static str {
     CODES.iter().find(|known| **known == code).copied().unwrap_or("2")
 }
 
-const METHODS: [&str; 15] = [
+const METHODS: [&str; 16] = [
     "VectorSearch/Search",
     "VectorSearch/StreamSearch",
     "VectorSearch/BidirectionalSearch",
@@ -101,6 +101,7 @@ const METHODS: [&str; 15] = [
     "Collections/Describe",
     "Collections/Delete",
     "Replication/Tail",
+    "Backups/Create",
 ];
 
 const CODES: [&str; 17] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];

@@ -4,6 +4,7 @@ use nearfield_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::backup;
 use crate::commit::command::Refusal;
 use crate::engine::settings::Violation;
 use crate::search::stop::Stopped;
@@ -56,6 +57,20 @@ pub(super) fn draining() -> Status {
     Status::unavailable("this instance is shutting down")
 }
 
+pub(super) fn no_archive() -> Status {
+    Status::failed_precondition("this searchd has no object storage to make backups in: set [archive] url")
+}
+
+pub(super) fn backup(error: &backup::Error) -> Status {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    Status::unavailable(format!("no backup was made: {message}"))
+}
+
 pub(super) fn stopped(stopped: Stopped) -> Status {
     match stopped {
         Stopped::Cancelled => Status::cancelled("the caller has gone"),
@@ -91,10 +106,12 @@ pub(super) fn refusal(refusal: Refusal, collection: &str, point: &str) -> Status
         Refusal::Differs => Status::already_exists(format!("the collection {collection:?} exists with other settings")),
         Refusal::Log(error) => match &*error {
             AppendError::DiskFull(_) => Status::resource_exhausted("the disk is full; nothing was changed"),
-            AppendError::Io(_) => Status::unavailable("the write could not be stored; nothing was changed"),
-            AppendError::Closed => Status::unavailable("this instance takes no writes until it is restarted"),
+            AppendError::Io(_) => Status::unavailable("the write could not be stored"),
         },
         Refusal::NoCollection => no_collection(collection),
+        Refusal::NoRoom => Status::resource_exhausted(
+            "the disk is nearly full; nothing was changed. Deletes are still taken, and writes again when there is room",
+        ),
         Refusal::NoPoint => no_point(collection, point),
         Refusal::Overloaded => Status::resource_exhausted("too many writes are waiting"),
         Refusal::Replaced => {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearfield_proto::log::v1::Entry;
+use parking_lot::RwLock;
 
-use super::{Error, record};
+use super::{Error, flaw, record};
 
 /// One entry of the log and its number there.
 #[derive(Debug, PartialEq)]
@@ -45,20 +46,22 @@ pub(super) fn list(directory: &Path) -> Result<Vec<u64>, Error> {
     read().map_err(|source| Error::Io { doing: "listing", file: directory.into(), source })
 }
 
-/// Reads one file; calls `each` for records from `from` on. Only the last file may end in a torn record.
+/// Reads one file; calls `each` for records from `from` on. Only the last file may end in a torn record; any other ends
+/// where the file that `follows` begins.
 pub(super) fn replay<E: From<Error>>(
     directory: &Path,
     first: u64,
-    is_last: bool,
+    follows: Option<u64>,
     from: u64,
     each: &mut impl FnMut(Replay) -> Result<(), E>,
 ) -> Result<End, E> {
     let file = path(directory, first);
     let bytes = std::fs::read(&file).map_err(|source| Error::Io { doing: "reading", file: file.clone(), source })?;
     let (mut next, mut at) = (first, 0);
-    while at < bytes.len() {
-        let Some(record) = record::decode(&bytes[at..]).filter(|record| record.number == next) else {
-            let torn = is_last && !record::proves_durable(&bytes[at..], next);
+    while at < bytes.len() && follows != Some(next) {
+        let rest = &bytes[at..];
+        let Some(record) = record::decode(rest).filter(|record| record.number == next) else {
+            let torn = follows.is_none() && !record::proves_durable(rest, next) && !flaw::is_one_bit(rest, next);
             if !torn {
                 return Err(Error::Damaged { file, offset: at as u64, number: next }.into());
             }
@@ -79,12 +82,14 @@ pub(super) fn replay<E: From<Error>>(
 #[derive(Clone)]
 pub struct Reader {
     directory: PathBuf,
+    /// As in the [`super::Wal`].
+    files: Arc<RwLock<Vec<u64>>>,
     durable: Arc<AtomicU64>,
 }
 
 impl Reader {
-    pub(super) fn new(directory: PathBuf, durable: Arc<AtomicU64>) -> Self {
-        Self { directory, durable }
+    pub(super) fn new(directory: PathBuf, files: Arc<RwLock<Vec<u64>>>, durable: Arc<AtomicU64>) -> Self {
+        Self { directory, files, durable }
     }
 
     /// The number of the last durable record.
@@ -93,14 +98,14 @@ impl Reader {
     }
 
     /// The number of the oldest record that is still there.
-    pub fn oldest(&self) -> Result<u64, Error> {
-        Ok(list(&self.directory)?.first().copied().unwrap_or(1))
+    pub fn oldest(&self) -> u64 {
+        self.files.read().first().copied().unwrap_or(1)
     }
 
     /// Where record `from` is, or the start of the file that has it; `None` when the log no longer reaches back to it.
-    pub fn position(&self, from: u64) -> Result<Option<Position>, Error> {
-        let first = list(&self.directory)?.into_iter().rfind(|first| *first <= from);
-        Ok(first.map(|first| Position { file: first, offset: 0, next: first }))
+    pub fn position(&self, from: u64) -> Option<Position> {
+        let first = self.files.read().iter().copied().rfind(|first| *first <= from);
+        first.map(|first| Position { file: first, offset: 0, next: first })
     }
 
     /// Calls `each` with durable records from the position on until it says to stop by `false`, and moves the position
@@ -111,6 +116,12 @@ impl Reader {
         if position.next > durable {
             return Ok(true);
         }
+        if position.file != position.next && self.files.read().binary_search(&position.next).is_ok() {
+            // The file was full, or what follows in it does not count.
+            (position.file, position.offset) = (position.next, 0);
+        }
+        // Whatever this file has from there on does not count.
+        let follows = self.files.read().iter().copied().find(|first| *first > position.file);
         let path = path(&self.directory, position.file);
         let damaged =
             |position: &Position| Error::Damaged { file: path.clone(), offset: position.offset, number: position.next };
@@ -120,17 +131,8 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(source) => return Err(Error::Io { doing: "reading", file: path, source }),
         };
-        if piece.is_empty() {
-            // The file was full; the next one begins with the next record.
-            let follows = list(&self.directory)?.contains(&position.next) && position.file != position.next;
-            if !follows {
-                return Err(damaged(position));
-            }
-            (position.file, position.offset) = (position.next, 0);
-            return Ok(true);
-        }
         let mut at = 0;
-        while position.next <= durable {
+        while position.next <= durable && follows != Some(position.next) {
             let Some(record) = record::decode(&piece[at..]).filter(|record| record.number == position.next) else {
                 if at == 0 {
                     return Err(damaged(position));

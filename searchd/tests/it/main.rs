@@ -3,10 +3,13 @@
 // Helpers are tests, too; clippy knows only functions marked as such.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod collections;
+mod faults;
 mod images;
 mod murder;
 mod points;
+mod process;
 mod recall;
 mod replication;
 mod restart;

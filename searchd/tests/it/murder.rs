@@ -4,20 +4,19 @@
 //! `NEARFIELD_KILLS` sets how often (12 unless told), `NEARFIELD_SEED` repeats a run.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nearfield_proto::v1;
-use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::process::{Served, command, number};
 use crate::running::point;
 
 const WRITERS: u64 = 4;
@@ -31,46 +30,6 @@ type Held = Option<(u32, u32)>;
 /// What each id holds as acknowledged, and what it holds if the write under way got through.
 #[derive(Default)]
 struct Expected(BTreeMap<String, (Held, Option<Held>)>);
-
-struct Process {
-    child: Child,
-    channel: Channel,
-}
-
-impl Process {
-    async fn start(directory: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_searchd"))
-            .env("NEARFIELD_SERVER__LISTEN", "127.0.0.1:0")
-            .env("NEARFIELD_SERVER__ADMIN", "127.0.0.1:0")
-            .env("NEARFIELD_STORAGE__DATA_DIR", directory)
-            // Small, so that files rotate, checkpoints happen and segments are sealed within moments.
-            .env("NEARFIELD_STORAGE__LOG_FILE_BYTES", "30000")
-            .env("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "40000")
-            .env("NEARFIELD_ENGINE__SEAL_ROWS", "1024")
-            .env("NEARFIELD_LOG__LEVEL", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(line.strip_prefix("ready ").unwrap()).unwrap();
-        let grpc = ready["grpc"].as_str().unwrap().to_owned();
-        let channel = Channel::from_shared(grpc).unwrap().connect().await.unwrap();
-        Self { child, channel }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Writes to its own ids until the process is gone.
 async fn write(
@@ -132,7 +91,7 @@ async fn held(points: &mut VectorSearchClient<Channel>, ids: Vec<String>) -> BTr
     records.into_iter().map(read).collect()
 }
 
-async fn check(process: &Process, expected: &mut Expected) {
+async fn check(process: &Served, expected: &mut Expected) {
     let mut points = VectorSearchClient::new(process.channel.clone());
     let found = held(&mut points, expected.0.keys().cloned().collect()).await;
     for (id, (acknowledged, under_way)) in &mut expected.0 {
@@ -155,17 +114,26 @@ async fn check(process: &Process, expected: &mut Expected) {
     assert_eq!(hits.len() as u64, found.len() as u64 + BYSTANDERS);
 }
 
-async fn prepare(process: &Process) {
-    let settings = Some(v1::CollectionSettings { dimension: 2, metric: "euclidean".into(), ..Default::default() });
-    let request = v1::CreateCollectionRequest { name: "c".into(), settings };
-    CollectionsClient::new(process.channel.clone()).create(request).await.unwrap();
+async fn prepare(process: &Served) {
+    process.create("c", 2).await;
     let vectors = (0..BYSTANDERS).map(|i| point(&format!("bystander-{i}"), &[i as f32, -1.0], "{\"n\":0}")).collect();
     let request = v1::InsertRequest { collection: "c".into(), vectors };
     VectorSearchClient::new(process.channel.clone()).insert(request).await.unwrap();
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+/// What a crash may leave behind what was synced: the beginning of a batch, sectors that were never written, rubbish.
+fn tear(directory: &Path, random: &mut SmallRng) {
+    let logs = std::fs::read_dir(directory.join("wal")).unwrap().map(|file| file.unwrap().path());
+    let last = logs.max().unwrap();
+    let whole = std::fs::read(&last).unwrap();
+    let torn: Vec<u8> = match random.random_range(0..4) {
+        0 => vec![],
+        1 => vec![0; random.random_range(1..5_000)],
+        2 => (0..random.random_range(1..5_000)).map(|_| random.random()).collect(),
+        // Records that are there already: their numbers are not the next one's.
+        _ => whole[..random.random_range(0..=whole.len())].to_vec(),
+    };
+    std::fs::OpenOptions::new().append(true).open(&last).unwrap().write_all(&torn).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +144,7 @@ async fn no_acknowledged_write_is_lost_however_often_the_process_is_killed() {
     println!("NEARFIELD_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
     let mut expected: Vec<Expected> = (0..WRITERS).map(|_| Expected::default()).collect();
-    let mut process = Process::start(directory.path()).await;
+    let mut process = Served::start(command(directory.path())).await.unwrap();
     prepare(&process).await;
     for _ in 0..kills {
         let acknowledged = Arc::new(AtomicU64::new(0));
@@ -191,11 +159,12 @@ async fn no_acknowledged_write_is_lost_however_often_the_process_is_killed() {
         while acknowledged.load(Ordering::Relaxed) < enough {
             tokio::task::yield_now().await;
         }
-        process.kill();
+        process.process.kill().unwrap();
+        tear(directory.path(), &mut random);
         for (writer, running) in writers.into_iter().enumerate() {
             expected[writer] = running.await.unwrap();
         }
-        process = Process::start(directory.path()).await;
+        process = Served::start(command(directory.path())).await.unwrap();
         let mut all = Expected(expected.iter_mut().flat_map(|of_writer| std::mem::take(&mut of_writer.0)).collect());
         check(&process, &mut all).await;
         for (id, held) in all.0 {
