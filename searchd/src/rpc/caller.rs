@@ -12,7 +12,9 @@ use super::status;
 const MAX_TENANT_BYTES: usize = 256;
 /// Kept back from the caller's patience, so that it hears of the deadline from us rather than of a cancelled call from
 /// the server around us, which runs the same timer.
-const ANSWERING: Duration = Duration::from_millis(2);
+fn answering(timeout: Duration) -> Duration {
+    (timeout / 10).clamp(Duration::from_millis(2), Duration::from_millis(20))
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -31,7 +33,8 @@ impl Caller {
             return Err(Status::invalid_argument("the tenant's name is too long"));
         }
         let timeout = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(ANSWERING)));
+        let deadline =
+            timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(answering(timeout))));
         Ok(Self { tenant: tenant.to_owned(), deadline })
     }
 
