@@ -70,8 +70,13 @@ impl Results {
 
     /// Keeps an answer that is exactly of the generation that it names.
     pub fn put(&self, query: &Query, incarnation: u64, answer: &Arc<Answer>) {
-        let (Some(cache), true) = (&self.cache, answer.is_settled) else { return };
+        let (Some(cache), true) = (&self.cache, answer.is_settled && answer.explanation.is_none()) else { return };
         cache.insert(key(query, incarnation, answer.generation), answer.clone());
+    }
+
+    /// Whether an answer is kept; nothing is counted.
+    pub fn has(&self, query: &Query, incarnation: u64, generation: u64) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.contains_key(&key(query, incarnation, generation)))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -185,6 +190,7 @@ mod tests {
             exact: false,
             filter: None,
             include: Include::default(),
+            explain: false,
         };
         let filter = |json: &str| Some(Arc::new(filter::parse(json.as_bytes(), "").unwrap()));
         let others = [

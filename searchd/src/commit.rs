@@ -149,7 +149,8 @@ impl Running {
             return;
         }
         self.batch.touch(&address, &change);
-        let planned = plan::plan(&self.parts.store.read() as &State, &address, &mut change);
+        let store = &self.parts.store;
+        let planned = plan::plan(store, &store.read() as &State, &address, &mut change);
         match planned {
             Ok(plan) => {
                 let entries: Vec<_> = plan.changes.into_iter().map(|change| self.stamp(&address, change)).collect();

@@ -31,6 +31,7 @@ use crate::engine::stamp::HybridClock;
 use crate::index::head::CHUNK_ROWS;
 use crate::index::hnsw::Hnsw;
 use crate::maintenance::{self, Maintenance};
+use crate::metadata::catch_up;
 use crate::metrics::{Calls, Gauges};
 use crate::node::{self, Node};
 use crate::replication::{self, Links};
@@ -80,6 +81,7 @@ pub struct Searchd {
     serving: tokio::task::JoinHandle<()>,
     committing: JoinHandle<()>,
     maintaining: maintenance::Running,
+    describing: catch_up::Running,
     links: Links,
     archiving: Option<backup::running::Running>,
     _node: Arc<Node>,
@@ -97,6 +99,7 @@ impl Searchd {
         let kept = caches.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let Written { node, store, log, committer, committing, maintaining, archiving } = write(&config, opened)?;
+        let describing = catch_up::start(store.clone()).map_err(Error::Thread)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
         let address = config.server.listen;
@@ -133,6 +136,7 @@ impl Searchd {
             serving,
             committing,
             maintaining,
+            describing,
             links,
             archiving,
             _node: node,
@@ -160,8 +164,8 @@ impl Searchd {
         }
         // The services held the last handles; the committer ends when its queue is empty and closed.
         self.links.stop().await;
-        let (committing, maintaining) = (self.committing, self.maintaining);
-        let _ = tokio::task::spawn_blocking(move || committing.join()).await;
+        let (committing, maintaining, describing) = (self.committing, self.maintaining, self.describing);
+        let _ = tokio::task::spawn_blocking(move || (committing.join(), describing.stop())).await;
         if let Some(archiving) = self.archiving {
             archiving.stop().await;
         }

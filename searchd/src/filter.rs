@@ -11,6 +11,7 @@ mod tests;
 
 use std::cmp::Ordering;
 
+pub(crate) use matches::compare_numbers;
 pub use parse::parse;
 
 /// Deepest nesting of operators.

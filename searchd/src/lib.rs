@@ -14,6 +14,7 @@ pub mod filter;
 pub mod graph;
 pub mod index;
 pub mod maintenance;
+pub mod metadata;
 pub mod metrics;
 pub mod node;
 pub mod replication;

@@ -94,6 +94,8 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_segments", "Sealed segments", segments as u64)?;
         gauge("nearfield_searchd_index_memory_bytes", "Memory of heads and graphs", memory)?;
         gauge("nearfield_searchd_index_disk_bytes", "Files of sealed segments", disk)?;
+        let filters = self.store.metadata_bytes();
+        gauge("nearfield_searchd_metadata_index_bytes", "Memory of the indexes over metadata, about", filters)?;
         gauge("nearfield_searchd_result_cache_bytes", "Answers that are kept", self.results.bytes())?;
         gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
         gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;

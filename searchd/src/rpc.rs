@@ -4,6 +4,7 @@ pub mod backups;
 
 mod caller;
 mod collections;
+mod explanation;
 pub mod load_report;
 pub mod observe;
 mod request;
@@ -13,7 +14,7 @@ mod vector_search;
 mod write;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nearfield_telemetry::drain::Drain;
 use tonic::Status;
@@ -72,21 +73,33 @@ impl Service {
     async fn run(&self, query: Query, caller: &Caller) -> Result<Arc<Answer>, Status> {
         let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
         let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
-        if let Some(answer) = self.0.results.get(&query, incarnation, generation) {
+        // A search that is to be explained is run, whether its answer is kept or not.
+        let kept = query.explain && self.0.results.has(&query, incarnation, generation);
+        if !query.explain
+            && let Some(answer) = self.0.results.get(&query, incarnation, generation)
+        {
             return Ok(answer);
         }
+        let asked_at = Instant::now();
         let (store, query) = (self.0.store.clone(), Arc::new(query));
         let asked = query.clone();
         let span = tracing::info_span!("search", k = query.k, filtered = query.filter.is_some(), exact = query.exact);
-        let searching =
-            self.0.pool.run(caller.deadline, move |stop| span.in_scope(|| search::run(&store, &asked, stop)));
+        let searching = self.0.pool.run(caller.deadline, move |stop| {
+            let waited = asked_at.elapsed();
+            span.in_scope(|| search::run(&store, &asked, stop)).map(|answer| (answer, waited))
+        });
         let outcome = searching.await;
         let point = match &query.target {
             Target::Point(id) => id,
             Target::Values(_) => "",
         };
         let answer = outcome.map_err(status::pool)?;
-        let answer = Arc::new(answer.map_err(|error| status::search(error, &query.address.name, point))?);
+        let (mut answer, waited) = answer.map_err(|error| status::search(error, &query.address.name, point))?;
+        if let Some(explanation) = &mut answer.explanation {
+            explanation.is_kept = kept;
+            explanation.phases.insert(0, ("wait", waited));
+        }
+        let answer = Arc::new(answer);
         if answer.incarnation == incarnation {
             self.0.results.put(&query, incarnation, &answer);
         }

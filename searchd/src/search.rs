@@ -1,5 +1,7 @@
 //! One search, from a checked query to hits with their metadata. Runs on the search pool; blocks.
 
+pub mod admission;
+pub mod explain;
 pub mod load;
 pub mod pool;
 pub mod stop;
@@ -8,14 +10,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use roaring::RoaringBitmap;
 
 use crate::engine::{Address, Collection, Slot, State};
 use crate::filter::Filter;
-use crate::index::admitted::Admitted;
 use crate::index::nearest::Hit;
 use crate::index::{Index, Wanted, score};
 use crate::store::Store;
+use explain::{Explanation, Stopwatch};
 use stop::{Stop, Stopped};
 
 /// What is near?
@@ -29,6 +30,8 @@ pub struct Query {
     pub exact: bool,
     pub filter: Option<Arc<Filter>>,
     pub include: Include,
+    /// The answer says how it was found. Not part of what is looked for: see [`crate::cache::Results`].
+    pub explain: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +68,8 @@ pub struct Answer {
     pub incarnation: u64,
     /// Nothing was written while the search ran: the answer is that of the generation, not merely as good as.
     pub is_settled: bool,
+    /// When asked for.
+    pub explanation: Option<Box<Explanation>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +86,21 @@ pub enum Error {
 
 /// Finds min(k, matches) hits.
 pub fn run(store: &Store, query: &Query, stop: &Stop) -> Result<Answer, Error> {
+    let mut explanation = Explanation::default();
+    let mut answer = None;
     for _ in 0..UNDISTURBED {
-        if let Some(answer) = attempt(&View { store, held: None }, query, stop)? {
-            return Ok(answer);
+        answer = attempt(&View { store, held: None }, query, stop, &mut explanation)?;
+        if answer.is_some() {
+            break;
         }
     }
-    // Writes keep replacing what is found. Hold them off for once.
-    let held = store.read();
-    attempt(&View { store, held: Some(&held) }, query, stop)?.ok_or(Error::NoCollection)
+    if answer.is_none() {
+        // Writes keep replacing what is found. Hold them off for once.
+        let held = store.read();
+        answer = attempt(&View { store, held: Some(&held) }, query, stop, &mut explanation)?;
+    }
+    let answer = answer.ok_or(Error::NoCollection)?;
+    Ok(Answer { explanation: query.explain.then(|| Box::new(explanation)), ..answer })
 }
 
 /// The state: locked anew for each look, or held all the time.
@@ -111,17 +123,27 @@ struct Opened {
     index: Arc<Index>,
     incarnation: u64,
     generation: u64,
-    slots: Slot,
+    /// Live ones.
+    points: u64,
     target: Vec<f32>,
     except: Option<Slot>,
 }
 
 /// `None` when a hit was replaced or deleted while the search ran, so that another one may be missing.
-fn attempt(view: &View<'_>, query: &Query, stop: &Stop) -> Result<Option<Answer>, Error> {
+fn attempt(
+    view: &View<'_>,
+    query: &Query,
+    stop: &Stop,
+    explanation: &mut Explanation,
+) -> Result<Option<Answer>, Error> {
+    let mut stopwatch = Stopwatch::start();
     stop.check()?;
     let opened = view.look(|state| open(view.store, state, query))?;
-    let admitted =
-        query.filter.as_ref().map(|filter| kept_or_admitted(view, query, &opened, filter, stop)).transpose()?;
+    stopwatch.lap("open", explanation);
+    let filter = query.filter.as_ref();
+    let admitted = filter.map(|filter| admission::admitted(view, query, &opened, filter, stop)).transpose()?;
+    let (admitted, used) = admitted.unzip();
+    stopwatch.lap("filter", explanation);
     let scorer = opened.index.scorer(&opened.target);
     let wanted = Wanted {
         scorer: &scorer,
@@ -132,8 +154,13 @@ fn attempt(view: &View<'_>, query: &Query, stop: &Stop) -> Result<Option<Answer>
         except: opened.except,
     };
     let by_id = |a, b| view.look(|state| compare_ids(state, query, a, b));
-    let (hits, _trail) = opened.index.search(&wanted, &by_id, stop)?;
-    Ok(view.look(|state| gather(state, query, &opened, &hits)))
+    let (hits, trail) = opened.index.search(&wanted, &by_id, stop)?;
+    stopwatch.lap("search", explanation);
+    let answer = view.look(|state| gather(state, query, &opened, &hits));
+    stopwatch.lap("gather", explanation);
+    (explanation.points, explanation.filter, explanation.trail) = (opened.points, used, trail);
+    explanation.attempts += 1;
+    Ok(answer)
 }
 
 fn open(store: &Store, state: &State, query: &Query) -> Result<Opened, Error> {
@@ -150,48 +177,8 @@ fn open(store: &Store, state: &State, query: &Query) -> Result<Opened, Error> {
     if target.len() != expected {
         return Err(Error::Dimension { expected, actual: target.len() });
     }
-    let (incarnation, generation, slots) = (collection.incarnation, collection.generation, collection.slots());
-    Ok(Opened { index, incarnation, generation, slots, target, except })
-}
-
-/// The slots that the filter admits, from the cache where the collection is as it was.
-fn kept_or_admitted(
-    view: &View<'_>,
-    query: &Query,
-    opened: &Opened,
-    filter: &Filter,
-    stop: &Stop,
-) -> Result<Arc<Admitted>, Error> {
-    let masks = view.store.masks();
-    if let Some(kept) = masks.get(filter, opened.incarnation, opened.generation) {
-        return Ok(kept);
-    }
-    let admitted = Arc::new(admitted(view, query, opened, filter, stop)?);
-    let now = view.look(|state| current(state, query, opened).map(|collection| collection.generation));
-    if now == Some(opened.generation) {
-        masks.put(filter, opened.incarnation, opened.generation, &admitted);
-    }
-    Ok(admitted)
-}
-
-/// The slots whose metadata the filter matches, looked at block by block so that writes get in between.
-fn admitted(view: &View<'_>, query: &Query, opened: &Opened, filter: &Filter, stop: &Stop) -> Result<Admitted, Error> {
-    let mut admitted = RoaringBitmap::new();
-    for start in (0..opened.slots).step_by(FILTER_BLOCK) {
-        stop.check()?;
-        view.look(|state| {
-            let Some(collection) = current(state, query, opened) else { return };
-            for slot in start..(start + FILTER_BLOCK as Slot).min(opened.slots) {
-                if collection
-                    .slot(slot)
-                    .is_some_and(|(_, record)| record.is_live() && filter.matches_json(record.metadata()))
-                {
-                    admitted.insert(slot);
-                }
-            }
-        });
-    }
-    Ok(Admitted::new(admitted))
+    let (incarnation, generation, points) = (collection.incarnation, collection.generation, collection.count());
+    Ok(Opened { index, incarnation, generation, points, target, except })
 }
 
 fn current<'a>(state: &'a State, query: &Query, opened: &Opened) -> Option<&'a Collection> {
@@ -213,6 +200,7 @@ fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option
         generation: collection.generation,
         incarnation: collection.incarnation,
         is_settled: unchanged,
+        explanation: None,
     };
     for hit in hits {
         if opened.index.row(hit.slot) != Some(hit.row) {
@@ -234,5 +222,3 @@ fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option
 
 /// Attempts beside writes before they are held off.
 const UNDISTURBED: usize = 3;
-/// Records looked at under one lock.
-const FILTER_BLOCK: usize = 256;

@@ -16,18 +16,33 @@ use crate::engine::vector_clock::VectorClock;
 use crate::engine::{Address, Change, Collection, Effect, Malformed, Slot, State, Vectors};
 use crate::index::Index;
 use crate::index::kernel::Kernel;
+use crate::metadata;
+use crate::metadata::catch_up::Backlog;
 
 pub struct Store {
     state: RwLock<State>,
     indexes: RwLock<Indexes>,
     kernel: Kernel,
     caches: Caches,
+    backlog: Backlog,
     /// Counts batches; wakes those who wait for a session.
     applied: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Indexes(HashMap<u64, Arc<Index>>);
+struct Indexes(HashMap<u64, Followers>);
+
+/// What follows one collection.
+struct Followers {
+    vectors: Arc<Index>,
+    metadata: Arc<RwLock<metadata::Index>>,
+}
+
+impl Followers {
+    fn new(vectors: Arc<Index>) -> Self {
+        Self { vectors, metadata: Arc::default() }
+    }
+}
 
 impl Store {
     pub fn new(state: State, caches: Caches) -> Self {
@@ -36,6 +51,7 @@ impl Store {
             indexes: RwLock::default(),
             kernel: Kernel::detect(),
             caches,
+            backlog: Backlog::default(),
             applied: watch::Sender::new(0),
         }
     }
@@ -57,27 +73,72 @@ impl Store {
     pub fn with_collection<T>(&self, address: &Address, look: impl FnOnce(&Collection, &Arc<Index>) -> T) -> Option<T> {
         let state = self.state.read();
         let collection = state.collection(address)?;
-        let index = self.indexes.read().0.get(&collection.incarnation)?.clone();
+        let index = self.index(collection.incarnation)?;
         Some(look(collection, &index))
     }
 
     pub fn index(&self, incarnation: u64) -> Option<Arc<Index>> {
-        self.indexes.read().0.get(&incarnation).cloned()
+        self.indexes.read().0.get(&incarnation).map(|followers| followers.vectors.clone())
+    }
+
+    /// The indexes over a collection's metadata. Locked after the state, by readers and writers alike: whoever holds the
+    /// state sees them exactly of its generation.
+    pub fn metadata(&self, incarnation: u64) -> Option<Arc<RwLock<metadata::Index>>> {
+        self.indexes.read().0.get(&incarnation).map(|followers| followers.metadata.clone())
+    }
+
+    /// Bytes that the indexes over metadata take, about.
+    pub fn metadata_bytes(&self) -> u64 {
+        let indexes = self.indexes.read();
+        indexes.0.values().map(|followers| followers.metadata.read().bytes() as u64).sum()
+    }
+
+    /// Collections whose indexes over metadata are behind.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Reads the metadata of the next records into the collection's index; false when there is no more to be read.
+    pub fn read_metadata(&self, address: &Address, incarnation: u64, count: Slot) -> bool {
+        let state = self.state.read();
+        let Some(metadata) = self.metadata(incarnation) else { return false };
+        let mut metadata = metadata.write();
+        match state.collection(address).filter(|found| found.incarnation == incarnation) {
+            Some(collection) => !metadata.read(collection, count),
+            None => {
+                metadata.is_awaited = false;
+                false
+            }
+        }
     }
 
     /// Adds an index that was read from a snapshot.
     pub fn restore_index(&self, incarnation: u64, index: Arc<Index>) {
-        self.indexes.write().0.insert(incarnation, index);
+        self.indexes.write().0.insert(incarnation, Followers::new(index));
     }
 
-    /// Puts the state of a snapshot in place.
+    /// Puts the state of a snapshot in place. Its metadata are read into indexes later, see [`Store::backlog`].
     pub fn restore(&self, state: State) {
+        state.holders().for_each(|(address, _)| self.await_metadata(&state, address));
         *self.state.write() = state;
+    }
+
+    /// Queues a collection that has become too large to do without indexes over its metadata.
+    fn await_metadata(&self, state: &State, address: &Address) {
+        let Some(collection) = state.collection(address).filter(|found| found.slots() > metadata::SMALL) else {
+            return;
+        };
+        let Some(metadata) = self.metadata(collection.incarnation) else { return };
+        let mut metadata = metadata.write();
+        if !metadata.is_complete() && !std::mem::replace(&mut metadata.is_awaited, true) {
+            self.backlog.push(address.clone(), collection.incarnation);
+        }
     }
 
     /// All indexes.
     pub fn indexes(&self) -> Vec<(u64, Arc<Index>)> {
-        self.indexes.read().0.iter().map(|(incarnation, index)| (*incarnation, index.clone())).collect()
+        let indexes = self.indexes.read();
+        indexes.0.iter().map(|(incarnation, followers)| (*incarnation, followers.vectors.clone())).collect()
     }
 
     /// Applies entries in order and wakes waiting readers. Readers see all of a batch or nothing of it.
@@ -87,7 +148,13 @@ impl Store {
         for entry in entries {
             let effects = state.apply(entry, &*self.indexes.read());
             match effects {
-                Ok(effects) => effects.into_iter().for_each(|effect| self.follow(effect)),
+                Ok(effects) => {
+                    let follows = !effects.is_empty();
+                    effects.into_iter().for_each(|effect| self.follow(effect));
+                    if follows {
+                        self.await_metadata(&state, &Address::new(&entry.tenant, &entry.collection));
+                    }
+                }
                 // The entry has no effect; the rest of the batch has.
                 Err(malformed) => outcome = Err(malformed),
             }
@@ -116,17 +183,23 @@ impl Store {
         match effect {
             Effect::Created { incarnation, settings } => {
                 let index = Arc::new(self.new_index(settings, incarnation));
-                self.indexes.write().0.insert(incarnation, index);
+                self.indexes.write().0.insert(incarnation, Followers::new(index));
             }
             Effect::Dropped { incarnation } => {
                 self.indexes.write().0.remove(&incarnation);
             }
             Effect::Changed { incarnation, changes } => {
-                let Some(index) = self.index(incarnation) else { return };
+                let (Some(index), Some(metadata)) = (self.index(incarnation), self.metadata(incarnation)) else {
+                    return;
+                };
+                let mut metadata = metadata.write();
                 for change in changes {
                     match change {
                         Change::Vector { slot, values } => index.put(slot, &decode_values(&values)),
                         Change::Removed { slot } => index.remove(slot),
+                        Change::Metadata { slot, before, after } => {
+                            metadata.change(slot, before.as_deref(), after.as_deref());
+                        }
                     }
                 }
             }
@@ -136,7 +209,7 @@ impl Store {
 
 impl Vectors for Indexes {
     fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes> {
-        self.0.get(&incarnation)?.values(slot).map(|values| encode_values(&values))
+        self.0.get(&incarnation)?.vectors.values(slot).map(|values| encode_values(&values))
     }
 }
 

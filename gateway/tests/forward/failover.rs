@@ -39,7 +39,7 @@ impl StandIn {
             return Err(Status::not_found("no such collection"));
         }
         let hit = v1::SearchResult { vector_id: self.name.clone(), ..v1::SearchResult::default() };
-        Ok(v1::SearchResponse { results: vec![hit], total_results: 1, collection_version: 1 })
+        Ok(v1::SearchResponse { results: vec![hit], total_results: 1, collection_version: 1, explanation: None })
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use super::command::{Change, Outcome, Refusal};
 use crate::engine::settings::Violation;
 use crate::engine::{Address, Collection, State};
+use crate::search::admission;
+use crate::store::Store;
 
 /// Largest metadata of a point, in bytes of JSON.
 pub const MAX_METADATA_BYTES: usize = 64 * 1024;
@@ -20,7 +22,8 @@ pub(super) struct Plan {
     pub outcome: Outcome,
 }
 
-pub(super) fn plan(state: &State, address: &Address, change: &mut Change) -> Result<Plan, Refusal> {
+/// `state` is the store's, held.
+pub(super) fn plan(store: &Store, state: &State, address: &Address, change: &mut Change) -> Result<Plan, Refusal> {
     let collection = state.collection(address);
     if let Change::CreateCollection { settings } = change {
         return match collection {
@@ -48,9 +51,10 @@ pub(super) fn plan(state: &State, address: &Address, change: &mut Change) -> Res
             Ok(delete(present))
         }
         Change::DeleteWhere { filter } => {
-            let slots = (0..collection.slots()).filter_map(|slot| collection.slot(slot));
-            let matching = slots.filter(|(_, record)| record.is_live() && filter.matches_json(record.metadata()));
-            Ok(delete(matching.map(|(id, _)| id.to_owned()).collect()))
+            let metadata = store.metadata(collection.incarnation).ok_or(Refusal::NoCollection)?;
+            let matching = admission::matching(collection, &metadata.read(), filter);
+            let ids = matching.into_iter().filter_map(|slot| collection.slot(slot));
+            Ok(delete(ids.map(|(id, _)| id.to_owned()).collect()))
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Change {
     Vector { slot: Slot, values: Bytes },
     /// The slot is no longer found.
     Removed { slot: Slot },
+    /// What a filter sees of the slot is `after` and was `before`: JSON objects, absent while the record does not live.
+    Metadata { slot: Slot, before: Option<Bytes>, after: Option<Bytes> },
 }
 
 /// Where the values of live records are, for the one merge that needs them back.
@@ -87,8 +89,9 @@ impl Collection {
             return;
         }
         let (slot, record) = self.record(&point.id);
+        let before = visible(record);
         let merged = record.put(stamp, &point.values, &point.metadata, point.version);
-        self.settle(slot, merged, changes);
+        self.settle(slot, merged, before, changes);
     }
 
     pub(super) fn patch(
@@ -106,28 +109,31 @@ impl Collection {
         }
         let (slot, record) = self.record(&patch.id);
         let keys = patch.metadata.iter().map(|(key, value)| (key.as_str(), value.as_ref()));
+        let before = visible(record);
         let merged = record.patch(stamp, &patch.values, keys, patch.version);
-        self.settle(slot, merged, changes);
+        self.settle(slot, merged, before, changes);
     }
 
     pub(super) fn delete(&mut self, stamp: &Stamp, id: &str, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
         let incarnation = self.incarnation;
         let (slot, record) = self.record(id);
+        let before = visible(record);
         let merged = record.delete(stamp, || latest(changes, slot).or_else(|| vectors.values(incarnation, slot)));
-        self.settle(slot, merged, changes);
+        self.settle(slot, merged, before, changes);
     }
 
     /// Deletes everything up to `stamp`.
     pub(super) fn clear(&mut self, stamp: &Stamp, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
         for slot in 0..self.slots() {
             let record = &mut self.records[slot as usize];
+            let before = visible(record);
             let merged =
                 record.delete(stamp, || latest(changes, slot).or_else(|| vectors.values(self.incarnation, slot)));
             if !record.is_live() && record.is_bare() {
                 // Had the deletion come first, the point would never have been heard of.
                 record.version = 0;
             }
-            self.settle(slot, merged, changes);
+            self.settle(slot, merged, before, changes);
         }
     }
 
@@ -145,8 +151,14 @@ impl Collection {
         (slot as Slot, &mut self.records[slot])
     }
 
-    fn settle(&mut self, slot: Slot, merged: Merged, changes: &mut Vec<Change>) {
+    fn settle(&mut self, slot: Slot, merged: Merged, before: Option<Bytes>, changes: &mut Vec<Change>) {
         self.generation += u64::from(merged.changed());
+        if merged.metadata || merged.life.is_some() {
+            let after = visible(&self.records[slot as usize]);
+            if before != after {
+                changes.push(Change::Metadata { slot, before, after });
+            }
+        }
         match merged.life {
             Some(true) => self.live += 1,
             Some(false) => {
@@ -161,10 +173,15 @@ impl Collection {
     }
 }
 
+/// A live record's metadata. A copy: a second handle to the record's own would cost it a counter for ever.
+fn visible(record: &Record) -> Option<Bytes> {
+    record.is_live().then(|| Bytes::copy_from_slice(record.metadata()))
+}
+
 /// The values that the index is about to get for a slot.
 fn latest(changes: &[Change], slot: Slot) -> Option<Bytes> {
     changes.iter().rev().find_map(|change| match change {
         Change::Vector { slot: changed, values } if *changed == slot => Some(values.clone()),
-        Change::Vector { .. } | Change::Removed { .. } => None,
+        Change::Vector { .. } | Change::Removed { .. } | Change::Metadata { .. } => None,
     })
 }

@@ -7,11 +7,14 @@ use super::*;
 
 /// An index that only remembers.
 #[derive(Default)]
-struct Model(HashMap<(u64, Slot), Bytes>);
+struct Model {
+    values: HashMap<(u64, Slot), Bytes>,
+    metadata: HashMap<(u64, Slot), Bytes>,
+}
 
 impl Vectors for Model {
     fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes> {
-        self.0.get(&(incarnation, slot)).cloned()
+        self.values.get(&(incarnation, slot)).cloned()
     }
 }
 
@@ -20,12 +23,20 @@ impl Model {
         for effect in effects {
             match effect {
                 Effect::Created { .. } => {}
-                Effect::Dropped { incarnation } => self.0.retain(|(of, _), _| *of != incarnation),
+                Effect::Dropped { incarnation } => {
+                    self.values.retain(|(of, _), _| *of != incarnation);
+                    self.metadata.retain(|(of, _), _| *of != incarnation);
+                }
                 Effect::Changed { incarnation, changes } => {
                     for change in changes {
                         match change {
-                            Change::Vector { slot, values } => drop(self.0.insert((incarnation, slot), values)),
-                            Change::Removed { slot } => drop(self.0.remove(&(incarnation, slot))),
+                            Change::Vector { slot, values } => drop(self.values.insert((incarnation, slot), values)),
+                            Change::Removed { slot } => drop(self.values.remove(&(incarnation, slot))),
+                            Change::Metadata { slot, before, after } => {
+                                let known = self.metadata.remove(&(incarnation, slot));
+                                assert_eq!(known, before, "a change begins where the last one ended");
+                                after.map(|after| self.metadata.insert((incarnation, slot), after));
+                            }
                         }
                     }
                 }
@@ -50,6 +61,8 @@ fn applied<'a>(entries: impl IntoIterator<Item = &'a log::Entry>) -> Visible {
             let (id, record) = collection.slot(slot)?;
             let values = model.values(collection.incarnation, slot);
             assert_eq!(values.is_some(), record.is_live(), "{id}: the index has what lives, and nothing else");
+            let described = model.metadata.get(&(collection.incarnation, slot)).cloned();
+            assert_eq!(described, record.is_live().then(|| record.metadata_bytes()), "{id}: and its metadata");
             Some((id.to_owned(), (record.version, values?, record.metadata_bytes())))
         });
         let points: BTreeMap<_, _> = points.collect();

@@ -67,7 +67,7 @@ fn compare(value: &Value, scalar: &Scalar) -> Option<Ordering> {
 }
 
 /// By value, exactly: 1 and 1.0 are equal, 2^53 and 2^53 + 1 are not.
-fn compare_numbers(left: &Number, right: &Number) -> Option<Ordering> {
+pub(crate) fn compare_numbers(left: &Number, right: &Number) -> Option<Ordering> {
     match (integer(left), integer(right)) {
         (Some(left), Some(right)) => Some(left.cmp(&right)),
         (None, None) => left.as_f64()?.partial_cmp(&right.as_f64()?),
@@ -91,8 +91,8 @@ fn compare_mixed(integer: i128, float: f64) -> Option<Ordering> {
 }
 
 impl Path {
-    /// The outermost key.
-    pub fn root(&self) -> &str {
-        self.0.first().map_or("", String::as_str)
+    /// As it is written: the keys with dots between them.
+    pub fn dotted(&self) -> String {
+        self.0.join(".")
     }
 }

@@ -180,7 +180,7 @@ pub(super) fn query(
     }
     let k = if message.k == 0 { DEFAULT_K } else { message.k as usize };
     let ef = (message.ef_search > 0).then_some(message.ef_search as usize);
-    Ok(Query { address, target, k, ef, exact: message.exact, filter, include })
+    Ok(Query { address, target, k, ef, exact: message.exact, filter, include, explain: message.explain })
 }
 
 fn include(names: &[String]) -> Result<Include, Violation> {

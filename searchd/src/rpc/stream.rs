@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::vector_search::{Outgoing, results};
 use super::{Service, request, status};
 use crate::engine::Slot;
+use crate::search::admission;
 
 /// Searches of one stream that run at once.
 const STREAM_WIDTH: usize = 16;
@@ -111,26 +112,35 @@ impl Service {
         let address = request::address(&caller.tenant, &message.collection, "/collection");
         let address = address.map_err(|violation| status::violations(vec![violation]))?;
         let filter = request::filter(&message.filter).map_err(|violation| status::violations(vec![violation]))?;
-        let opened = self.0.store.with_collection(&address, |collection, index| {
-            (collection.incarnation, collection.slots(), index.settings.dimension as usize)
+        let store = &self.0.store;
+        let opened = store.with_collection(&address, |collection, index| {
+            let slots = match &filter {
+                None => Wanted::All(collection.slots()),
+                Some(filter) => {
+                    let metadata = store.metadata(collection.incarnation)?;
+                    Wanted::Some(admission::candidates(collection, &metadata.read(), filter).into())
+                }
+            };
+            Some((collection.incarnation, slots, index.settings.dimension as usize))
         });
-        let (incarnation, slots, dimension) = opened.ok_or_else(|| status::no_collection(&address.name))?;
-        let block = (SCAN_BLOCK_BYTES / (dimension * 4)).max(1) as Slot;
+        let (incarnation, wanted, dimension) = opened.flatten().ok_or_else(|| status::no_collection(&address.name))?;
+        let block = (SCAN_BLOCK_BYTES / (dimension * 4)).max(1);
         let (sender, receiver) = mpsc::channel(STREAM_BUFFER);
         let (service, deadline) = (self.clone(), caller.deadline);
         let admitted = self.0.drain.admit();
         tokio::spawn(async move {
             let _admitted = admitted;
-            for start in (0..slots).step_by(block as usize) {
+            for start in (0..wanted.len()).step_by(block) {
                 let (store, address, filter) = (service.0.store.clone(), address.clone(), filter.clone());
+                let wanted = wanted.clone();
                 let reading = service.0.pool.run(deadline, move |stop| {
                     stop.check().map_err(status::stopped)?;
                     let records = store.with_collection(&address, |collection, index| {
                         if collection.incarnation != incarnation {
                             return Vec::new();
                         }
-                        let slots = start..start.saturating_add(block).min(slots);
-                        let live = slots.filter_map(|slot| {
+                        let places = start..start.saturating_add(block).min(wanted.len());
+                        let live = places.map(|place| wanted.slot(place)).filter_map(|slot| {
                             let (id, record) = collection.slot(slot).filter(|(_, record)| record.is_live())?;
                             if filter.as_ref().is_some_and(|filter| !filter.matches_json(record.metadata())) {
                                 return None;
@@ -157,5 +167,29 @@ impl Service {
             }
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The slots that a scan goes through. What their records hold is looked at when their turn comes.
+#[derive(Clone)]
+enum Wanted {
+    All(Slot),
+    Some(Arc<[Slot]>),
+}
+
+impl Wanted {
+    fn len(&self) -> usize {
+        match self {
+            Self::All(slots) => *slots as usize,
+            Self::Some(slots) => slots.len(),
+        }
+    }
+
+    /// `place` is below `len`.
+    fn slot(&self, place: usize) -> Slot {
+        match self {
+            Self::All(_) => place as Slot,
+            Self::Some(slots) => slots[place],
+        }
     }
 }

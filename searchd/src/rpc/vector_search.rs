@@ -9,7 +9,7 @@ use nearfield_proto::v1::vector_search_server::VectorSearch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::Caller;
-use super::{MAX_ANSWER_BYTES, Service, request, status};
+use super::{MAX_ANSWER_BYTES, Service, explanation, request, status};
 use crate::search::{Answer, Found};
 
 /// Most searches of one batch.
@@ -191,6 +191,7 @@ fn response(answer: &Answer) -> Result<v1::SearchResponse, Status> {
         total_results: answer.hits.len() as u64,
         collection_version: answer.generation,
         results: answer.hits.iter().map(result).collect(),
+        explanation: answer.explanation.as_deref().map(explanation::message),
     })
 }
 

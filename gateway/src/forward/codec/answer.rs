@@ -273,7 +273,8 @@ mod tests {
             values: vec![1.0, -0.5],
             ..SearchResult::default()
         };
-        let response = SearchResponse { results: vec![hit], total_results: 1, collection_version: 7 };
+        let response =
+            SearchResponse { results: vec![hit], total_results: 1, collection_version: 7, explanation: None };
         let text = |metadata, values| search(&response, Include { metadata, values });
         let rest = "}],\"total_results\":1,\"collection_version\":7}";
         let head = "{\"results\":[{\"id\":\"a\\\"b\",\"score\":0.1";

@@ -1,0 +1,77 @@
+//! From what a search did to the message that tells it.
+
+use std::time::Duration;
+
+use nearfield_proto::v1;
+
+use crate::index::plan::{Findable, Part, Plan, Step, Way};
+use crate::search::explain::{Explanation, FilterUse};
+
+pub(super) fn message(explanation: &Explanation) -> v1::Explanation {
+    let phases = explanation.phases.iter().map(|(name, took)| v1::Phase { name: (*name).into(), us: us(*took) });
+    v1::Explanation {
+        plan: plan(&explanation.trail),
+        points: explanation.points,
+        filter: explanation.filter.as_ref().map(|used| filter(used, explanation.points)),
+        parts: explanation.trail.iter().map(part).collect(),
+        phases: phases.collect(),
+        result_cache: if explanation.is_kept { "hit" } else { "miss" }.into(),
+        attempts: explanation.attempts as u32,
+        computed: explanation.trail.iter().filter_map(|step| step.computed).sum::<usize>() as u64,
+        candidates: explanation.trail.iter().map(|step| step.proposed).sum::<usize>() as u64,
+        compared: explanation.trail.iter().map(|step| step.compared).sum::<usize>() as u64,
+    }
+}
+
+/// The ways taken, the most thorough last: `rows`, or `graph+scan`.
+fn plan(trail: &[Step]) -> String {
+    let taken = |way: &Way| trail.iter().any(|step| step.plan.way == *way);
+    let ways: Vec<_> = [Way::Rows, Way::Graph, Way::Scan].into_iter().filter(taken).map(Way::name).collect();
+    if ways.is_empty() { Way::Skip.name().to_owned() } else { ways.join("+") }
+}
+
+fn filter(used: &FilterUse, points: u64) -> v1::FilterExplanation {
+    v1::FilterExplanation {
+        admitted: used.admitted,
+        selectivity: used.admitted as f64 / points.max(1) as f64,
+        cache: if used.kept { "hit" } else { "miss" }.into(),
+        index: used.index.name().into(),
+        records_read: used.read,
+    }
+}
+
+fn part(step: &Step) -> v1::PartExplanation {
+    let counted = matches!(step.findable, Findable::Counted(_));
+    v1::PartExplanation {
+        part: match step.part {
+            Part::Head => "head".to_owned(),
+            Part::Segment(number) => format!("segment-{number}"),
+        },
+        rows: step.rows as u64,
+        live: step.live as u64,
+        findable: step.findable.number().round() as u64,
+        counted,
+        way: step.plan.way.name().into(),
+        why: why(step),
+        computed: step.computed.map(|computed| computed as u64),
+        candidates: step.proposed as u64,
+        compared: step.compared as u64,
+        us: us(step.took),
+    }
+}
+
+fn why(step: &Step) -> String {
+    let Plan { way, rows, graph, scan } = step.plan;
+    if way == Way::Skip {
+        return "no row can be found".to_owned();
+    }
+    let open = [("rows", rows), ("graph", graph), ("scan", Some(scan))];
+    let costs = open.iter().filter_map(|(name, cost)| Some(format!("{name} {:.0} µs", (*cost)? / 1_000.0)));
+    let costs = costs.collect::<Vec<_>>().join(", ");
+    let fell_back = if step.fell_back { "; the graph found too few, so all were compared" } else { "" };
+    format!("expected {costs}{fell_back}")
+}
+
+fn us(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
