@@ -12,6 +12,9 @@ pub(super) async fn search(mut job: Job) -> Result<Response, Error> {
     let request = decoded(&mut job).await?;
     let found = job.upstream.search(&job.context, &request).await?;
     let bytes = answer::search(&found, answer::Include::of(&request));
+    if request.explain {
+        return Ok(reply::json(bytes));
+    }
     let (collection, point) = (&request.collection, &request.query_vector_id);
     Ok(reply::cacheable(reply::json(bytes), reply::SEARCH_MAX_AGE, collection, Some(point)))
 }

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod batch;
 pub mod collection;
+mod explanation;
 pub mod json;
 pub mod name;
 pub mod ndjson;

@@ -219,6 +219,10 @@ impl Cache {
                 parts.extensions.extend(of_one(search.map(DecodedSearch)));
                 return self.bypass(inner, parts, body, status::SESSION).await;
             }
+            Question::Explained(search) => {
+                parts.extensions.insert(DecodedSearch(search));
+                return self.bypass(inner, parts, body, status::EXPLAIN).await;
+            }
         };
         if asked.no_store {
             return self.bypass(inner, parts, body, status::REQUEST).await;

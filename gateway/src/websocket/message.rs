@@ -120,6 +120,7 @@ impl Fields for Search {
         "ef_search",
         "exact",
         "session",
+        "explain",
     ];
 
     fn read<'de, A: MapAccess<'de>>(
@@ -273,8 +274,7 @@ pub(crate) fn results(id: Option<&str>, found: &SearchResponse, include: Include
     let mut out = begin("results", id);
     out.raw(",\"results\":");
     answer::hits(&mut out, &found.results, include);
-    out.raw(",\"total_results\":").value(&found.total_results);
-    out.raw(",\"collection_version\":").value(&found.collection_version);
+    answer::totals(&mut out, found);
     end(out)
 }
 

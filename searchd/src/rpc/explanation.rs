@@ -9,18 +9,23 @@ use crate::search::explain::{Explanation, FilterUse};
 
 pub(super) fn message(explanation: &Explanation) -> v1::Explanation {
     let phases = explanation.phases.iter().map(|(name, took)| v1::Phase { name: (*name).into(), us: us(*took) });
+    let sum = |number: &dyn Fn(&Step) -> usize| explanation.trail.iter().map(number).sum::<usize>() as u64;
     v1::Explanation {
         plan: plan(&explanation.trail),
         points: explanation.points,
         filter: explanation.filter.as_ref().map(|used| filter(used, explanation.points)),
-        parts: explanation.trail.iter().map(part).collect(),
-        phases: phases.collect(),
+        segments: explanation.trail.iter().map(segment).collect(),
+        distances: sum(&distances),
+        candidates: sum(&|step| step.proposed),
+        rescored: sum(&|step| step.compared),
         result_cache: if explanation.is_kept { "hit" } else { "miss" }.into(),
         attempts: explanation.attempts as u32,
-        computed: explanation.trail.iter().filter_map(|step| step.computed).sum::<usize>() as u64,
-        candidates: explanation.trail.iter().map(|step| step.proposed).sum::<usize>() as u64,
-        compared: explanation.trail.iter().map(|step| step.compared).sum::<usize>() as u64,
+        phases: phases.collect(),
     }
+}
+
+fn distances(step: &Step) -> usize {
+    step.computed.unwrap_or(0) + step.compared
 }
 
 /// The ways taken, the most thorough last: `rows`, or `graph+scan`.
@@ -40,22 +45,22 @@ fn filter(used: &FilterUse, points: u64) -> v1::FilterExplanation {
     }
 }
 
-fn part(step: &Step) -> v1::PartExplanation {
-    let counted = matches!(step.findable, Findable::Counted(_));
-    v1::PartExplanation {
-        part: match step.part {
+fn segment(step: &Step) -> v1::SegmentExplanation {
+    v1::SegmentExplanation {
+        segment: match step.part {
             Part::Head => "head".to_owned(),
             Part::Segment(number) => format!("segment-{number}"),
         },
         rows: step.rows as u64,
         live: step.live as u64,
         findable: step.findable.number().round() as u64,
-        counted,
+        selectivity: (step.findable.number() / step.live.max(1) as f64).min(1.0),
+        counted: matches!(step.findable, Findable::Counted(_)),
         way: step.plan.way.name().into(),
         why: why(step),
-        computed: step.computed.map(|computed| computed as u64),
+        distances: distances(step) as u64,
         candidates: step.proposed as u64,
-        compared: step.compared as u64,
+        rescored: step.compared as u64,
         us: us(step.took),
     }
 }

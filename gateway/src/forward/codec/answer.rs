@@ -7,6 +7,8 @@ use nearfield_proto::v1::{
 };
 use serde::Serialize;
 
+use super::explanation::Explanation;
+
 /// A JSON text while it is written.
 #[derive(Default)]
 pub(crate) struct Writer(Vec<u8>);
@@ -92,8 +94,17 @@ pub(crate) fn hits(out: &mut Writer, hits: &[SearchResult], include: Include) {
 pub(crate) fn search_into(out: &mut Writer, response: &SearchResponse, include: Include) {
     out.raw("{\"results\":");
     hits(out, &response.results, include);
+    totals(out, response);
+    out.raw("}");
+}
+
+/// Writes what an answer has beside its hits.
+pub(crate) fn totals(out: &mut Writer, response: &SearchResponse) {
     out.raw(",\"total_results\":").value(&response.total_results);
-    out.raw(",\"collection_version\":").value(&response.collection_version).raw("}");
+    out.raw(",\"collection_version\":").value(&response.collection_version);
+    if let Some(explanation) = &response.explanation {
+        out.raw(",\"explain\":").value(&Explanation::from(explanation));
+    }
 }
 
 pub(crate) fn search(response: &SearchResponse, include: Include) -> Bytes {

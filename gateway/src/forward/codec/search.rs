@@ -25,8 +25,19 @@ pub(crate) struct SearchFields {
 }
 
 impl SearchFields {
-    pub(crate) const NAMES: [&'static str; 10] =
-        ["collection", "query", "query_vector_id", "k", "metric", "filter", "include", "ef_search", "exact", "session"];
+    pub(crate) const NAMES: [&'static str; 11] = [
+        "collection",
+        "query",
+        "query_vector_id",
+        "k",
+        "metric",
+        "filter",
+        "include",
+        "ef_search",
+        "exact",
+        "session",
+        "explain",
+    ];
 
     /// Reads one of [`SearchFields::NAMES`]; other shapes (a WebSocket's message) hold the same fields.
     ///
@@ -72,6 +83,7 @@ impl SearchFields {
                 request.ef_search = ef.map_or(0, narrow);
             }
             "exact" => request.exact = read::flag(place, object)?.unwrap_or_default(),
+            "explain" => request.explain = read::flag(place, object)?.unwrap_or_default(),
             "session" => request.session = read::text(place, object)?.unwrap_or_default().into_owned(),
             _ => unreachable!("only the names above are read"),
         }
@@ -152,8 +164,18 @@ pub(crate) fn of_body(body: &[u8]) -> Result<SearchRequest, Error> {
 /// # Errors
 /// [`Error::Malformed`] with all violations, each named by its parameter.
 pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
-    const NAMES: [&str; 9] =
-        ["collection", "query_vector_id", "k", "metric", "filter", "include", "ef_search", "exact", "session"];
+    const NAMES: [&str; 10] = [
+        "collection",
+        "query_vector_id",
+        "k",
+        "metric",
+        "filter",
+        "include",
+        "ef_search",
+        "exact",
+        "session",
+        "explain",
+    ];
     let report = Report::default();
     let parameters = Parameters::read(query, &NAMES, &report);
     if !parameters.has("query_vector_id") {
@@ -173,6 +195,7 @@ pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
         include: parameters.with("include", words).unwrap_or_default(),
         ef_search: parameters.integer("ef_search", (1, EF_SEARCH_MAX)).map_or(0, narrow),
         exact: parameters.flag("exact").unwrap_or_default(),
+        explain: parameters.flag("explain").unwrap_or_default(),
         session: parameters.text("session").unwrap_or_default().to_owned(),
         ..SearchRequest::default()
     };

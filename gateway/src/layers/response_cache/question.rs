@@ -31,6 +31,8 @@ pub(super) enum Question {
     Answerable { known: Arc<Known>, search: Option<v1::SearchRequest> },
     /// It is to see a certain write.
     Sessioned(Option<v1::SearchRequest>),
+    /// It asks how it is answered this time.
+    Explained(v1::SearchRequest),
 }
 
 impl Cache {
@@ -65,6 +67,9 @@ impl Cache {
                 let search = codec::decode_search(parts, body)?;
                 if !search.session.is_empty() {
                     return Ok(Question::Sessioned(Some(search)));
+                }
+                if search.explain {
+                    return Ok(Question::Explained(search));
                 }
                 let id = Some(search.query_vector_id.as_str()).filter(|id| !id.is_empty());
                 let key = Key::search(audience, &query_of(&search));

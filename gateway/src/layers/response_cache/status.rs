@@ -17,6 +17,7 @@ const METHOD: HeaderValue = HeaderValue::from_static("nearfield; fwd=method");
 const UNREACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=refused");
 pub(super) const NOT_CACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=only-if-cached");
 pub(super) const REQUEST: HeaderValue = HeaderValue::from_static("nearfield; fwd=request");
+pub(super) const EXPLAIN: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass; detail=explain");
 pub(super) const SESSION: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass; detail=session");
 
 /// Why the origin was asked.
