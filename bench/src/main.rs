@@ -8,10 +8,13 @@ mod drive;
 mod end_to_end;
 mod engine;
 mod exact;
+mod filters;
 mod idle;
 mod machine;
 mod server;
 mod table;
+mod tenants;
+mod texts;
 mod transport;
 
 use std::path::PathBuf;
@@ -45,6 +48,9 @@ struct Arguments {
     /// Queries that recall is measured with.
     #[arg(long, global = true, default_value_t = 500)]
     recall_queries: usize,
+    /// A folder with described texts (base.f16.npy, queries.f16.npy, metadata.jsonl.gz), for the part about filters.
+    #[arg(long, global = true, env = "NEARFIELD_BENCH_TEXTS")]
+    texts: Option<PathBuf>,
     /// WebSockets opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
@@ -56,8 +62,12 @@ enum Part {
     EndToEnd,
     /// Recall and queries per CPU second of searchd by ef, beside usearch alone.
     Engine,
+    /// Recall and latency of filtered searches, by how much a filter admits.
+    Filters,
     /// Bytes per idle WebSocket.
     Idle,
+    /// Bytes per small collection.
+    Tenants,
 }
 
 #[tokio::main]
@@ -67,6 +77,14 @@ async fn main() -> Result<()> {
     machine::print();
     if wanted(Part::Idle) {
         idle::run(&arguments).await?;
+    }
+    if wanted(Part::Tenants) {
+        tenants::run().await?;
+    }
+    match &arguments.texts {
+        Some(folder) if wanted(Part::Filters) => filters::run(&arguments, folder).await?,
+        None if arguments.part == Some(Part::Filters) => anyhow::bail!("--texts FOLDER is needed"),
+        _ => {}
     }
     if wanted(Part::EndToEnd) || wanted(Part::Engine) {
         let data = dataset::FashionMnist::load(&arguments.data, arguments.points).await?;
