@@ -11,6 +11,7 @@ mod collections;
 mod deadlines;
 mod deploy;
 mod errors;
+mod explain;
 mod filters;
 mod fuzz;
 mod grpc;

@@ -6,6 +6,7 @@
 mod backup;
 mod collections;
 mod faults;
+mod filters;
 mod images;
 mod murder;
 mod points;
