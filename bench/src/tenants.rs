@@ -1,5 +1,7 @@
 //! What a small collection costs: resident memory of a searchd before and after thousands of them.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
 use nearfield_proto::v1;
@@ -13,6 +15,7 @@ use crate::table::Table;
 const COLLECTIONS: usize = 10_000;
 const POINTS: usize = 10;
 const DIMENSION: usize = 384;
+const IDLE: Duration = Duration::from_secs(5);
 /// Collections made at a time.
 const WIDTH: usize = 64;
 
@@ -42,8 +45,13 @@ pub(crate) async fn run() -> Result<()> {
     let after = process.resident_bytes()?;
     let each = after.saturating_sub(before) / COLLECTIONS as u64;
     let payload = (POINTS * DIMENSION * size_of::<f32>()) as u64;
-    let mut table =
-        Table::new(&["collections", "points each", "before MiB", "after MiB", "bytes each", "of them vectors"]);
+    // What it costs to have them when nobody asks.
+    let (cpu, window) = (process.cpu_time()?, IDLE);
+    tokio::time::sleep(window).await;
+    let idle = (process.cpu_time()? - cpu).as_secs_f64() / window.as_secs_f64();
+    let head =
+        ["collections", "points each", "before MiB", "after MiB", "bytes each", "of them vectors", "CPU while idle"];
+    let mut table = Table::new(&head);
     table.row([
         COLLECTIONS.to_string(),
         POINTS.to_string(),
@@ -51,6 +59,7 @@ pub(crate) async fn run() -> Result<()> {
         (after >> 20).to_string(),
         each.to_string(),
         payload.to_string(),
+        format!("{:.1} %", idle * 100.0),
     ]);
     table.print();
     Ok(())

@@ -43,6 +43,10 @@ impl Index {
     /// What should be sealed now, if anything.
     pub fn sources(&self, at_least: usize) -> Option<Sources> {
         let parts = self.parts.load();
+        if parts.segments.is_empty() && parts.head.len() < at_least.max(1) {
+            // A small collection, of which there may be thousands.
+            return None;
+        }
         let full = parts.head.iter().filter(|chunk| chunk.len() == CHUNK_ROWS).cloned().collect::<Vec<_>>();
         let mut by_size = parts.segments.clone();
         by_size.sort_by_key(|segment| segment.live());
