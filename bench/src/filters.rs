@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: &Arguments, folder: &std::path::Path) -> Resu
     for (name, filter) in filters(rows, &near) {
         let kept = bench.measure(queries, &*filter, false).await?;
         let written = bench.measure(queries, &*filter, true).await?;
-        let base = *unfiltered.get_or_insert(kept.latency(0.99));
+        let base = *unfiltered.get_or_insert_with(|| kept.latency(0.99));
         table.row([
             name.to_owned(),
             format!("{:.3} %", kept.selectivity * 100.0),
@@ -86,7 +86,8 @@ async fn restart(server: &mut Server, texts: &Texts) -> Result<()> {
         let asked = Instant::now();
         let explanation = bench.points.search(request).await?.into_inner().explanation.context("an explanation")?;
         let used = explanation.filter.context("a filter")?;
-        first.get_or_insert((asked.elapsed(), used.records_read));
+        let took = asked.elapsed();
+        first.get_or_insert((took, used.records_read));
         if used.index == "complete" {
             break;
         }
