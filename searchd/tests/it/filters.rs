@@ -30,7 +30,7 @@ fn metadata(i: usize, cluster: usize, values: &[f32]) -> String {
     let side = values[0];
     format!(
         r#"{{"n":{n},"cluster":{cluster},"side":{side},"even":{},"tags":["t{}","u{}"],"nested":{{"n":{}}}}}"#,
-        n % 2 == 0,
+        n.is_multiple_of(2),
         n % 100,
         n % 7,
         n % 1_000
