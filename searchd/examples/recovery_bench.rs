@@ -1,0 +1,178 @@
+//! How long a searchd takes to come back: `cargo run --release -p nearfield-searchd --example recovery_bench -- log|disk [ROWS]`.
+//!
+//! `log`: so many acknowledged inserts of one 384-d point each, none of them in a checkpoint, then kill -9. `disk`: so many
+//! points in sealed segments and a checkpoint. Each is then started again, several times, and timed from the start of the
+//! process until the ready line and until the first answer, which is compared with the exact one. `--url` of an object
+//! storage also times a start from an empty directory.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use futures::{StreamExt, TryStreamExt};
+use nearfield_proto::v1;
+use nearfield_proto::v1::collections_client::CollectionsClient;
+use nearfield_proto::v1::vector_search_client::VectorSearchClient;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tonic::transport::Channel;
+
+const DIMENSION: u32 = 384;
+const STARTS: usize = 5;
+const IN_FLIGHT: usize = 512;
+/// Points of one insert when segments are wanted.
+const BLOCK: u64 = 1_000;
+
+#[derive(Parser)]
+struct Arguments {
+    what: What,
+    #[arg(default_value_t = 100_000)]
+    rows: u64,
+    /// An object storage for a start from nothing
+    #[arg(long)]
+    url: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum What {
+    Disk,
+    Log,
+}
+
+struct Served {
+    child: Child,
+    grpc: String,
+    channel: Channel,
+    ready: Duration,
+    began: Instant,
+}
+
+/// Of the same build.
+fn program() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.parent().and_then(Path::parent).context("target/release")?.join("searchd"))
+}
+
+async fn start(directory: &Path, settings: &[(&str, &str)]) -> Result<Served> {
+    let began = Instant::now();
+    let mut child = Command::new(program()?)
+        .env("NEARFIELD_SERVER__LISTEN", "127.0.0.1:0")
+        .env("NEARFIELD_SERVER__ADMIN", "127.0.0.1:0")
+        .env("NEARFIELD_STORAGE__DATA_DIR", directory)
+        .env("NEARFIELD_LOG__LEVEL", "warn")
+        .envs(settings.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("stdout is piped")?).read_line(&mut line)?;
+    let ready = began.elapsed();
+    let said: serde_json::Value = serde_json::from_str(line.strip_prefix("ready ").context("a ready line")?)?;
+    let grpc = said["grpc"].as_str().context("an address")?.to_owned();
+    let channel = Channel::from_shared(grpc.clone())?.connect().await?;
+    Ok(Served { child, grpc, channel, ready, began })
+}
+
+impl Served {
+    fn points(&self) -> VectorSearchClient<Channel> {
+        VectorSearchClient::new(self.channel.clone())
+    }
+
+    /// Time from the start of the process until the answer that this point is its own nearest.
+    async fn answers(&self, row: u64) -> Result<Duration> {
+        let request = v1::SearchRequest { collection: "c".into(), query: values(row), k: 1, ..Default::default() };
+        let found = self.points().search(request).await?.into_inner().results;
+        ensure!(found.first().is_some_and(|hit| hit.vector_id == id(row)), "{found:?} instead of {}", id(row));
+        Ok(self.began.elapsed())
+    }
+
+    /// SIGTERM, and then as long as it takes.
+    fn stop(mut self) -> Result<()> {
+        // SAFETY: kill(2) takes no pointers, and the child has not been reaped.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        ensure!(self.child.wait()?.success(), "searchd did not stop in order");
+        Ok(())
+    }
+
+    fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+fn id(row: u64) -> String {
+    format!("p{row:08}")
+}
+
+fn values(row: u64) -> Vec<f32> {
+    let mut random = SmallRng::seed_from_u64(row);
+    (0..DIMENSION).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn block(rows: std::ops::Range<u64>) -> v1::InsertRequest {
+    let point = |row| v1::Point { id: id(row), values: values(row), metadata: format!("{{\"n\":{row}}}").into() };
+    v1::InsertRequest { collection: "c".into(), vectors: rows.map(point).collect() }
+}
+
+async fn fill(served: &Served, rows: u64, size: u64) -> Result<()> {
+    let settings = Some(v1::CollectionSettings { dimension: DIMENSION, ..Default::default() });
+    let request = v1::CreateCollectionRequest { name: "c".into(), settings };
+    CollectionsClient::new(served.channel.clone()).create(request).await?;
+    let inserting = futures::stream::iter((0..rows).step_by(size as usize)).map(|first| {
+        let mut points = served.points();
+        async move { points.insert(block(first..(first + size).min(rows))).await.map(drop) }
+    });
+    let in_flight = if size == 1 { IN_FLIGHT } else { 2 };
+    inserting.buffer_unordered(in_flight).try_collect::<Vec<()>>().await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let (directory, rows) = (tempfile::tempdir()?, arguments.rows);
+    let no_checkpoints = ("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "1000000000000");
+    let settings: Vec<(&str, &str)> = match arguments.what {
+        What::Disk => Vec::new(),
+        What::Log => vec![no_checkpoints, ("NEARFIELD_ENGINE__SEAL_ROWS", "1000000000")],
+    };
+    let served = start(directory.path(), &settings).await?;
+    let filling = Instant::now();
+    fill(&served, rows, if arguments.what == What::Log { 1 } else { BLOCK }).await?;
+    println!("{rows} points of {DIMENSION} dimensions were acknowledged in {:.1} s", filling.elapsed().as_secs_f64());
+    match arguments.what {
+        // Its last act is to seal what is due and to write a checkpoint.
+        What::Disk => served.stop()?,
+        What::Log => served.kill()?,
+    }
+    for _ in 0..STARTS {
+        report("restart", start(directory.path(), &settings).await?, rows).await?;
+    }
+    if let Some(url) = &arguments.url {
+        let archive = [("NEARFIELD_ARCHIVE__URL", url.as_str()), ("NEARFIELD_ARCHIVE__BACKUP_EVERY", "1h")];
+        let served = start(directory.path(), &archive).await?;
+        let made =
+            Command::new(program()?).args(["backup", "create", "--server", &served.grpc]).envs(archive).status()?;
+        ensure!(made.success(), "no backup was made");
+        served.kill()?;
+        for _ in 0..STARTS {
+            let fresh = tempfile::tempdir()?;
+            let from = [("NEARFIELD_STORAGE__RESTORE_FROM", url.as_str())];
+            report("start from object storage", start(fresh.path(), &from).await?, rows).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints how long a start took, and ends it.
+async fn report(what: &str, served: Served, rows: u64) -> Result<()> {
+    let first = served.answers(rows / 2).await?;
+    // Others are right, too.
+    for row in [0, rows - 1] {
+        served.answers(row).await?;
+    }
+    println!("{what}: ready after {} ms, first answer after {} ms", served.ready.as_millis(), first.as_millis());
+    served.kill()
+}
