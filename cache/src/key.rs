@@ -10,7 +10,7 @@ use blake3::Hasher;
 use crate::canonical::{hash_bytes, hash_json};
 
 /// Changes when the meaning of a key does, so that what an older gateway left in Redis is not found.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// searchd's defaults: a caller that spells them out asks the same.
 const DEFAULT_COLLECTION: &str = "default";
 const DEFAULT_K: u32 = 10;
@@ -45,6 +45,7 @@ pub struct Query<'a> {
     pub filter: &'a [u8],
     pub include: &'a [String],
     pub ef_search: u32,
+    pub recall_target: f64,
     pub exact: bool,
 }
 
@@ -83,6 +84,7 @@ impl Key {
         }
         hash_included(&mut hasher, query.include);
         hasher.update(&query.ef_search.to_le_bytes());
+        hasher.update(&query.recall_target.to_le_bytes());
         hasher.update(&[u8::from(query.exact)]);
         Self(hasher.finalize().into())
     }

@@ -74,6 +74,30 @@ async fn all_but_the_dimension_has_defaults() -> Result<()> {
 }
 
 #[tokio::test]
+async fn recall_is_asked_for_and_measured() -> Result<()> {
+    let space = Space::new("collections-recall")?;
+    space.fill("c", json!({"dimension": 8, "recall_target": 0.98}), &points(3, 200, 8)).await?;
+    let described = space.get("/collections/c").await?.expect(200)?;
+    assert_eq!((&described["recall_target"], &described["ef_search"]), (&json!(0.98), &Value::Null), "{described}");
+
+    let measured = space.get("/collections/c/recall?samples=20").await?.expect(200)?;
+    // So few points are all compared.
+    assert_eq!(measured["recall_at_10"], 1.0, "{measured}");
+    assert_eq!((&measured["samples"], &measured["ef"]), (&json!(20), &json!(0)), "{measured}");
+    assert!(measured["took_ms"].is_number(), "{measured}");
+    space.get("/collections/nowhere/recall").await?.problem(404)?;
+    space.get("/collections/c/recall?samples=0").await?.problem(400)?;
+
+    let search = json!({"collection": "c", "query": [1, 0, 0, 0, 0, 0, 0, 0], "recall_target": 0.9});
+    assert_eq!(space.search(search).await?["total_results"], 10);
+    let both = json!({"collection": "c", "query": [1, 0, 0, 0, 0, 0, 0, 0], "recall_target": 0.9, "ef_search": 9});
+    let problem = space.client.post(&format!("{API}/search")).json(&both).send().await?.problem(400)?;
+    let pointers: Vec<_> = problem["errors"].as_array().into_iter().flatten().map(|e| &e["pointer"]).collect();
+    assert_eq!(pointers, ["/ef_search", "/recall_target"], "{problem}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn bad_settings_are_refused_where_they_stand() -> Result<()> {
     let space = Space::new("collections-bad")?;
     let check = async |settings: Value, pointer: &str| -> Result<()> {
@@ -88,6 +112,8 @@ async fn bad_settings_are_refused_where_they_stand() -> Result<()> {
     check(json!({"dimension": -3}), "/dimension").await?;
     check(json!({"dimension": "four"}), "/dimension").await?;
     check(json!({"dimension": 4, "metric": "manhattan"}), "/metric").await?;
+    check(json!({"dimension": 4, "recall_target": 1.5}), "/recall_target").await?;
+    check(json!({"dimension": 4, "recall_target": 0.9, "ef_search": 9}), "/ef_search").await?;
     check(json!({"dimension": 4, "quantization": "int3"}), "/quantization").await?;
     check(json!({"dimension": 4, "hnsw": {"m": -1}}), "/hnsw/m").await?;
     space.client.get(&format!("{API}/collections/c")).send().await?.problem(404)?;

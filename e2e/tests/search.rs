@@ -175,7 +175,7 @@ async fn ties_break_by_id() -> Result<()> {
 #[tokio::test]
 async fn every_quantization_answers() -> Result<()> {
     let points = points(12, 600, 64);
-    for quantization in ["none", "f16", "bf16", "int8"] {
+    for quantization in ["none", "f16", "bf16", "int8", "binary", "pq"] {
         let space = Space::new(&format!("search-q-{quantization}"))?;
         space.fill("c", json!({"dimension": 64, "quantization": quantization}), &points).await?;
         let mut total = 0.0;

@@ -124,6 +124,7 @@ impl Inner {
                 job.upstream.pass(method, &job.context, request).await
             }
             Route::Insert => points::insert(job).await,
+            Route::Recall => collections::recall(job).await,
             Route::Search => searches::search(job).await,
             Route::SearchBatch => searches::batch(job).await,
             Route::StreamSearch => searches::stream(job, &self.stream).await,

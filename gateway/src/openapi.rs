@@ -58,6 +58,7 @@ mod tests {
             Route::HealthReady,
             Route::Insert,
             Route::OpenApi,
+            Route::Recall,
             Route::Regions,
             Route::Search,
             Route::SearchBatch,

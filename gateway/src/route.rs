@@ -19,6 +19,7 @@ pub enum Route {
     HealthReady,
     Insert,
     OpenApi,
+    Recall,
     Regions,
     Search,
     SearchBatch,
@@ -64,6 +65,7 @@ impl Route {
             "/stream/search" => Self::StreamSearch,
             "/update" => Self::Update,
             "/ws" => Self::WebSocket,
+            _ if path.strip_suffix("/recall").is_some_and(|path| segment_after(path, "/collections/")) => Self::Recall,
             _ if segment_after(path, "/collections/") => Self::Collection,
             _ if path.len() > "/embed/".len() && path.starts_with("/embed/") => Self::Embed,
             _ => Self::Unknown,
@@ -80,7 +82,7 @@ impl Route {
                 "nearfield.v1.VectorSearch",
                 "Search" | "StreamSearch" | "BidirectionalSearch" | "BatchSearch" | "Fetch" | "Scan",
             )
-            | ("nearfield.v1.Collections", "List" | "Describe") => GrpcMethod::Read,
+            | ("nearfield.v1.Collections", "List" | "Describe" | "MeasureRecall") => GrpcMethod::Read,
             ("nearfield.v1.Collections", "Create" | "Delete") => GrpcMethod::Admin,
             ("grpc.health.v1.Health", _) => GrpcMethod::Health,
             ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
@@ -110,6 +112,7 @@ impl Route {
             Self::HealthReady => "health_ready",
             Self::Insert => "insert",
             Self::OpenApi => "openapi",
+            Self::Recall => "recall",
             Self::Regions => "regions",
             Self::Search => "search",
             Self::SearchBatch => "search_batch",
@@ -123,9 +126,13 @@ impl Route {
     /// The methods that the route takes, as an `Allow` header lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Self::Collections | Self::Embed | Self::Export | Self::HealthReady | Self::OpenApi | Self::Regions => {
-                "GET, HEAD"
-            }
+            Self::Collections
+            | Self::Embed
+            | Self::Export
+            | Self::HealthReady
+            | Self::OpenApi
+            | Self::Recall
+            | Self::Regions => "GET, HEAD",
             Self::Collection => "GET, HEAD, PUT, DELETE",
             Self::Search | Self::StreamSearch => "GET, HEAD, POST",
             Self::CachePurge
@@ -163,6 +170,7 @@ impl Route {
             | Self::Embed
             | Self::Export
             | Self::Grpc(GrpcMethod::Read)
+            | Self::Recall
             | Self::Search
             | Self::SearchBatch
             | Self::StreamSearch
@@ -200,6 +208,9 @@ mod tests {
         check("/api/v1/embed/", Route::Unknown);
         check("/api/v1/collections/shoes", Route::Collection);
         check("/api/v1/collections/", Route::Unknown);
+        check("/api/v1/collections/shoes/recall", Route::Recall);
+        check("/api/v1/collections/recall", Route::Collection);
+        check("/api/v1/collections//recall", Route::Unknown);
         check("/health/ready", Route::HealthReady);
         check("/nearfield.v1.VectorSearch/Search", Route::Grpc(GrpcMethod::Read));
         check("/nearfield.v1.VectorSearch/Nothing", Route::Grpc(GrpcMethod::Unknown));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moka::sync::Cache;
 
 use crate::config;
+use crate::engine::settings::Effort;
 use crate::filter::Filter;
 use crate::index::Row;
 use crate::index::admitted::Admitted;
@@ -87,7 +88,12 @@ impl Results {
 /// Everything that the answer depends on. The incarnation stands for tenant and collection.
 fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
     let mut hash = blake3::Hasher::new();
-    for number in [incarnation, generation, query.k as u64, query.ef.unwrap_or(0) as u64] {
+    let effort = match query.effort {
+        None => 0,
+        Some(Effort::Candidates(ef)) => u64::from(ef),
+        Some(Effort::Recall(recall)) => recall.share().to_bits(),
+    };
+    for number in [incarnation, generation, query.k as u64, effort] {
         hash.update(&number.to_le_bytes());
     }
     hash.update(&[query.exact, query.include.metadata, query.include.values].map(u8::from));
@@ -186,7 +192,7 @@ mod tests {
             address: Address::new("", "c"),
             target: Target::Values(vec![1.0, 2.0]),
             k: 10,
-            ef: None,
+            effort: None,
             exact: false,
             filter: None,
             include: Include::default(),
@@ -197,7 +203,7 @@ mod tests {
             Query { target: Target::Values(vec![1.0, 2.5]), ..plain.clone() },
             Query { target: Target::Point("a".into()), ..plain.clone() },
             Query { k: 11, ..plain.clone() },
-            Query { ef: Some(64), ..plain.clone() },
+            Query { effort: Some(Effort::Candidates(64)), ..plain.clone() },
             Query { exact: true, ..plain.clone() },
             Query { filter: filter(r#"{"a":1}"#), ..plain.clone() },
             Query { filter: filter(r#"{"a":2}"#), ..plain.clone() },

@@ -124,11 +124,14 @@ pub struct Engine {
     /// Rows that a collection gathers before they are sealed into a graph, rounded down to whole chunks of 1,024. Up to this many,
     /// comparing each is about as fast.
     pub seal_rows: usize,
+    /// How often the recall of collections is looked at, for the metric.
+    #[serde(with = "humantime_serde")]
+    pub recall_interval: Duration,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { search_threads: 0, search_queue: 1_024, seal_rows: 16 * 1_024 }
+        Self { search_threads: 0, search_queue: 1_024, seal_rows: 16 * 1_024, recall_interval: Duration::from_secs(30) }
     }
 }
 
@@ -195,6 +198,9 @@ impl Config {
         }
         if !(1..=64).contains(&self.archive.concurrency) {
             return invalid("archive.concurrency", "must be between 1 and 64");
+        }
+        if self.engine.recall_interval.is_zero() {
+            return invalid("engine.recall_interval", "must be longer than nothing");
         }
         if self.engine.search_queue == 0 {
             return invalid("engine.search_queue", "must be at least 1");

@@ -28,12 +28,13 @@ use crate::checkpoint::{self, Checkpointer};
 use crate::commit::{self, Committer, Kept, Origin, Progress, Room};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
+use crate::index::engines::Engines;
 use crate::index::head::CHUNK_ROWS;
-use crate::index::hnsw::Hnsw;
 use crate::maintenance::{self, Maintenance};
 use crate::metadata::catch_up;
 use crate::metrics::{Calls, Gauges};
 use crate::node::{self, Node};
+use crate::recall;
 use crate::replication::{self, Links};
 use crate::rpc::observe::Observe;
 use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service, load_report};
@@ -81,10 +82,28 @@ pub struct Searchd {
     serving: tokio::task::JoinHandle<()>,
     committing: JoinHandle<()>,
     maintaining: maintenance::Running,
-    describing: catch_up::Running,
+    observing: Observing,
     links: Links,
     archiving: Option<backup::running::Running>,
     _node: Arc<Node>,
+}
+
+/// The threads that only look: for what filters ask, and at how much searches find.
+struct Observing {
+    describing: catch_up::Running,
+    watching: recall::Watching,
+}
+
+impl Observing {
+    fn start(store: &Arc<Store>, watch: recall::Watch) -> std::io::Result<Self> {
+        Ok(Self { describing: catch_up::start(store.clone())?, watching: watch.start()? })
+    }
+
+    /// Blocks.
+    fn stop(self) {
+        self.describing.stop();
+        self.watching.finish();
+    }
 }
 
 impl Searchd {
@@ -99,7 +118,8 @@ impl Searchd {
         let kept = caches.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let Written { node, store, log, committer, committing, maintaining, archiving } = write(&config, opened)?;
-        let describing = catch_up::start(store.clone()).map_err(Error::Thread)?;
+        let watch = recall::Watch::new(store.clone(), config.engine.recall_interval, &mut registry);
+        let observing = Observing::start(&store, watch).map_err(Error::Thread)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
         let address = config.server.listen;
@@ -136,7 +156,7 @@ impl Searchd {
             serving,
             committing,
             maintaining,
-            describing,
+            observing,
             links,
             archiving,
             _node: node,
@@ -164,8 +184,8 @@ impl Searchd {
         }
         // The services held the last handles; the committer ends when its queue is empty and closed.
         self.links.stop().await;
-        let (committing, maintaining, describing) = (self.committing, self.maintaining, self.describing);
-        let _ = tokio::task::spawn_blocking(move || (committing.join(), describing.stop())).await;
+        let (committing, maintaining, observing) = (self.committing, self.maintaining, self.observing);
+        let _ = tokio::task::spawn_blocking(move || (committing.join(), observing.stop())).await;
         if let Some(archiving) = self.archiving {
             archiving.stop().await;
         }
@@ -286,8 +306,8 @@ async fn restore_empty(config: &Config) -> Result<(), Error> {
 }
 
 /// Every search thread may be inside the same graph, and one more call must never fail.
-fn builder(config: &Config) -> Hnsw {
-    Hnsw { threads: config.engine.threads() + 1 }
+fn builder(config: &Config) -> Engines {
+    Engines::new(config.engine.threads() + EXTRA_THREADS)
 }
 
 struct Services {
@@ -364,3 +384,5 @@ fn unix_nanoseconds() -> u64 {
 const SERVICES: [&str; 3] = ["", "nearfield.v1.VectorSearch", "nearfield.v1.Collections"];
 /// How long connections may take to close once everything admitted is done.
 const LAST_CALL: Duration = Duration::from_secs(2);
+/// Threads beside those of the pool that may be inside a graph: the one that measures recall, and one to spare.
+const EXTRA_THREADS: usize = 2;

@@ -2,7 +2,7 @@
 //! locks, then rescored from full precision that is kept elsewhere.
 //!
 //! A query and the rows become points of one space ([`space`]), where all metrics are Euclidean and coordinates look
-//! alike after a random rotation, so that four bits for each of them, or two, rank neighbours well enough. The graph is
+//! alike after a random rotation, so that four bits for each of them, or two, or one, rank neighbours well enough. The graph is
 //! built over eight-bit codes in batches ([`build`]), is proven to reach every row ([`reach`]) and renumbered in the order
 //! of a breadth-first walk, so that rows that are met together lie together. It never changes then. A search ([`search`])
 //! keeps its candidates in one sorted array and compares all new neighbours of a row in one call of a kernel
@@ -31,7 +31,9 @@ mod tests;
 use adjacency::Lists;
 use build::Plan;
 use codes::{Codes, Shape};
-use kernel::{Kernel, Width};
+use kernel::Kernel;
+pub use kernel::Width;
+use memory::Words;
 use random::Random;
 use space::Space;
 
@@ -53,35 +55,6 @@ pub enum Metric {
     Cosine,
     Dot,
     Euclidean,
-}
-
-/// What a graph is best at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Most searches per second.
-    Fast,
-    /// Fewest bytes.
-    Lean,
-}
-
-impl Profile {
-    /// Bits that rank well enough: short vectors are too coarse with few, and fit a cache line with many.
-    fn width(self, dims: usize) -> Width {
-        match self {
-            Self::Fast if dims <= 64 => Width::Eight,
-            Self::Lean if dims > 128 => Width::Two,
-            Self::Fast | Self::Lean => Width::Four,
-        }
-    }
-
-    /// How many candidates are worth an exact comparison to find `k`.
-    pub fn rescored(self, dimension: usize, k: usize) -> usize {
-        match self.width(dimension) {
-            Width::Eight => k + k / 2,
-            Width::Four => 3 * k,
-            Width::Two => 8 * k,
-        }
-    }
 }
 
 /// Rows in full precision, numbered from 0.
@@ -108,7 +81,7 @@ pub struct Graph {
     codes: Codes,
     lists: Lists,
     /// The caller's number of each row, in the order of the graph.
-    rows: Vec<u32>,
+    rows: Words,
     /// Where searches begin.
     entries: Vec<u32>,
     kernel: Kernel,
@@ -116,15 +89,22 @@ pub struct Graph {
 
 impl Graph {
     /// The graph of `rows`; the same for the same rows and plan, on every machine and any number of threads.
-    pub fn build(metric: Metric, rows: &dyn Rows, profile: Profile, plan: &Plan) -> Result<Self, BuildError> {
-        Self::build_by(Kernel::detect(), metric, rows, profile, plan)
+    pub fn build(metric: Metric, rows: &dyn Rows, width: Width, plan: &Plan) -> Result<Self, BuildError> {
+        Self::build_by(Kernel::detect(), metric, rows, width, plan)
+    }
+
+    /// Packs the rows that the graph was built of into codes of another width.
+    pub fn repack(&mut self, rows: &dyn Rows, width: Width) {
+        let shape = Grid::learn(&self.space, rows).shape(width, &self.space, self.space.metric == Metric::Euclidean);
+        let order = self.rows.get();
+        self.codes = pack(&self.space, rows, shape, |row| order[row] as usize);
     }
 
     fn build_by(
         kernel: Kernel,
         metric: Metric,
         rows: &dyn Rows,
-        profile: Profile,
+        width: Width,
         plan: &Plan,
     ) -> Result<Self, BuildError> {
         let (len, dimension) = (rows.len(), rows.dimension());
@@ -135,7 +115,7 @@ impl Graph {
             return Err(BuildError::Dimension(dimension));
         }
         let space = Space::learn(metric, rows, plan.seed, kernel);
-        let grid = Grid::learn(&space, rows, plan.seed);
+        let grid = Grid::learn(&space, rows);
         let exact = pack(&space, rows, grid.shape(Width::Eight, &space, true), |row| row);
         let middle = build::middle(&exact);
         let mut draft = build::build(&exact, kernel, plan, middle);
@@ -150,17 +130,21 @@ impl Graph {
         let moved = |list: &[u32]| list.iter().map(|row| place[*row as usize]).collect::<Vec<u32>>();
         let lists = Lists::new(len, |row| moved(draft.list(order[row])));
         let entries = moved(&entries);
-        let shape = grid.shape(profile.width(space.dims()), &space, metric == Metric::Euclidean);
+        let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
-        Ok(Self { space, codes, lists, rows: order, entries, kernel })
+        Ok(Self { space, codes, lists, rows: Words::copied(&order), entries, kernel })
     }
 
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.get().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
+    }
+
+    pub fn width(&self) -> Width {
+        self.codes.shape.width
     }
 
     pub fn metric(&self) -> Metric {
@@ -173,7 +157,7 @@ impl Graph {
 
     /// Bytes that searches read: codes, lists and the caller's row numbers.
     pub fn bytes(&self) -> usize {
-        let words = self.rows.len() + self.entries.len() + self.lists.starts().len();
+        let words = self.len() + self.entries.len() + self.lists.starts().len();
         self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>()
     }
 
@@ -188,7 +172,7 @@ impl Graph {
                 next.extend_from_slice(self.lists.neighbours(row, &mut room));
             }
         }
-        self.rows.iter().zip(met).filter(|(_, met)| !met).map(|(row, _)| *row).collect()
+        self.rows.get().iter().zip(met).filter(|(_, met)| !met).map(|(row, _)| *row).collect()
     }
 }
 
@@ -199,8 +183,8 @@ struct Grid {
 }
 
 impl Grid {
-    fn learn(space: &Space, rows: &dyn Rows, seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x6772_6964);
+    fn learn(space: &Space, rows: &dyn Rows) -> Self {
+        let mut random = Random::new(space.seed ^ 0x6772_6964);
         let (mut values, mut point, mut spare) = (vec![0.0; rows.dimension()], vec![], vec![]);
         let (mut squares, mut highest) = (0f64, 0f32);
         let sample = SAMPLE.min(rows.len());

@@ -6,18 +6,23 @@
 
 pub mod admitted;
 pub mod bits;
+pub mod calibration;
+pub mod engines;
 pub mod graph;
 pub mod head;
-pub mod hnsw;
 pub mod kernel;
 pub mod nearest;
 pub mod plan;
+pub mod proposer;
+pub mod recall;
 pub mod score;
 pub mod seal;
 pub mod segment;
 pub mod vectors;
 
-mod code;
+mod hnsw;
+mod mend;
+mod packed;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -30,10 +35,9 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cache::HotVectors;
 use crate::engine::Slot;
-use crate::engine::settings::Settings;
+use crate::engine::settings::{Effort, Settings};
 use crate::search::stop::{Stop, Stopped};
 use admitted::Admitted;
-use graph::Rows;
 use head::Chunk;
 use kernel::Kernel;
 use nearest::{ById, Hit, Nearest};
@@ -53,8 +57,8 @@ pub struct Row {
 pub struct Wanted<'a> {
     pub scorer: &'a Scorer,
     pub k: usize,
-    /// Candidates that a graph search keeps.
-    pub ef: usize,
+    /// How hard a graph search tries.
+    pub effort: Effort,
     /// Compare with every row; use no graph.
     pub exact: bool,
     /// The slots that may be found; none for all.
@@ -80,6 +84,7 @@ pub struct Index {
     next_part: AtomicU32,
     /// Vectors that were asked for by id, kept under this collection's number.
     hot: Option<(HotVectors, u64)>,
+    recent: recall::Recent,
 }
 
 impl Index {
@@ -92,6 +97,7 @@ impl Index {
             rows: RwLock::default(),
             next_part: AtomicU32::new(0),
             hot: None,
+            recent: recall::Recent::default(),
         }
     }
 
@@ -153,6 +159,9 @@ impl Index {
                 return chunk.values(row.row);
             }
             if let Some(segment) = parts.segment(row.part) {
+                if !segment.vectors.is_sound(row.row) {
+                    return None;
+                }
                 let read = || segment.vectors.row(row.row).to_vec();
                 return Some(match &self.hot {
                     Some((hot, incarnation)) => hot.get(*incarnation, row, read),
@@ -166,6 +175,14 @@ impl Index {
     /// The best hits, best first, and how they were found. A hit may have been replaced since: compare its row with
     /// [`Index::row`].
     pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<(Vec<Hit>, Trail), Stopped> {
+        let is_of_anywhere = wanted.admitted.is_none() && wanted.except.is_none() && !wanted.exact;
+        if is_of_anywhere && !self.parts.load().segments.is_empty() {
+            self.recent.note(wanted.scorer.query());
+        }
+        self.find(wanted, by_id, stop)
+    }
+
+    fn find(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<(Vec<Hit>, Trail), Stopped> {
         let (parts, listed) = self.parts_for(wanted);
         let mut nearest = Nearest::new(wanted.k, by_id);
         let mut trail = Trail::with_capacity(parts.segments.len() + 1);

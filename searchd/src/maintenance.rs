@@ -1,4 +1,5 @@
-//! The thread behind the scenes: seals what the head has gathered, merges and rewrites segments, writes checkpoints.
+//! The thread behind the scenes: seals what the head has gathered, merges and rewrites segments, builds damaged graphs
+//! anew, checks what was opened from the disk, writes checkpoints.
 //!
 //! There is one, at a lower priority than searches, and it holds no lock while it builds.
 
@@ -120,8 +121,12 @@ impl Maintenance {
     }
 
     fn tend(&self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
+        let directory = collection_directory(&self.directory, incarnation);
+        let mended = index.mend(&directory, &*self.builder)?;
+        if mended > 0 {
+            tracing::warn!(incarnation, mended, "built damaged graphs anew");
+        }
         while let Some(sources) = index.sources(self.seal_chunks) {
-            let directory = collection_directory(&self.directory, incarnation);
             std::fs::create_dir_all(&directory).map_err(|source| segment::Error::Io {
                 doing: "making the directory of",
                 file: directory.clone(),
@@ -132,6 +137,7 @@ impl Maintenance {
             let segments = index.segments().len();
             tracing::info!(incarnation, segments, seconds = started.elapsed().as_secs_f64(), "sealed a segment");
         }
+        index.check_one(&directory);
         Ok(())
     }
 
@@ -160,7 +166,8 @@ impl Maintenance {
     }
 }
 
-fn yield_to_searches() {
+/// Lowers the priority of this thread.
+pub(crate) fn yield_to_searches() {
     // SAFETY: the call takes numbers and touches no memory; 0 is the calling thread. Failing leaves the priority alone.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::engine::settings::Effort;
 use crate::engine::{Address, Collection, Slot, State};
 use crate::filter::Filter;
 use crate::index::nearest::Hit;
@@ -26,7 +27,7 @@ pub struct Query {
     pub target: Target,
     pub k: usize,
     /// Absent for the collection's own.
-    pub ef: Option<usize>,
+    pub effort: Option<Effort>,
     pub exact: bool,
     pub filter: Option<Arc<Filter>>,
     pub include: Include,
@@ -148,7 +149,7 @@ fn attempt(
     let wanted = Wanted {
         scorer: &scorer,
         k: query.k,
-        ef: query.ef.unwrap_or(opened.index.settings.ef_search as usize).max(query.k),
+        effort: query.effort.unwrap_or(opened.index.settings.effort),
         exact: query.exact,
         admitted: admitted.as_deref(),
         except: opened.except,

@@ -14,6 +14,7 @@ struct Asked {
     filter: Value,
     include: Vec<String>,
     ef_search: u32,
+    recall_target: f64,
     exact: bool,
 }
 
@@ -31,6 +32,7 @@ impl Asked {
             filter: filter.as_bytes(),
             include: &self.include,
             ef_search: self.ef_search,
+            recall_target: self.recall_target,
             exact: self.exact,
         };
         Key::search(READER, &query)
@@ -61,8 +63,9 @@ fn asked() -> impl Strategy<Value = Asked> {
         prop::collection::vec(prop_oneof![Just(0.5f32), Just(-1.0), Just(2.0)], 1..4).prop_map(Err),
     ];
     let include = prop::collection::vec(prop_oneof![Just("metadata".to_owned()), Just("values".to_owned())], 0..3);
-    (word(), target, 1u32..4, word(), filter(), include, 0u32..3, any::<bool>()).prop_map(
-        |(collection, target, k, metric, filter, include, ef_search, exact)| Asked {
+    let effort = (0u32..3, prop::sample::select(vec![0.0, 0.5, 0.95]));
+    (word(), target, 1u32..4, word(), filter(), include, effort, any::<bool>()).prop_map(
+        |(collection, target, k, metric, filter, include, (ef_search, recall_target), exact)| Asked {
             collection,
             target,
             k,
@@ -70,6 +73,7 @@ fn asked() -> impl Strategy<Value = Asked> {
             filter,
             include,
             ef_search,
+            recall_target,
             exact,
         },
     )
@@ -104,8 +108,8 @@ fn meaning(asked: &Asked) -> String {
     include.sort();
     include.dedup();
     let sorted = sorted(&asked.filter);
-    let Asked { collection, target, k, metric, ef_search, exact, .. } = asked;
-    format!("{collection} {target:?} {k} {metric} {sorted} {include:?} {ef_search} {exact}")
+    let Asked { collection, target, k, metric, ef_search, recall_target, exact, .. } = asked;
+    format!("{collection} {target:?} {k} {metric} {sorted} {include:?} {ef_search} {recall_target} {exact}")
 }
 
 fn sorted(value: &Value) -> String {
@@ -139,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn one_change_makes_another_key(asked in asked(), which in 0..8) {
+    fn one_change_makes_another_key(asked in asked(), which in 0..9) {
         let mut other = asked.clone();
         match which {
             0 => other.collection.push('x'),
@@ -149,6 +153,7 @@ proptest! {
             4 => other.filter = json!({ "x": asked.filter }),
             5 => other.include = vec!["both".to_owned()],
             6 => other.ef_search += 1,
+            7 => other.recall_target += 0.01,
             _ => other.exact = !asked.exact,
         }
         prop_assert_ne!(asked.key(&asked.filter.to_string()), other.key(&other.filter.to_string()));
@@ -169,6 +174,7 @@ fn plain() -> Asked {
         filter: json!({}),
         include: vec!["metadata".to_owned()],
         ef_search: 0,
+        recall_target: 0.0,
         exact: false,
     }
 }

@@ -30,6 +30,12 @@ async fn describe(job: Job) -> Result<Response, Error> {
     Ok(reply::json(answer::plain(&answer::CollectionAnswer::from(&described))))
 }
 
+pub(super) async fn recall(job: Job) -> Result<Response, Error> {
+    let request = collection::recall(job.path(), job.query(), read_session(&job)?)?;
+    let measured = job.upstream.measure_recall(&job.context, &request).await?;
+    Ok(reply::json(answer::plain(&answer::RecallAnswer::from(measured))))
+}
+
 async fn create(job: Job) -> Result<Response, Error> {
     codec::expect_json(&job.parts.headers)?;
     collection::name_of(job.path())?;

@@ -113,6 +113,15 @@ impl Upstream {
     ) -> Result<v1::Collection, Error> {
         self.unary(&read(ctx, "/nearfield.v1.Collections/Describe", &request.name, &request.session), request).await
     }
+
+    pub async fn measure_recall(
+        &self,
+        ctx: &CallContext,
+        request: &v1::MeasureRecallRequest,
+    ) -> Result<v1::MeasureRecallResponse, Error> {
+        let path = "/nearfield.v1.Collections/MeasureRecall";
+        self.unary(&read(ctx, path, &request.name, &request.session), request).await
+    }
 }
 
 /// A read of all that a caller has.

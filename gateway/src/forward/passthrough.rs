@@ -228,9 +228,10 @@ impl http_body::Body for Written {
 }
 
 /// Reads of one message in and one out, and the search whose stream begins with its first hit.
-const UNARY_READS: [&str; 6] = [
+const UNARY_READS: [&str; 7] = [
     "/nearfield.v1.Collections/Describe",
     "/nearfield.v1.Collections/List",
+    "/nearfield.v1.Collections/MeasureRecall",
     "/nearfield.v1.VectorSearch/BatchSearch",
     "/nearfield.v1.VectorSearch/Fetch",
     "/nearfield.v1.VectorSearch/Search",

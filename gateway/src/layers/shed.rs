@@ -67,6 +67,7 @@ impl Class {
             | Route::Grpc(GrpcMethod::Health | GrpcMethod::Read | GrpcMethod::Unknown)
             | Route::HealthReady
             | Route::OpenApi
+            | Route::Recall
             | Route::Regions
             | Route::Search
             | Route::SearchBatch

@@ -118,6 +118,7 @@ impl Fields for Search {
         "filter",
         "include",
         "ef_search",
+        "recall_target",
         "exact",
         "session",
         "explain",

@@ -38,11 +38,16 @@ impl Metric {
 /// The form of the vectors inside the graph. Full precision is kept beside it and decides the final order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quantization {
+    /// 32-bit floats.
     None,
     F16,
     Bf16,
+    /// Eight bits for each coordinate of the rotated vector.
     Int8,
+    /// The signs of the rotated vector's coordinates, with a length for each vector (RaBitQ).
     Binary,
+    /// A product of one-dimensional quantizers over the rotated vector: 2, 4 or 8 bits a coordinate, the fewest that
+    /// reach the collection's recall on each segment's own vectors.
     Pq,
 }
 
@@ -71,6 +76,63 @@ impl Quantization {
     }
 }
 
+/// The share of a query's nearest points that is found, 0.5 to 0.999, in ten-thousandths so that it is equal or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Recall(u16);
+
+impl Recall {
+    /// What a search finds that asks for nothing else.
+    pub const USUAL: Self = Self(9_500);
+    const LEAST: f64 = 0.5;
+    const MOST: f64 = 0.999;
+
+    /// `None` outside of what can be asked for.
+    pub fn new(share: f64) -> Option<Self> {
+        (Self::LEAST..=Self::MOST).contains(&share).then_some(Self((share * 10_000.0).round() as u16))
+    }
+
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / 10_000.0
+    }
+}
+
+/// How hard a search tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effort {
+    /// Candidates that are kept, in such a measure that [`USUAL_EF`] of them find [`Recall::USUAL`]: a graph that needs
+    /// more for it keeps more in proportion.
+    Candidates(u32),
+    /// As many as are needed for it.
+    Recall(Recall),
+}
+
+/// `ef_search` unless it is set.
+pub const USUAL_EF: u32 = 64;
+/// Largest `ef_search`.
+const MAX_EF: u32 = 10_000;
+
+impl Effort {
+    /// Reads the two fields of a message that say it, each 0 for not given; none when neither is.
+    pub fn from_fields(ef_search: u32, recall_target: f64) -> Result<Option<Self>, Vec<Violation>> {
+        let violation = |field, description: String| Err(vec![Violation::new(field, description)]);
+        match (ef_search > 0, recall_target != 0.0) {
+            (false, false) => Ok(None),
+            (true, true) => Err(vec![
+                Violation::new("/ef_search", "must not be given together with recall_target"),
+                Violation::new("/recall_target", "must not be given together with ef_search"),
+            ]),
+            (true, false) if ef_search > MAX_EF => {
+                violation("/ef_search", format!("must be between 1 and {MAX_EF}, is {ef_search}"))
+            }
+            (true, false) => Ok(Some(Self::Candidates(ef_search))),
+            (false, true) => match Recall::new(recall_target) {
+                Some(recall) => Ok(Some(Self::Recall(recall))),
+                None => violation("/recall_target", format!("must be between 0.5 and 0.999, is {recall_target}")),
+            },
+        }
+    }
+}
+
 /// Settings of a collection, complete: defaults are filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -79,7 +141,7 @@ pub struct Settings {
     pub quantization: Quantization,
     pub m: u32,
     pub ef_construction: u32,
-    pub ef_search: u32,
+    pub effort: Effort,
     /// Sorted, without repeats.
     pub residency: Vec<String>,
 }
@@ -112,12 +174,15 @@ impl Settings {
         let hnsw = message.hnsw.unwrap_or_default();
         let m = number(hnsw.m, 16, 4, 64, "/hnsw/m");
         let ef_construction = number(hnsw.ef_construction, 128, 8, 1_024, "/hnsw/ef_construction");
-        let ef_search = number(message.ef_search, 64, 1, 10_000, "/ef_search");
+        let effort = Effort::from_fields(message.ef_search, message.recall_target).unwrap_or_else(|wrong| {
+            violations.extend(wrong);
+            None
+        });
         let metric = named(&message.metric, "cosine", Metric::parse);
         if metric.is_none() {
             violations.push(Violation::new("/metric", "must be one of cosine, dot, euclidean"));
         }
-        let quantization = named(&message.quantization, "bf16", Quantization::parse);
+        let quantization = named(&message.quantization, "pq", Quantization::parse);
         if quantization.is_none() {
             let description = "must be one of none, f16, bf16, int8, binary, pq";
             violations.push(Violation::new("/quantization", description));
@@ -129,16 +194,22 @@ impl Settings {
         let mut residency = message.residency.clone();
         residency.sort();
         residency.dedup();
-        Ok(Self { dimension, metric, quantization, m, ef_construction, ef_search, residency })
+        let effort = effort.unwrap_or(Effort::Candidates(USUAL_EF));
+        Ok(Self { dimension, metric, quantization, m, ef_construction, effort, residency })
     }
 
     pub fn to_message(&self) -> v1::CollectionSettings {
+        let (ef_search, recall_target) = match self.effort {
+            Effort::Candidates(ef) => (ef, 0.0),
+            Effort::Recall(recall) => (0, recall.share()),
+        };
         v1::CollectionSettings {
             dimension: self.dimension,
             metric: self.metric.name().to_owned(),
             quantization: self.quantization.name().to_owned(),
             hnsw: Some(v1::Hnsw { m: self.m, ef_construction: self.ef_construction }),
-            ef_search: self.ef_search,
+            ef_search,
+            recall_target,
             residency: self.residency.clone(),
         }
     }
@@ -174,9 +245,31 @@ mod tests {
     fn defaults_are_filled_in() {
         let settings =
             Settings::from_message(&v1::CollectionSettings { dimension: 384, ..Default::default() }).unwrap();
-        assert_eq!((settings.metric, settings.quantization), (Metric::Cosine, Quantization::Bf16));
-        assert_eq!((settings.m, settings.ef_construction, settings.ef_search), (16, 128, 64));
+        assert_eq!((settings.metric, settings.quantization), (Metric::Cosine, Quantization::Pq));
+        assert_eq!((settings.m, settings.ef_construction, settings.effort), (16, 128, Effort::Candidates(64)));
         assert_eq!(Settings::from_message(&settings.to_message()).unwrap(), settings);
+    }
+
+    #[test]
+    fn effort_is_said_in_one_way() {
+        let read = |ef_search, recall_target| {
+            let message =
+                v1::CollectionSettings { dimension: 8, ef_search, recall_target, ..v1::CollectionSettings::default() };
+            Settings::from_message(&message)
+        };
+        let fields = |ef, recall| {
+            let wrong: Vec<String> = read(ef, recall).unwrap_err().into_iter().map(|v| v.field).collect();
+            wrong
+        };
+        assert_eq!(read(9, 0.0).unwrap().effort, Effort::Candidates(9));
+        let settings = read(0, 0.98).unwrap();
+        assert_eq!(settings.effort, Effort::Recall(Recall(9_800)));
+        assert_eq!(Settings::from_message(&settings.to_message()).unwrap(), settings);
+        assert_eq!(fields(9, 0.98), ["/ef_search", "/recall_target"]);
+        assert_eq!(fields(10_001, 0.0), ["/ef_search"]);
+        for recall in [0.4999, 0.9991, -1.0, 1.0, f64::NAN] {
+            assert_eq!(fields(0, recall), ["/recall_target"], "{recall}");
+        }
     }
 
     #[test]

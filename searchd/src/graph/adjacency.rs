@@ -1,7 +1,9 @@
 //! Who is whose neighbour.
 
+use bytes::Bytes;
+
 use super::kernel::prefetch;
-use super::memory::{LINE, Region};
+use super::memory::{LINE, Lines as Buffer, Words};
 
 /// Longest list of neighbours.
 pub const MAX_DEGREE: usize = 128;
@@ -23,9 +25,9 @@ pub trait Neighbours: Sync {
 #[derive(Clone)]
 pub struct Lists {
     /// Where each list begins, counted in ids; one more for the end of the last.
-    starts: Vec<u32>,
+    starts: Words,
     bits: usize,
-    ids: Region,
+    ids: Bytes,
 }
 
 impl Lists {
@@ -50,35 +52,34 @@ impl Lists {
         starts.push(count);
         ids.push(word as u8);
         ids.extend([0; SPARE]);
-        Self { starts, bits, ids: Region::copied(&ids) }
+        Self { starts: Words::copied(&starts), bits, ids: Buffer::from_bytes(&ids).into_shared() }
     }
 
-    /// `None` if they are not the lists of `rows` rows.
-    pub fn open(rows: usize, starts: Vec<u32>, ids: Region) -> Option<Self> {
-        let is_ordered = starts.first() == Some(&0) && starts.windows(2).all(|pair| pair[0] <= pair[1]);
-        let fits = starts.windows(2).all(|pair| (pair[1].saturating_sub(pair[0])) as usize <= MAX_DEGREE);
+    /// `None` if they are not the lists of `rows` rows. That the ids are of rows is for a checksum to say; one that is not
+    /// ends a search by a panic.
+    pub fn open(rows: usize, starts: Words, ids: Bytes) -> Option<Self> {
+        let words = starts.get();
+        let is_ordered = words.first() == Some(&0) && words.windows(2).all(|pair| pair[0] <= pair[1]);
+        let fits = words.windows(2).all(|pair| (pair[1].saturating_sub(pair[0])) as usize <= MAX_DEGREE);
         let bits = bits(rows);
-        let bytes = *starts.last()? as usize * bits / 8 + 1 + SPARE;
-        if starts.len() != rows + 1 || !is_ordered || !fits || ids.bytes().len() != bytes {
+        let bytes = *words.last()? as usize * bits / 8 + 1 + SPARE;
+        if words.len() != rows + 1 || !is_ordered || !fits || ids.len() != bytes {
             return None;
         }
-        let lists = Self { starts, bits, ids };
-        let mut room = [0; MAX_DEGREE];
-        let all_exist =
-            (0..rows as u32).all(|row| lists.neighbours(row, &mut room).iter().all(|id| (*id as usize) < rows));
-        all_exist.then_some(lists)
+        Some(Self { starts, bits, ids })
     }
 
     pub fn starts(&self) -> &[u32] {
-        &self.starts
+        self.starts.get()
     }
 
     pub fn ids(&self) -> &[u8] {
-        self.ids.bytes()
+        &self.ids
     }
 
     fn range(&self, row: u32) -> (usize, usize) {
-        (self.starts[row as usize] as usize, self.starts[row as usize + 1] as usize)
+        let starts = self.starts.get();
+        (starts[row as usize] as usize, starts[row as usize + 1] as usize)
     }
 }
 
@@ -93,7 +94,7 @@ impl Neighbours for Lists {
         let (start, end) = self.range(row);
         let room = &mut room[..end - start];
         let first = start * self.bits;
-        let bytes = &self.ids.bytes()[first / 8..(end * self.bits) / 8 + SPARE];
+        let bytes = &self.ids[first / 8..(end * self.bits) / 8 + SPARE];
         let mask = ((1u64 << self.bits) - 1) as u32;
         let mut bit = first % 8;
         for id in room.iter_mut() {
@@ -109,7 +110,7 @@ impl Neighbours for Lists {
         let (start, end) = self.range(row);
         let (start, end) = (start * self.bits / 8, end * self.bits / 8);
         for offset in (start..end + 1).step_by(LINE) {
-            prefetch(self.ids.bytes(), offset);
+            prefetch(&self.ids, offset);
         }
     }
 }
@@ -123,7 +124,8 @@ mod tests {
         for rows in [1, 2, 3, 256, 257, 70_000] {
             let list = |row: usize| (0..row % 5).map(|i| ((row * 31 + i * 7_919) % rows) as u32).collect::<Vec<_>>();
             let lists = Lists::new(rows, list);
-            let lists = Lists::open(rows, lists.starts().to_vec(), Region::copied(lists.ids())).expect("they fit");
+            let lists = Lists::open(rows, Words::copied(lists.starts()), Bytes::copy_from_slice(lists.ids()));
+            let lists = lists.expect("they fit");
             let mut room = [0; MAX_DEGREE];
             for row in 0..rows {
                 assert_eq!(lists.neighbours(row as u32, &mut room), list(row));

@@ -1,15 +1,19 @@
 //! Rows packed into a few bits for each coordinate, and distances estimated from them.
 //!
-//! A code is a step of a uniform grid around 0. Eight and four bits share one grid for all rows; with two bits each row
-//! has its own step, chosen so that the estimate of an inner product is right on average (as in extended RaBitQ).
+//! A code is a step of a uniform grid around 0. Eight and four bits share one grid for all rows; with two bits, or one,
+//! each row has its own step, chosen so that the estimate of an inner product is right on average (as in RaBitQ and its
+//! extension to more bits).
+
+use bytes::Bytes;
 
 use super::kernel::{Kernel, Packed, Query, Width, prefetch};
-use super::memory::{LINE, Lines, Region};
+use super::memory::{LINE, Lines};
 use super::space::squared_length;
 
-/// Steps of the best uniform grid for normal values, in standard deviations (Max 1960): 4 and 2 bits.
+/// Steps of the best uniform grid for normal values, in standard deviations (Max 1960): 4, 2 and 1 bits.
 const STEP_FOUR: f32 = 0.3352;
 const STEP_TWO: f32 = 0.9957;
+const STEP_ONE: f32 = 1.5958;
 
 /// The shape of packed rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +34,7 @@ impl Shape {
             Width::Four if lengths => STEP_FOUR / (dims as f32).sqrt(),
             Width::Four => spread * STEP_FOUR,
             Width::Two => STEP_TWO / (dims as f32).sqrt(),
+            Width::One => STEP_ONE / (dims as f32).sqrt(),
         };
         Self { width, dims, lengths, step: if step > 0.0 && step.is_finite() { step } else { 1.0 } }
     }
@@ -41,13 +46,20 @@ impl Shape {
     }
 
     fn own_step(&self) -> bool {
-        self.width == Width::Two || (self.width == Width::Four && self.lengths)
+        match self.width {
+            Width::One | Width::Two => true,
+            Width::Four => self.lengths,
+            Width::Eight => false,
+        }
     }
 
-    /// Bytes from one row to the next. Wide codes begin on a cache line; two-bit codes are for the least memory.
+    /// Bytes from one row to the next. Wide codes begin on a cache line; narrow ones are for the least memory.
     pub fn stride(&self) -> usize {
         let bytes = self.plane() + size_of::<f32>() * (usize::from(self.own_step()) + usize::from(self.lengths));
-        if self.width == Width::Two { bytes } else { bytes.next_multiple_of(LINE) }
+        match self.width {
+            Width::One | Width::Two => bytes,
+            Width::Four | Width::Eight => bytes.next_multiple_of(LINE),
+        }
     }
 
     /// The code in the middle of the grid is worth 0.
@@ -56,6 +68,7 @@ impl Shape {
             Width::Eight => 128.0,
             Width::Four => 7.5,
             Width::Two => 1.5,
+            Width::One => 0.5,
         }
     }
 }
@@ -66,7 +79,7 @@ pub struct Codes {
     stride: usize,
     plane: usize,
     len: usize,
-    data: Region,
+    data: Bytes,
 }
 
 /// A query as the kernels take it.
@@ -80,13 +93,13 @@ pub struct PackedQuery {
 
 impl Codes {
     /// `None` if the bytes are not `len` rows.
-    pub fn open(shape: Shape, len: usize, data: Region) -> Option<Self> {
+    pub fn open(shape: Shape, len: usize, data: Bytes) -> Option<Self> {
         let (stride, plane) = (shape.stride(), shape.plane());
-        (stride.checked_mul(len) == Some(data.bytes().len())).then_some(Self { shape, stride, plane, len, data })
+        (stride.checked_mul(len) == Some(data.len())).then_some(Self { shape, stride, plane, len, data })
     }
 
     pub fn bytes(&self) -> &[u8] {
-        self.data.bytes()
+        &self.data
     }
 
     pub fn len(&self) -> usize {
@@ -105,7 +118,7 @@ impl Codes {
             point(row, &mut values);
             encode(&shape, &values, bytes);
         }
-        Self { shape, stride: shape.stride(), plane: shape.plane(), len, data: Region::Owned(lines) }
+        Self { shape, stride: shape.stride(), plane: shape.plane(), len, data: lines.into_shared() }
     }
 
     pub fn empty_query(&self) -> PackedQuery {
@@ -135,7 +148,7 @@ impl Codes {
     /// A row as a query, for eight-bit codes.
     pub fn pack_row(&self, row: u32, into: &mut PackedQuery) {
         debug_assert_eq!(self.shape.width, Width::Eight, "only bytes turn into bytes");
-        let codes = &self.data.bytes()[row as usize * self.stride..][..self.shape.dims];
+        let codes = &self.data[row as usize * self.stride..][..self.shape.dims];
         into.unit = self.shape.step;
         into.query.values.iter_mut().zip(codes).for_each(|(value, code)| *value = (code ^ 0x80) as i8);
         into.query.sum = codes.iter().map(|code| i32::from(*code) - 128).sum();
@@ -145,7 +158,7 @@ impl Codes {
     /// rows, less the row's as well.
     #[inline]
     pub fn distances(&self, kernel: Kernel, query: &PackedQuery, ids: &[u32], sums: &mut [i32], distances: &mut [f32]) {
-        let packed = Packed { data: self.data.bytes(), stride: self.stride, plane: self.plane };
+        let packed = Packed { data: &self.data, stride: self.stride, plane: self.plane };
         kernel.dots(self.shape.width, packed, &query.query, ids, sums);
         let zero = self.shape.middle() * query.query.sum as f32;
         let factor = -2.0 * query.unit * self.shape.step;
@@ -158,7 +171,7 @@ impl Codes {
         }
         let length_at = self.plane + if own { size_of::<f32>() } else { 0 };
         for (i, id) in ids.iter().enumerate() {
-            let row = &self.data.bytes()[*id as usize * self.stride..][..self.stride];
+            let row = &self.data[*id as usize * self.stride..][..self.stride];
             let scale = if own { float(row, self.plane) } else { 1.0 };
             let length = if self.shape.lengths { float(row, length_at) } else { 0.0 };
             distances[i] = length + scale * factor * (sums[i] as f32 - zero);
@@ -169,7 +182,7 @@ impl Codes {
     #[inline]
     pub fn squared_length(&self, row: u32) -> f32 {
         let at = self.plane + if self.shape.own_step() { size_of::<f32>() } else { 0 };
-        float(&self.data.bytes()[row as usize * self.stride..][..self.stride], at)
+        float(&self.data[row as usize * self.stride..][..self.stride], at)
     }
 
     #[inline(always)]
@@ -177,7 +190,7 @@ impl Codes {
         let start = row as usize * self.stride;
         let mut offset = 0;
         while offset < self.stride {
-            prefetch(self.data.bytes(), start + offset);
+            prefetch(&self.data, start + offset);
             offset += LINE;
         }
     }

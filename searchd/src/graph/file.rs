@@ -16,10 +16,12 @@
 //! | 128..192 | the same for the sections lists, codes; 0; CRC-32 of bytes 128..188 |
 //! | 192.. | the sections, in this order |
 
+use bytes::Bytes;
+
 use super::adjacency::Lists;
 use super::codes::{Codes, Shape};
 use super::kernel::{Kernel, Width};
-use super::memory::{LINE, Region, Shared};
+use super::memory::{LINE, Words};
 use super::space::Space;
 use super::{Graph, MAX_DIMENSION, MAX_ROWS, Metric};
 
@@ -48,7 +50,7 @@ impl Graph {
         let sections: [&[u8]; SECTIONS] = [
             bytemuck::cast_slice(&self.space.centre),
             bytemuck::cast_slice(&self.entries),
-            bytemuck::cast_slice(&self.rows),
+            bytemuck::cast_slice(self.rows.get()),
             bytemuck::cast_slice(self.lists.starts()),
             self.lists.ids(),
             self.codes.bytes(),
@@ -79,26 +81,26 @@ impl Graph {
         bytes
     }
 
-    /// The graph in `bytes`, which it goes on reading: codes and lists stay where they are. The bytes must not change any
-    /// more. Reads all of them once, to check them.
-    pub fn open(bytes: Shared) -> Result<Self, OpenError> {
-        let all = (*bytes).as_ref();
-        let header = Header::read(all)?;
-        let sections = header.sections(all)?;
-        let part = |i: usize| Region::Part(bytes.clone(), sections[i].clone());
-        let words = |i: usize| words(&all[sections[i].clone()]);
-        let centre: Vec<f32> = words(0).into_iter().map(f32::from_bits).collect();
-        let (entries, rows) = (words(1), words(2));
+    /// The graph in `bytes`, which it goes on reading: all large sections stay where they are. Reads all of them once, to
+    /// check them.
+    pub fn open(bytes: Bytes) -> Result<Self, OpenError> {
+        let header = Header::read(&bytes)?;
+        let sections = header.sections(&bytes)?;
+        let part = |i: usize| bytes.slice(sections[i].clone());
+        let words = |i: usize, name| Words::open(part(i)).ok_or(OpenError::Content(name));
+        let centre: Vec<f32> = words(0, "centre")?.get().iter().map(|word| f32::from_bits(*word)).collect();
+        let (entries, rows) = (words(1, "entries")?.get().to_vec(), words(2, "row table")?);
 
         let kernel = Kernel::detect();
         let Header { metric, dimension, seed, longest, shape, .. } = header;
         let space = Space::new(metric, dimension, longest, centre, seed, kernel);
         let is_space = space.centre.len() == space.dims() && space.centre.iter().all(|value| value.is_finite());
         check(is_space, "centre")?;
-        check(rows.len() == header.rows && rows.iter().all(|row| (*row as usize) < header.rows), "row table")?;
+        let are_rows = |rows: &[u32]| rows.iter().all(|row| (*row as usize) < header.rows);
+        check(rows.get().len() == header.rows && are_rows(rows.get()), "row table")?;
         let has_entries = entries.len() == header.entries && (header.rows == 0) == entries.is_empty();
-        check(has_entries && entries.iter().all(|row| (*row as usize) < header.rows), "entries")?;
-        let lists = Lists::open(header.rows, words(3), part(4)).ok_or(OpenError::Content("lists"))?;
+        check(has_entries && are_rows(&entries), "entries")?;
+        let lists = Lists::open(header.rows, words(3, "list table")?, part(4)).ok_or(OpenError::Content("lists"))?;
         let shape = Shape { dims: space.dims(), ..shape };
         let codes = Codes::open(shape, header.rows, part(5)).ok_or(OpenError::Content("codes"))?;
         Ok(Self { space, codes, lists, rows, entries, kernel })
@@ -133,7 +135,7 @@ impl Header {
         }
         let metrics = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
         let metric = metrics.into_iter().find(|metric| *metric as u8 == bytes[12]);
-        let width = [Width::Eight, Width::Four, Width::Two].into_iter().find(|w| w.bits() == usize::from(bytes[13]));
+        let width = Width::ALL.into_iter().find(|width| width.bits() == usize::from(bytes[13]));
         let (step, longest) = (f32::from_bits(word(bytes, 40)), f32::from_bits(word(bytes, 44)));
         let dimension = word(bytes, 16) as usize;
         let rows = long(bytes, 24);
@@ -186,8 +188,4 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
-}
-
-fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes.chunks_exact(4).map(|bytes| word(bytes, 0)).collect()
 }

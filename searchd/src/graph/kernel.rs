@@ -48,19 +48,23 @@ impl Level {
 }
 
 /// Bits of one coordinate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Width {
-    Eight,
-    Four,
+    One,
     Two,
+    Four,
+    Eight,
 }
 
 impl Width {
+    pub const ALL: [Self; 4] = [Self::One, Self::Two, Self::Four, Self::Eight];
+
     pub fn bits(self) -> usize {
         match self {
-            Self::Eight => 8,
-            Self::Four => 4,
+            Self::One => 1,
             Self::Two => 2,
+            Self::Four => 4,
+            Self::Eight => 8,
         }
     }
 }
@@ -116,6 +120,7 @@ pub struct Kernel {
     eight: Dots,
     four: Dots,
     two: Dots,
+    one: Dots,
     offer: Offer,
     butterflies: Butterflies,
     dot: Halves,
@@ -136,6 +141,7 @@ impl Kernel {
                 eight: x86::avx512::eight,
                 four: x86::avx512::four,
                 two: x86::avx512::two,
+                one: x86::avx512::one,
                 offer: x86::avx512::offer,
                 butterflies: x86::avx512::butterflies,
                 dot: x86::avx512::dot,
@@ -147,6 +153,7 @@ impl Kernel {
                 eight: x86::avx2::eight,
                 four: x86::avx2::four,
                 two: x86::avx2::two,
+                one: x86::avx2::one,
                 offer: portable::offer,
                 butterflies: x86::avx2::butterflies,
                 dot: x86::avx2::dot,
@@ -157,6 +164,7 @@ impl Kernel {
                 eight: portable::eight,
                 four: portable::four,
                 two: portable::two,
+                one: portable::one,
                 offer: portable::offer,
                 butterflies: portable::butterflies,
                 dot: portable::dot,
@@ -185,6 +193,7 @@ impl Kernel {
             Width::Eight => self.eight,
             Width::Four => self.four,
             Width::Two => self.two,
+            Width::One => self.one,
         };
         // SAFETY: `of` hands a kernel out only where its instructions are present; it reads `plane` bytes of each named
         // row, which are inside `data`, and `padded` bytes of each plane of the query, and writes `ids.len()` sums.
@@ -256,22 +265,4 @@ pub fn prefetch(data: &[u8], offset: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (data, offset);
-}
-
-/// Asks the kernel of the operating system to back the room of `values` by huge pages; no harm if it doesn't.
-pub fn advise_huge_pages<T>(values: &Vec<T>) {
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4_096;
-        const HUGE: usize = 2 << 20;
-        let bytes = values.capacity() * size_of::<T>();
-        let start = (values.as_ptr() as usize).next_multiple_of(PAGE);
-        let end = (values.as_ptr() as usize + bytes) / PAGE * PAGE;
-        if end.saturating_sub(start) >= HUGE {
-            // SAFETY: the range is inside one allocation that we own; the advice changes no contents.
-            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = values;
 }

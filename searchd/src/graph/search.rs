@@ -108,17 +108,12 @@ impl Guide for Sieve<'_, '_> {
 }
 
 impl Graph {
-    /// The nearest rows found, best first, equals by row. There may be fewer than `k` though more are admitted: the
-    /// caller then compares with all that the filter admits.
+    /// The rows worth an exact comparison, the likeliest first: `wanted.rescored` at most, fewer where the walk met fewer
+    /// that the filter admits.
     ///
     /// # Panics
     /// If the query is not of the graph's dimension.
-    pub fn search(
-        &self,
-        searcher: &mut Searcher,
-        wanted: &Wanted<'_>,
-        exact: &impl Exact,
-    ) -> Result<Vec<Hit>, Stopped> {
+    pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<&'s [u32], Stopped> {
         let Searcher { scratch, admitted, point, spare, query, found } = searcher;
         let ef = wanted.ef.max(wanted.k);
         self.space.query(wanted.query, point, spare);
@@ -126,6 +121,7 @@ impl Graph {
         self.codes.pack(point, query);
         let terrain =
             Terrain { codes: &self.codes, adjacency: &self.lists, kernel: self.kernel, entries: &self.entries };
+        let rows = self.rows.get();
         let candidates = match (wanted.filter, wanted.stop) {
             (None, None) => {
                 terrain.walk(query, ef, scratch, &mut Alone)?;
@@ -134,15 +130,29 @@ impl Graph {
             (filter, stop) => {
                 admitted.reset(ef);
                 let walked = filter.map_or(ef, |filter| filter.widened(ef)).min(self.len().max(ef));
-                let mut sieve = Sieve { rows: &self.rows, filter, admitted, stop };
+                let mut sieve = Sieve { rows, filter, admitted, stop };
                 terrain.walk(query, walked, scratch, &mut sieve)?;
                 if filter.is_some() { admitted.candidates() } else { scratch.pool.candidates() }
             }
         };
         found.clear();
         let rescored = candidates.iter().take(wanted.rescored.max(wanted.k));
-        found.extend(rescored.map(|candidate| self.rows[candidate.row() as usize]));
-        Ok(rescore(found, wanted.k, exact))
+        found.extend(rescored.map(|candidate| rows[candidate.row() as usize]));
+        Ok(found)
+    }
+
+    /// The nearest rows found, best first, equals by row. There may be fewer than `k` though more are admitted: the
+    /// caller then compares with all that the filter admits.
+    ///
+    /// # Panics
+    /// As for [`Graph::propose`].
+    pub fn search(
+        &self,
+        searcher: &mut Searcher,
+        wanted: &Wanted<'_>,
+        exact: &impl Exact,
+    ) -> Result<Vec<Hit>, Stopped> {
+        Ok(rescore(self.propose(searcher, wanted)?, wanted.k, exact))
     }
 }
 

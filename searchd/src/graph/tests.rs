@@ -1,7 +1,6 @@
 //! The graph against an exact oracle, against damage, and its kernels against each other.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use half::f16;
 use proptest::prelude::*;
 
@@ -10,7 +9,7 @@ use super::file::OpenError;
 use super::kernel::{Filled, Kernel, Level, POOL_SPARE, Packed, Query, Width};
 use super::random::Random;
 use super::search::{Exact, Filter, Hit, Searcher, Stopped, Wanted};
-use super::{Graph, Metric, Profile, Rows};
+use super::{Graph, Metric, Rows};
 
 const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42 };
 
@@ -103,15 +102,18 @@ fn recall(graph: &Graph, rows: &Clustered, metric: Metric) -> f64 {
 }
 
 #[test]
-fn the_nearest_are_found_by_every_metric_and_profile() {
+fn the_nearest_are_found_by_every_metric_and_width() {
     for dimension in [50, 160] {
         let rows = Clustered::new(3_000, dimension, 5);
         for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
-            for profile in [Profile::Fast, Profile::Lean] {
-                let graph = Graph::build(metric, &rows, profile, &PLAN).unwrap();
-                assert!(graph.unreachable().is_empty());
+            let mut graph = Graph::build(metric, &rows, Width::Eight, &PLAN).unwrap();
+            assert!(graph.unreachable().is_empty());
+            for (width, least) in [(Width::Eight, 0.97), (Width::Four, 0.95), (Width::Two, 0.9), (Width::One, 0.6)] {
+                graph.repack(&rows, width);
                 let recall = recall(&graph, &rows, metric);
-                assert!(recall > 0.95, "{metric:?} {profile:?} {dimension}: {recall}");
+                assert!(recall > least, "{metric:?} {width:?} {dimension}: {recall}");
+                let packed = Graph::build(metric, &rows, width, &PLAN).unwrap();
+                assert!(packed.to_bytes() == graph.to_bytes(), "packing again is as packing at once");
             }
         }
     }
@@ -120,18 +122,18 @@ fn the_nearest_are_found_by_every_metric_and_profile() {
 #[test]
 fn lean_graphs_are_lean() {
     let rows = Clustered::new(2_000, 384, 1);
-    let graph = Graph::build(Metric::Cosine, &rows, Profile::Lean, &PLAN).unwrap();
+    let graph = Graph::build(Metric::Cosine, &rows, Width::Two, &PLAN).unwrap();
     assert!(graph.bytes() <= 210 * graph.len(), "{} bytes a row", graph.bytes() / graph.len());
 }
 
 #[test]
 fn equal_seeds_give_equal_graphs_on_any_number_of_threads() {
     let rows = Clustered::new(1_500, 64, 3);
-    let bytes = |plan| Graph::build(Metric::Euclidean, &rows, Profile::Fast, &plan).unwrap().to_bytes();
+    let bytes = |plan| Graph::build(Metric::Euclidean, &rows, Width::Four, &plan).unwrap().to_bytes();
     let one = bytes(PLAN);
     assert!(one == bytes(Plan { threads: 3, ..PLAN }));
     assert!(one != bytes(Plan { seed: 43, ..PLAN }));
-    let portable = Graph::build_by(Kernel::of(Level::Portable), Metric::Euclidean, &rows, Profile::Fast, &PLAN);
+    let portable = Graph::build_by(Kernel::of(Level::Portable), Metric::Euclidean, &rows, Width::Four, &PLAN);
     assert!(one == portable.unwrap().to_bytes());
 }
 
@@ -141,7 +143,7 @@ fn few_rows_equal_rows_and_rows_of_zero_are_found() {
         for values in [0.0, 1.0] {
             let rows = Clustered { dimension: 8, values: vec![values; rows * 8] };
             for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
-                let graph = Graph::build(metric, &rows, Profile::Fast, &PLAN).unwrap();
+                let graph = Graph::build(metric, &rows, Width::Four, &PLAN).unwrap();
                 assert!(graph.unreachable().is_empty());
                 let query = [1.0; 8];
                 let hits = graph.search(
@@ -154,14 +156,14 @@ fn few_rows_equal_rows_and_rows_of_zero_are_found() {
         }
     }
     let many = Clustered { dimension: 8, values: vec![1.0; 8 * 2_000] };
-    let graph = Graph::build(Metric::Euclidean, &many, Profile::Fast, &PLAN).unwrap();
+    let graph = Graph::build(Metric::Euclidean, &many, Width::Four, &PLAN).unwrap();
     assert!(graph.unreachable().is_empty());
 }
 
 #[test]
 fn filters_admit_nothing_else_and_find_what_they_admit() {
     let rows = Clustered::new(3_000, 64, 5);
-    let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+    let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
     let mut searcher = Searcher::default();
     for (every, least) in [(2, 0.95), (10, 0.95), (50, 0.8)] {
         let admits = |row: u32| row % every == 1;
@@ -186,7 +188,7 @@ fn filters_admit_nothing_else_and_find_what_they_admit() {
 #[test]
 fn a_search_stops_when_told() {
     let rows = Clustered::new(3_000, 16, 5);
-    let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+    let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
     let query = rows.row(3);
     let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
     let stopped = Wanted { stop: Some(&|| true), ..wanted(query) };
@@ -199,7 +201,7 @@ fn one_searcher_serves_graphs_of_any_shape() {
     for round in 0..300 {
         let rows = Clustered::new(20 + round % 3 * 40, 8 + round % 2 * 70, 9);
         if !(6..=294).contains(&round) {
-            let graph = Graph::build(Metric::Euclidean, &rows, Profile::Fast, &PLAN).unwrap();
+            let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
             let query = rows.row(3);
             let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
             for _ in 0..60 {
@@ -211,16 +213,14 @@ fn one_searcher_serves_graphs_of_any_shape() {
 }
 
 fn opened(bytes: Vec<u8>) -> Result<Graph, OpenError> {
-    Graph::open(Arc::new(bytes))
+    Graph::open(Bytes::from(bytes))
 }
 
 #[test]
 fn bytes_come_back_as_the_same_graph() {
     let rows = Clustered::new(1_000, 70, 5);
-    for (metric, profile) in
-        [(Metric::Cosine, Profile::Fast), (Metric::Dot, Profile::Lean), (Metric::Euclidean, Profile::Lean)]
-    {
-        let graph = Graph::build(metric, &rows, profile, &PLAN).unwrap();
+    for (metric, width) in [(Metric::Cosine, Width::Four), (Metric::Dot, Width::Two), (Metric::Euclidean, Width::Two)] {
+        let graph = Graph::build(metric, &rows, width, &PLAN).unwrap();
         let again = opened(graph.to_bytes()).unwrap();
         assert!(again.to_bytes() == graph.to_bytes());
         let query = rows.row(1);
@@ -233,7 +233,7 @@ fn bytes_come_back_as_the_same_graph() {
 #[test]
 fn damage_is_an_error() {
     let rows = Clustered::new(60, 20, 5);
-    let bytes = Graph::build(Metric::Euclidean, &rows, Profile::Lean, &PLAN).unwrap().to_bytes();
+    let bytes = Graph::build(Metric::Euclidean, &rows, Width::Two, &PLAN).unwrap().to_bytes();
     assert!(opened(bytes.clone()).is_ok());
     for length in 0..bytes.len() {
         assert!(opened(bytes[..length].to_vec()).is_err(), "cut at {length}");
@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn kernels_agree_on_sums(
         seed: u64,
-        width in prop::sample::select(vec![Width::Eight, Width::Four, Width::Two]),
+        width in prop::sample::select(Width::ALL.to_vec()),
         blocks in 1usize..20,
         extra in 0usize..9,
     ) {

@@ -75,6 +75,10 @@ impl Tombstones {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    pub fn bytes(&self) -> usize {
+        self.words.len() * 8
+    }
 }
 
 #[cfg(test)]

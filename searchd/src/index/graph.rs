@@ -1,31 +1,51 @@
 //! The seam to graphs: what a segment asks of the structure that proposes candidates.
 //!
 //! A graph proposes, full precision decides: whatever form the vectors have inside it, the segment computes the scores
-//! of the proposed rows again.
+//! of the proposed rows again. There are two kinds. Which one a segment gets its collection's settings say; which one
+//! it has its file says ([`file`](super::proposer)).
 
-use std::path::Path;
+use bytes::Bytes;
 
+use super::calibration::{Calibration, Trial};
+use super::vectors::Vectors;
 use crate::engine::settings::Settings;
+use crate::search::stop::{Stop, Stopped};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the graph engine")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the graph file {0} does not belong to its vectors")]
-    Foreign(String),
+    #[error("the graph does not belong to its vectors")]
+    Foreign,
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
-/// Full-precision rows from which a graph is built.
-pub trait Rows {
-    fn len(&self) -> usize;
-    fn row(&self, row: u32) -> &[f32];
+/// What built a graph, as files name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nearfield's own graph over packed codes.
+    Packed = 1,
+    /// HNSW by usearch, over floats.
+    Hnsw = 2,
+}
 
-    /// The largest Euclidean norm of a row.
-    fn longest(&self) -> f64;
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
+impl Kind {
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Packed, Self::Hnsw].into_iter().find(|kind| *kind as u32 == number)
     }
+}
+
+/// What a graph is asked for.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// As the scorer has it: of length one for cosine.
+    pub query: &'a [f32],
+    pub k: usize,
+    /// Candidates that the walk keeps.
+    pub ef: usize,
+    pub admission: Option<Admission<'a>>,
+    pub stop: &'a Stop,
 }
 
 /// Which rows may be proposed.
@@ -47,32 +67,50 @@ pub struct Proposal {
 /// A search whose cost is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    pub count: usize,
+    pub ef: usize,
     pub share: f64,
     pub dimension: usize,
 }
 
 /// A graph over the rows of one segment.
 pub trait Graph: Send + Sync {
-    /// Rows near the query, at most about `count` of them, those that `admission` refuses left out. `query` is as the
-    /// scorer has it: of length one for cosine.
-    fn propose(&self, query: &[f32], count: usize, admission: Option<Admission<'_>>) -> Result<Proposal, Error>;
+    fn kind(&self) -> Kind;
+
+    /// Rows that are worth an exact comparison, the likeliest first, none that is not admitted. Fewer than `k` only
+    /// where the walk met no more.
+    fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error>;
 
     /// Nanoseconds that `propose` and the comparison of what it proposes take, about.
     fn cost(&self, search: Cost) -> f64;
 
-    /// Candidates that `propose` needs for the recall that a search with `ef` candidates is expected to have.
-    fn expansion(&self, ef: usize) -> usize;
+    /// How many candidates, at the least, are worth keeping for `k`.
+    fn least(&self, k: usize) -> usize;
+
+    /// How many times the candidates of other graphs this kind needs for the recall that they have.
+    fn expansion(&self) -> usize {
+        1
+    }
+
+    /// Rows that no search can find.
+    fn unreachable(&self, vectors: &Vectors) -> Result<Vec<u32>, Error>;
 
     /// Bytes in memory, mapped files left out.
     fn memory_bytes(&self) -> u64;
+
+    /// The graph as bytes for [`Builder::open`].
+    fn to_bytes(&self) -> Result<Vec<u8>, Error>;
 }
 
-/// Builds and opens graphs of one kind.
+/// Builds and opens graphs.
 pub trait Builder: Send + Sync {
-    /// Builds the graph and writes it to `file`, which is durable afterwards.
-    fn build(&self, settings: &Settings, rows: &dyn Rows, file: &Path) -> Result<(), Error>;
+    /// Builds the graph that the settings ask for, and measures on the trial what it is worth.
+    fn build(
+        &self,
+        settings: &Settings,
+        vectors: &Vectors,
+        trial: &Trial<'_>,
+    ) -> Result<(Box<dyn Graph>, Calibration), Error>;
 
-    /// Opens what `build` wrote.
-    fn open(&self, settings: &Settings, rows: &dyn Rows, file: &Path) -> Result<Box<dyn Graph>, Error>;
+    /// Opens what [`Graph::to_bytes`] gave, and checks that it is undamaged.
+    fn open(&self, kind: Kind, settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Box<dyn Graph>, Error>;
 }

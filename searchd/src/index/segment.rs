@@ -1,16 +1,18 @@
 //! A sealed part of the index: vectors in a mapped file, a graph that proposes, tombstones for what is gone.
 //!
-//! Its files never change. Which way a search goes through it is decided by cost ([`super::plan`]): comparing every
+//! Its files never change, but for a graph that was damaged and is built anew. Which way a search goes through it is decided by cost ([`super::plan`]): comparing every
 //! admitted row is often cheaper than a graph that has to wade through the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bits::Tombstones;
-use super::graph::{self, Admission, Builder, Cost, Graph, Rows};
+use super::graph::{self, Admission, Asked, Builder, Cost};
 use super::nearest::{Hit, Nearest};
 use super::plan::{Findable, Part, Plan, Step, Way};
+use super::proposer::{self, Proposer};
 use super::vectors::Vectors;
 use super::{Row, Wanted};
 use crate::engine::Slot;
@@ -21,10 +23,8 @@ use crate::search::stop::{Stop, Stopped};
 pub enum Error {
     #[error("{doing} the segment file {}", .file.display())]
     Io { doing: &'static str, file: PathBuf, source: io::Error },
-    #[error("the segment file {} is damaged: its checksum is another one", .0.display())]
-    Damaged(PathBuf),
-    #[error(transparent)]
-    Graph(#[from] graph::Error),
+    #[error("the graph file {}", .file.display())]
+    Graph { file: PathBuf, source: proposer::Error },
 }
 
 /// What a manifest remembers of a segment: its number in its collection and what its files must hash to.
@@ -37,9 +37,10 @@ pub struct Sealed {
 
 pub struct Segment {
     pub sealed: Sealed,
-    pub vectors: Vectors,
-    pub dead: Tombstones,
-    graph: Box<dyn Graph>,
+    pub vectors: Arc<Vectors>,
+    pub dead: Arc<Tombstones>,
+    /// None while a damaged one waits to be built anew: then every row is compared.
+    proposer: Option<Proposer>,
     disk_bytes: u64,
 }
 
@@ -52,38 +53,72 @@ pub(crate) fn graph_file(directory: &Path, part: u32) -> PathBuf {
 }
 
 impl Segment {
-    /// Builds the graph of a vectors file that is already there.
+    /// Builds the graph of a vectors file that was written just now.
     pub fn build(directory: &Path, part: u32, settings: &Settings, builder: &dyn Builder) -> Result<Self, Error> {
-        let (vectors_file, graph_file) = (vectors_file(directory, part), graph_file(directory, part));
-        let vectors = open_vectors(&vectors_file)?;
-        builder.build(settings, &vectors, &graph_file)?;
-        let sealed = Sealed { part, vectors: hash(&vectors_file)?, graph: hash(&graph_file)? };
-        Self::assemble(&graph_file, sealed, vectors, settings, builder)
+        let file = vectors_file(directory, part);
+        let vectors = Vectors::open_fresh(&file).map_err(|source| opening(&file, source))?;
+        let sealed = Sealed { part, vectors: hash(&file)?, graph: blake3::Hash::from_bytes([0; blake3::OUT_LEN]) };
+        let dead = Arc::new(Tombstones::new(vectors.len()));
+        let bare = Self { sealed, vectors: Arc::new(vectors), dead, proposer: None, disk_bytes: 0 };
+        bare.with_graph(directory, settings, builder)
     }
 
-    /// Opens what was built before, and checks that it is what it was.
+    /// Opens what was built before. A graph that is missing or damaged is no error: it can be built anew.
+    /// Damaged vectors are one: where the file is small enough for all of it to be checked here.
     pub fn open(directory: &Path, sealed: Sealed, settings: &Settings, builder: &dyn Builder) -> Result<Self, Error> {
-        let (vectors_file, graph_file) = (vectors_file(directory, sealed.part), graph_file(directory, sealed.part));
-        for (file, expected) in [(&vectors_file, sealed.vectors), (&graph_file, sealed.graph)] {
-            if hash(file)? != expected {
-                return Err(Error::Damaged(file.clone()));
-            }
+        let segment = Self::open_unchecked(directory, sealed, settings, builder)?;
+        if segment.vectors.file_bytes() <= CHECKED_AT_OPEN && !segment.vectors.check_all().is_empty() {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "its vectors are damaged");
+            return Err(opening(&vectors_file(directory, sealed.part), source));
         }
-        let vectors = open_vectors(&vectors_file)?;
-        Self::assemble(&graph_file, sealed, vectors, settings, builder)
+        Ok(segment)
     }
 
-    fn assemble(
-        graph_file: &Path,
+    /// As [`Segment::open`], without looking at all vectors: each is checked when it is looked at first.
+    pub fn open_unchecked(
+        directory: &Path,
         sealed: Sealed,
-        vectors: Vectors,
         settings: &Settings,
         builder: &dyn Builder,
     ) -> Result<Self, Error> {
-        let graph = builder.open(settings, &vectors, graph_file)?;
-        let dead = Tombstones::new(vectors.len());
-        let disk_bytes = vectors.file_bytes() + std::fs::metadata(graph_file).map_or(0, |file| file.len());
-        Ok(Self { sealed, vectors, dead, graph, disk_bytes })
+        let (vectors_file, graph_file) = (vectors_file(directory, sealed.part), graph_file(directory, sealed.part));
+        let vectors = Vectors::open(&vectors_file).map_err(|source| opening(&vectors_file, source))?;
+        let proposer = match Proposer::open(&graph_file, builder, settings, &vectors) {
+            Ok(proposer) => Some(proposer),
+            Err(source @ proposer::Error::Unknown(_)) => return Err(Error::Graph { file: graph_file, source }),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, file = %graph_file.display(), "a graph is damaged; it will be built anew");
+                None
+            }
+        };
+        let dead = Arc::new(Tombstones::new(vectors.len()));
+        let disk_bytes = vectors.file_bytes() + length(&graph_file);
+        Ok(Self { sealed, vectors: Arc::new(vectors), dead, proposer, disk_bytes })
+    }
+
+    /// The same segment, tombstones and all, with a graph that is built now.
+    pub fn with_graph(&self, directory: &Path, settings: &Settings, builder: &dyn Builder) -> Result<Self, Error> {
+        let file = graph_file(directory, self.part());
+        let failed = |source| Error::Graph { file: file.clone(), source };
+        let proposer = Proposer::build(builder, settings, &self.vectors).map_err(failed)?;
+        // Under another name first: a crash must not leave a half of it.
+        let unfinished = file.with_extension("tmp");
+        proposer.write(&unfinished).map_err(failed)?;
+        std::fs::rename(&unfinished, &file).map_err(|source| opening(&file, source))?;
+        let sealed = Sealed { graph: hash(&file)?, ..self.sealed };
+        let disk_bytes = self.vectors.file_bytes() + length(&file);
+        let (vectors, dead) = (self.vectors.clone(), self.dead.clone());
+        Ok(Self { sealed, vectors, dead, proposer: Some(proposer), disk_bytes })
+    }
+
+    /// Whether its graph is there.
+    pub fn is_whole(&self) -> bool {
+        self.proposer.is_some()
+    }
+
+    pub fn proposer(&self) -> Option<&Proposer> {
+        self.proposer.as_ref()
     }
 
     pub fn part(&self) -> u32 {
@@ -95,7 +130,9 @@ impl Segment {
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        self.graph.memory_bytes() + self.vectors.len() as u64 / 8
+        self.proposer.as_ref().map_or(0, Proposer::memory_bytes)
+            + self.vectors.memory_bytes()
+            + self.dead.bytes() as u64
     }
 
     pub fn disk_bytes(&self) -> u64 {
@@ -104,7 +141,8 @@ impl Segment {
 
     /// Calls `each` with the rows that live.
     pub fn for_each(&self, mut each: impl FnMut(u32, Slot, &[f32])) {
-        for row in (0..self.vectors.len() as u32).filter(|row| !self.dead.contains(*row)) {
+        let is_there = |row: &u32| !self.dead.contains(*row) && self.vectors.is_sound(*row);
+        for row in (0..self.vectors.len() as u32).filter(is_there) {
             each(row, self.vectors.slot(row), self.vectors.row(row));
         }
     }
@@ -137,7 +175,10 @@ impl Segment {
             (Way::Skip, _) => {}
             (Way::Rows, Some(rows)) => step.compared = self.compare(rows, wanted, nearest, stop)?,
             (Way::Rows | Way::Scan, _) => step.compared = self.scan(wanted, nearest, stop)?,
-            (Way::Graph, _) => self.walk(wanted, listed, &mut step, nearest, stop)?,
+            (Way::Graph, _) => match &self.proposer {
+                Some(proposer) => self.walk(proposer, wanted, listed, &mut step, nearest, stop)?,
+                None => step.compared = self.scan(wanted, nearest, stop)?,
+            },
         }
         step.took = started.elapsed();
         Ok(step)
@@ -146,7 +187,10 @@ impl Segment {
     fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
         let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
         let share = findable.number() / rows as f64;
-        let graph = (!wanted.exact).then(|| self.graph.cost(Cost { count: self.count(wanted), share, dimension }));
+        let graph = self.proposer.as_ref().filter(|_| !wanted.exact).map(|proposer| {
+            let ef = proposer.candidates(wanted.effort, wanted.k);
+            proposer.cost(Cost { ef, share, dimension })
+        });
         Plan::cheapest(rows, findable, dimension, graph)
     }
 
@@ -164,13 +208,9 @@ impl Segment {
         }
     }
 
-    /// Rows that the graph is asked for.
-    fn count(&self, wanted: &Wanted<'_>) -> usize {
-        self.graph.expansion(wanted.ef).max(wanted.k + wanted.k / 2)
-    }
-
     fn walk(
         &self,
+        proposer: &Proposer,
         wanted: &Wanted<'_>,
         listed: Option<&[u32]>,
         step: &mut Step,
@@ -181,7 +221,9 @@ impl Segment {
         let everything = self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none();
         let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
         let admission = (!everything).then_some(Admission { admits: &admits, share });
-        let proposal = self.graph.propose(wanted.scorer.query(), self.count(wanted), admission);
+        let ef = proposer.candidates(wanted.effort, wanted.k);
+        let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, admission, stop };
+        let proposal = proposer.propose(&asked);
         stop.check()?;
         // A graph that is cut into pieces by what is not admitted may end early. Fewer than k is never an answer while
         // there are more.
@@ -194,10 +236,11 @@ impl Segment {
                 (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
                 if proposal.rows.len() >= least {
                     step.compared = proposal.rows.len();
-                    proposal.rows.into_iter().for_each(|row| self.score(row, wanted, nearest));
+                    self.score_all(&proposal.rows, wanted, nearest);
                     return Ok(());
                 }
             }
+            Err(graph::Error::Stopped(stopped)) => return Err(stopped),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
             }
@@ -237,14 +280,24 @@ impl Segment {
     ) -> Result<usize, Stopped> {
         for block in rows.chunks(SCAN_BLOCK) {
             stop.check()?;
-            block.iter().for_each(|row| self.score(*row, wanted, nearest));
+            self.score_all(block, wanted, nearest);
         }
         Ok(rows.len())
     }
 
+    fn score_all(&self, rows: &[u32], wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
+        rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(next) = rows.get(i + AHEAD) {
+                self.vectors.prefetch(*next);
+            }
+            self.score(*row, wanted, nearest);
+        }
+    }
+
     fn score(&self, row: u32, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
         let rank = wanted.scorer.rank(self.vectors.row(row), self.vectors.inverse_norm(row));
-        if rank >= nearest.threshold() {
+        if rank >= nearest.threshold() && self.vectors.is_sound(row) {
             let slot = self.vectors.slot(row);
             nearest.push(Hit { rank, slot, row: Row { part: self.part(), row } });
         }
@@ -260,8 +313,12 @@ impl Segment {
     }
 }
 
-fn open_vectors(file: &Path) -> Result<Vectors, Error> {
-    Vectors::open(file).map_err(|source| Error::Io { doing: "opening", file: file.into(), source })
+fn opening(file: &Path, source: io::Error) -> Error {
+    Error::Io { doing: "opening", file: file.into(), source }
+}
+
+fn length(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |file| file.len())
 }
 
 fn hash(file: &Path) -> Result<blake3::Hash, Error> {
@@ -273,7 +330,12 @@ fn hash(file: &Path) -> Result<blake3::Hash, Error> {
     read().map_err(|source| Error::Io { doing: "reading", file: file.into(), source })
 }
 
+/// Bytes of vectors that are all checked before they are served: some ten milliseconds. Larger files are served at once and
+/// checked meanwhile.
+const CHECKED_AT_OPEN: u64 = 64 << 20;
 /// Rows between two looks at the clock.
 const SCAN_BLOCK: usize = 1_024;
 /// Rows looked at to estimate how many a filter admits.
 const SAMPLE: usize = 2_048;
+/// Rows that are asked for ahead of the one being compared.
+const AHEAD: usize = 4;

@@ -1,13 +1,17 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nearfield_proto::v1;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::hnsw::Hnsw;
+use super::engines::Engines;
 use super::*;
+use crate::engine::settings::Quantization;
+use crate::index::graph::Builder;
 
-const BUILDER: Hnsw = Hnsw { threads: 2 };
+fn builder() -> Engines {
+    Engines::new(2)
+}
 
 fn index(dimension: u32, metric: &str, quantization: &str) -> Index {
     let message = v1::CollectionSettings {
@@ -30,7 +34,7 @@ fn clustered(rows: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
 #[derive(Clone, Copy)]
 struct Ask<'a> {
     k: usize,
-    ef: usize,
+    ef: u32,
     exact: bool,
     admitted: Option<&'a Admitted>,
 }
@@ -40,7 +44,8 @@ const ASK: Ask<'static> = Ask { k: 10, ef: 64, exact: false, admitted: None };
 fn found(index: &Index, query: &[f32], ask: Ask<'_>) -> Vec<Slot> {
     let scorer = index.scorer(query);
     let Ask { k, ef, exact, admitted } = ask;
-    let wanted = Wanted { scorer: &scorer, k, ef, exact, admitted, except: None };
+    let effort = Effort::Candidates(ef);
+    let wanted = Wanted { scorer: &scorer, k, effort, exact, admitted, except: None };
     let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &Stop::default()).unwrap();
     assert!(hits.iter().all(|hit| index.row(hit.slot) == Some(hit.row)), "only live rows are found");
     hits.into_iter().map(|hit| hit.slot).collect()
@@ -48,7 +53,7 @@ fn found(index: &Index, query: &[f32], ask: Ask<'_>) -> Vec<Slot> {
 
 fn seal(index: &Index, directory: &Path) {
     let sources = index.sources(1).expect("full chunks or dead rows");
-    index.seal(&sources, directory, &BUILDER).unwrap();
+    index.seal(&sources, directory, &builder()).unwrap();
 }
 
 fn recall(index: &Index, queries: &[Vec<f32>], ask: Ask<'_>) -> f64 {
@@ -71,7 +76,7 @@ fn check_recall(metric: &str, quantization: &str, dimension: usize, least: f64) 
     }
     seal(&index, directory.path());
     assert_eq!((index.segments().len(), index.segments()[0].live()), (1, 2_048));
-    let recall = recall(&index, &clustered(50, dimension, 2), Ask { ef: 24, ..ASK });
+    let recall = recall(&index, &clustered(50, dimension, 2), ASK);
     assert!(recall >= least, "{metric} {quantization} at {dimension}: recall {recall}");
 }
 
@@ -82,6 +87,7 @@ fn every_metric_and_code_finds_what_is_near() {
             check_recall(metric, quantization, 48, 0.95);
         }
         check_recall(metric, "binary", 256, 0.85);
+        check_recall(metric, "pq", 256, 0.95);
     }
 }
 
@@ -127,7 +133,7 @@ fn replaced_and_removed_rows_are_not_found_whenever_they_went() {
     // Between the choice of sources and the end of the building.
     index.remove(0);
     index.put(1, &[1_000.0; 16]);
-    index.seal(&sources, directory.path(), &BUILDER).unwrap();
+    index.seal(&sources, directory.path(), &builder()).unwrap();
     index.remove(2);
     index.put(3, &[2_000.0; 16]);
     for gone in 0..4 {
@@ -142,7 +148,7 @@ fn replaced_and_removed_rows_are_not_found_whenever_they_went() {
     }
     // More than a fifth is dead: the segment is written anew without it.
     let sources = index.sources(100).expect("a rotten segment");
-    index.seal(&sources, directory.path(), &BUILDER).unwrap();
+    index.seal(&sources, directory.path(), &builder()).unwrap();
     assert!(index.segments()[0].dead.is_empty());
     assert_eq!(found(&index, &rows[1_000], Ask { k: 1, ..ASK }), [1_000]);
 }
@@ -165,7 +171,7 @@ fn segments_merge_until_they_are_few() {
 }
 
 #[test]
-fn a_restored_index_answers_as_before_and_damage_is_noticed() {
+fn a_restored_index_answers_as_before() {
     let directory = tempfile::tempdir().unwrap();
     let before = index(16, "cosine", "bf16");
     for (slot, values) in clustered(2_048, 16, 9).iter().enumerate() {
@@ -175,25 +181,239 @@ fn a_restored_index_answers_as_before_and_damage_is_noticed() {
     before.remove(5);
     let segment = before.segments().remove(0);
     let after = index(16, "cosine", "bf16");
-    after.restore_segment(Segment::open(directory.path(), segment.sealed, &after.settings, &BUILDER).unwrap());
+    after.restore_segment(Segment::open(directory.path(), segment.sealed, &after.settings, &builder()).unwrap());
     let claimed: Vec<_> = (0..2_048).filter_map(|slot| Some((slot, before.row(slot)?))).collect();
     assert!(after.restore_rows(&claimed));
     for query in clustered(20, 16, 10) {
         assert_eq!(found(&after, &query, ASK), found(&before, &query, ASK));
     }
-    for file in
-        [segment::vectors_file(directory.path(), segment.part()), segment::graph_file(directory.path(), segment.part())]
-    {
-        let whole = std::fs::read(&file).unwrap();
-        let mut damaged = whole.clone();
-        let middle = damaged.len() / 2;
-        damaged[middle] ^= 1;
-        // The running index has the file mapped: another file takes its name.
-        std::fs::remove_file(&file).unwrap();
-        std::fs::write(&file, &damaged).unwrap();
-        let opened = Segment::open(directory.path(), segment.sealed, &after.settings, &BUILDER);
-        assert!(matches!(opened, Err(segment::Error::Damaged(_))));
-        std::fs::remove_file(&file).unwrap();
-        std::fs::write(&file, &whole).unwrap();
+}
+
+/// An index with one segment, and what restores it.
+struct Stored {
+    directory: tempfile::TempDir,
+    index: Index,
+    rows: Vec<Vec<f32>>,
+}
+
+impl Stored {
+    fn new(quantization: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let index = index(24, "cosine", quantization);
+        let rows = clustered(2_048, 24, 9);
+        for (slot, values) in rows.iter().enumerate() {
+            index.put(slot as Slot, values);
+        }
+        seal(&index, directory.path());
+        Self { directory, index, rows }
     }
+
+    fn sealed(&self) -> segment::Sealed {
+        self.index.segments()[0].sealed
+    }
+
+    fn vectors_file(&self) -> PathBuf {
+        segment::vectors_file(self.directory.path(), self.sealed().part)
+    }
+
+    fn graph_file(&self) -> PathBuf {
+        segment::graph_file(self.directory.path(), self.sealed().part)
+    }
+
+    /// As after a restart.
+    fn reopened(&self) -> Result<Index, segment::Error> {
+        self.restored(Segment::open(self.directory.path(), self.sealed(), &self.index.settings, &builder())?)
+    }
+
+    /// As after a restart with more than is checked at once.
+    fn reopened_unchecked(&self) -> Index {
+        let (directory, settings) = (self.directory.path(), &self.index.settings);
+        self.restored(Segment::open_unchecked(directory, self.sealed(), settings, &builder()).unwrap()).unwrap()
+    }
+
+    fn restored(&self, segment: Segment) -> Result<Index, segment::Error> {
+        let index = Index::new(self.index.settings.clone(), Kernel::detect());
+        index.restore_segment(segment);
+        let claimed: Vec<_> = (0..2_048).filter_map(|slot| Some((slot, self.index.row(slot)?))).collect();
+        assert!(index.restore_rows(&claimed));
+        Ok(index)
+    }
+
+    fn agrees(&self, other: &Index) -> bool {
+        clustered(20, 24, 10).iter().all(|query| found(other, query, ASK) == found(&self.index, query, ASK))
+    }
+}
+
+/// Changes a file under its name; whoever has the old one mapped keeps it.
+fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(file).unwrap();
+    change(&mut bytes);
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn damaged_graphs_are_noticed_and_built_anew() {
+    for quantization in ["pq", "none"] {
+        let stored = Stored::new(quantization);
+        let whole = std::fs::read(stored.graph_file()).unwrap();
+        for at in (0..whole.len()).step_by(whole.len() / 23) {
+            change(&stored.graph_file(), |bytes| bytes[at] ^= 4);
+            let index = stored.reopened().unwrap();
+            assert!(!index.segments()[0].is_whole(), "byte {at} of {quantization}");
+            assert!(recall(&index, &clustered(5, 24, 10), ASK) == 1.0, "without a graph every row is compared");
+            change(&stored.graph_file(), |bytes| bytes.clone_from(&whole));
+        }
+        for length in [0, 63, 200, whole.len() / 2, whole.len() - 1] {
+            change(&stored.graph_file(), |bytes| bytes.truncate(length));
+            assert!(!stored.reopened().unwrap().segments()[0].is_whole(), "cut off at {length}");
+        }
+        let index = stored.reopened().unwrap();
+        index.remove(3);
+        assert_eq!(index.mend(stored.directory.path(), &builder()).unwrap(), 1);
+        assert!(index.segments()[0].is_whole() && index.segments()[0].dead.len() == 1);
+        assert_eq!(index.segments()[0].sealed, stored.sealed(), "equal vectors give an equal graph");
+        assert!(!found(&index, &stored.rows[3], ASK).contains(&3));
+        assert!(stored.reopened().unwrap().segments()[0].is_whole());
+        assert!(stored.agrees(&stored.reopened().unwrap()));
+    }
+}
+
+/// Graphs that lose some of their rows.
+struct Forgetful(Engines);
+
+struct Lossy(Box<dyn graph::Graph>, u32);
+
+impl Builder for Forgetful {
+    fn build(
+        &self,
+        settings: &Settings,
+        vectors: &vectors::Vectors,
+        trial: &calibration::Trial<'_>,
+    ) -> Result<(Box<dyn graph::Graph>, calibration::Calibration), graph::Error> {
+        let (graph, calibration) = self.0.build(settings, vectors, trial)?;
+        // Kinds of floats lose every third row, others a few.
+        let every = if settings.quantization == Quantization::None { 3 } else { 500 };
+        Ok((Box::new(Lossy(graph, every)), calibration))
+    }
+
+    fn open(
+        &self,
+        kind: graph::Kind,
+        settings: &Settings,
+        vectors: &vectors::Vectors,
+        bytes: bytes::Bytes,
+    ) -> Result<Box<dyn graph::Graph>, graph::Error> {
+        self.0.open(kind, settings, vectors, bytes)
+    }
+}
+
+impl graph::Graph for Lossy {
+    fn kind(&self) -> graph::Kind {
+        self.0.kind()
+    }
+    fn propose(&self, asked: &graph::Asked<'_>) -> Result<graph::Proposal, graph::Error> {
+        let mut proposal = self.0.propose(asked)?;
+        proposal.rows.retain(|row| row % self.1 != 0);
+        Ok(proposal)
+    }
+    fn cost(&self, search: graph::Cost) -> f64 {
+        self.0.cost(search)
+    }
+    fn least(&self, k: usize) -> usize {
+        self.0.least(k)
+    }
+    fn unreachable(&self, vectors: &vectors::Vectors) -> Result<Vec<u32>, graph::Error> {
+        Ok((0..vectors.len() as u32).filter(|row| row % self.1 == 0).collect())
+    }
+    fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes()
+    }
+    fn to_bytes(&self) -> Result<Vec<u8>, graph::Error> {
+        self.0.to_bytes()
+    }
+}
+
+#[test]
+fn rows_that_a_graph_does_not_lead_to_are_found_all_the_same() {
+    for quantization in ["pq", "none"] {
+        let directory = tempfile::tempdir().unwrap();
+        let index = index(24, "euclidean", quantization);
+        let rows = clustered(2_048, 24, 11);
+        for (slot, values) in rows.iter().enumerate() {
+            index.put(slot as Slot, values);
+        }
+        let sources = index.sources(1).unwrap();
+        index.seal(&sources, directory.path(), &Forgetful(builder())).unwrap();
+        let segment = index.segments().remove(0);
+        // A graph that loses too many gives way to one of another kind.
+        assert_eq!(segment.proposer().unwrap().kind(), graph::Kind::Packed);
+        let lost = |index: &Index| {
+            let all = rows.iter().enumerate();
+            all.filter(|(slot, row)| !found(index, row, ASK).contains(&(*slot as Slot))).count()
+        };
+        assert_eq!(lost(&index), 0);
+        let again = Index::new(index.settings.clone(), Kernel::detect());
+        again.restore_segment(Segment::open(directory.path(), segment.sealed, &index.settings, &builder()).unwrap());
+        assert!(again.restore_rows(&(0..2_048).map(|slot| (slot, index.row(slot).unwrap())).collect::<Vec<_>>()));
+        assert_eq!(lost(&again), 0);
+    }
+}
+
+#[test]
+fn a_graph_of_an_unknown_kind_or_layout_is_a_clear_error() {
+    let stored = Stored::new("pq");
+    for (at, value, words) in [(7, 9, "layout 9"), (8, 77, "graph kind 77")] {
+        let whole = std::fs::read(stored.graph_file()).unwrap();
+        change(&stored.graph_file(), |bytes| {
+            bytes[at] = value;
+            let checksum = crc32fast::hash(&bytes[..28]);
+            bytes[28..32].copy_from_slice(&checksum.to_le_bytes());
+        });
+        let Err(segment::Error::Graph { source, .. }) = stored.reopened() else { panic!("it was opened") };
+        assert!(source.to_string().contains(words), "{source}");
+        change(&stored.graph_file(), |bytes| bytes.clone_from(&whole));
+    }
+}
+
+#[test]
+fn damaged_vectors_are_never_found_and_are_reported() {
+    let stored = Stored::new("pq");
+    let whole = std::fs::read(stored.vectors_file()).unwrap();
+    change(&stored.vectors_file(), |bytes| bytes[64 + 24 * 4 * 7 + 2] ^= 1);
+    assert!(matches!(stored.reopened(), Err(segment::Error::Io { .. })), "small files are checked whole");
+    let index = stored.reopened_unchecked();
+    let slot = index.segments()[0].vectors.slot(7);
+    let query = stored.rows[slot as usize].clone();
+    for exact in [false, true] {
+        let scorer = index.scorer(&query);
+        let wanted =
+            Wanted { scorer: &scorer, k: 5, effort: Effort::Candidates(64), exact, admitted: None, except: None };
+        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &Stop::default()).unwrap();
+        assert!(hits.iter().all(|hit| hit.slot != slot));
+    }
+    assert_eq!((index.values(slot), index.values(slot + 1).is_some()), (None, true));
+    assert_eq!(index.check_one(stored.directory.path()), Some(1));
+    assert_eq!(index.check_one(stored.directory.path()), None, "once is enough");
+    // Whatever is not a row's values is checked when the file is opened.
+    let tables = 64 + 2_048 * 24 * 4;
+    for at in (0..64).chain((tables..whole.len()).step_by(997)) {
+        change(&stored.vectors_file(), |bytes| {
+            bytes.clone_from(&whole);
+            bytes[at] ^= 1;
+        });
+        assert!(matches!(stored.reopened(), Err(segment::Error::Io { .. })), "byte {at}");
+    }
+    for length in [0, 63, 64, tables, whole.len() - 1] {
+        change(&stored.vectors_file(), |bytes| {
+            bytes.clone_from(&whole);
+            bytes.truncate(length);
+        });
+        assert!(matches!(stored.reopened(), Err(segment::Error::Io { .. })), "cut off at {length}");
+    }
+    change(&stored.vectors_file(), |bytes| bytes.clone_from(&whole));
+    assert_eq!(stored.reopened().unwrap().check_one(stored.directory.path()), None);
+    let index = stored.reopened_unchecked();
+    assert_eq!(index.check_one(stored.directory.path()), Some(0));
+    assert!(stored.agrees(&index));
 }

@@ -2,31 +2,42 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 64 | header: magic, dimension, rows, longest norm, CRC32 |
+//! | 64 | header: magic, dimension, rows, longest norm, CRC-32 of the tables, CRC-32 of the header |
 //! | rows × dimension × 4 | values, f32 |
 //! | rows × 4 | 1 / norm of each row, f32 |
 //! | rows × 4 | the slot of each row, u32 |
+//! | rows × 4 | CRC-32 of each row's values, u32 |
 //!
-//! All numbers are little-endian.
+//! All numbers are little-endian. Opening reads the header and the tables. Values are checked row by row: the first time that
+//! one is looked at, and all of them once in the background; after that nobody checks any more.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
-use super::graph::Rows;
 use super::score;
 use crate::engine::Slot;
+use crate::graph::{self, kernel};
 
-const MAGIC: [u8; 8] = *b"NFVEC\0\0\x01";
+const MAGIC: [u8; 8] = *b"NFVEC\0\0\x02";
 const HEADER: usize = 64;
+/// Numbers of a row that are kept in tables.
+const TABLES: usize = 3;
 
 pub struct Vectors {
     map: Mmap,
     dimension: usize,
     rows: usize,
     longest: f64,
+    /// All rows were checked and are sound.
+    is_checked: AtomicBool,
+    /// All rows were checked.
+    is_reviewed: AtomicBool,
+    /// The rows that are known to be sound, until all are checked.
+    sound: Box<[AtomicU64]>,
 }
 
 /// Writes a file row by row.
@@ -35,6 +46,7 @@ pub struct Writer {
     dimension: usize,
     inverse_norms: Vec<f32>,
     slots: Vec<Slot>,
+    checksums: Vec<u32>,
     longest: f64,
 }
 
@@ -42,7 +54,8 @@ impl Writer {
     pub fn create(path: &Path, dimension: usize) -> io::Result<Self> {
         let mut file = BufWriter::with_capacity(1024 * 1024, File::create(path)?);
         file.write_all(&[0; HEADER])?;
-        Ok(Self { file, dimension, inverse_norms: Vec::new(), slots: Vec::new(), longest: 0.0 })
+        let (inverse_norms, slots, checksums) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { file, dimension, inverse_norms, slots, checksums, longest: 0.0 })
     }
 
     pub fn push(&mut self, slot: Slot, values: &[f32]) -> io::Result<()> {
@@ -50,19 +63,29 @@ impl Writer {
         self.longest = self.longest.max(score::norm(values));
         self.inverse_norms.push(score::inverse_norm(values));
         self.slots.push(slot);
+        self.checksums.push(crc32fast::hash(bytemuck::cast_slice(values)));
         Ok(())
     }
 
     /// The file is durable afterwards; its name is not yet.
     pub fn finish(mut self) -> io::Result<()> {
-        self.file.write_all(bytemuck::cast_slice(&self.inverse_norms))?;
-        self.file.write_all(bytemuck::cast_slice(&self.slots))?;
+        let tables: [&[u8]; 3] = [
+            bytemuck::cast_slice(&self.inverse_norms),
+            bytemuck::cast_slice(&self.slots),
+            bytemuck::cast_slice(&self.checksums),
+        ];
+        let mut hasher = crc32fast::Hasher::new();
+        for table in tables {
+            self.file.write_all(table)?;
+            hasher.update(table);
+        }
         self.file.flush()?;
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
         header[8..16].copy_from_slice(&(self.dimension as u64).to_le_bytes());
         header[16..24].copy_from_slice(&(self.slots.len() as u64).to_le_bytes());
         header[24..32].copy_from_slice(&self.longest.to_le_bytes());
+        header[32..36].copy_from_slice(&hasher.finalize().to_le_bytes());
         let crc = crc32fast::hash(&header[..HEADER - 4]);
         header[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
         let file = self.file.get_mut();
@@ -85,10 +108,89 @@ impl Vectors {
             return Err(damaged());
         }
         let (dimension, rows, longest) = (number(8) as usize, number(16) as usize, f64::from_bits(number(24)));
-        if rows.checked_mul((dimension + 2) * 4).and_then(|bytes| bytes.checked_add(HEADER)) != Some(map.len()) {
+        if rows.checked_mul((dimension + TABLES) * 4).and_then(|bytes| bytes.checked_add(HEADER)) != Some(map.len()) {
             return Err(damaged());
         }
-        Ok(Self { map, dimension, rows, longest })
+        if crc32fast::hash(&map[HEADER + rows * dimension * 4..])
+            != u32::from_le_bytes(header[32..36].try_into().expect("four bytes"))
+        {
+            return Err(damaged());
+        }
+        let sound = (0..rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self {
+            map,
+            dimension,
+            rows,
+            longest,
+            is_checked: AtomicBool::new(false),
+            is_reviewed: AtomicBool::new(false),
+            sound,
+        })
+    }
+
+    /// As [`Vectors::open`], of a file that was written just now.
+    pub fn open_fresh(path: &Path) -> io::Result<Self> {
+        let vectors = Self::open(path)?;
+        let (is_checked, is_reviewed) = (AtomicBool::new(true), AtomicBool::new(true));
+        Ok(Self { sound: Box::default(), is_checked, is_reviewed, ..vectors })
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    pub fn row(&self, row: u32) -> &[f32] {
+        let start = HEADER + row as usize * self.dimension * 4;
+        bytemuck::cast_slice(&self.map[start..start + self.dimension * 4])
+    }
+
+    /// Whether the row's values are those that were written.
+    #[inline]
+    pub fn is_sound(&self, row: u32) -> bool {
+        self.is_checked.load(Ordering::Relaxed) || self.check(row)
+    }
+
+    fn check(&self, row: u32) -> bool {
+        let (word, bit) = (&self.sound[row as usize / 64], 1 << (row % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return true;
+        }
+        let is_sound = crc32fast::hash(bytemuck::cast_slice(self.row(row))) == self.table::<u32>(2)[row as usize];
+        if is_sound {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        is_sound
+    }
+
+    /// Whether [`Vectors::check_all`] has nothing to add.
+    pub fn is_reviewed(&self) -> bool {
+        self.is_reviewed.load(Ordering::Relaxed)
+    }
+
+    /// Checks all rows, and returns those that are damaged.
+    pub fn check_all(&self) -> Vec<u32> {
+        let damaged: Vec<u32> = (0..self.rows as u32).filter(|row| !self.is_sound(*row)).collect();
+        self.is_checked.store(damaged.is_empty(), Ordering::Relaxed);
+        self.is_reviewed.store(true, Ordering::Relaxed);
+        damaged
+    }
+
+    /// Asks for a row that is compared soon.
+    #[inline]
+    pub fn prefetch(&self, row: u32) {
+        let start = HEADER + row as usize * self.dimension * 4;
+        for offset in (0..self.dimension * 4).step_by(graph::memory::LINE) {
+            kernel::prefetch(&self.map, start + offset);
+        }
+    }
+
+    /// The largest Euclidean norm of a row.
+    pub fn longest(&self) -> f64 {
+        self.longest
     }
 
     pub fn inverse_norm(&self, row: u32) -> f32 {
@@ -103,6 +205,11 @@ impl Vectors {
         self.table(1)
     }
 
+    /// Bytes in memory for as long as the vectors are open; the mapped file comes and goes.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.sound.len() * 8) as u64
+    }
+
     pub fn file_bytes(&self) -> u64 {
         self.map.len() as u64
     }
@@ -113,17 +220,16 @@ impl Vectors {
     }
 }
 
-impl Rows for Vectors {
+impl graph::Rows for Vectors {
     fn len(&self) -> usize {
         self.rows
     }
 
-    fn row(&self, row: u32) -> &[f32] {
-        let start = HEADER + row as usize * self.dimension * 4;
-        bytemuck::cast_slice(&self.map[start..start + self.dimension * 4])
+    fn dimension(&self) -> usize {
+        self.dimension
     }
 
-    fn longest(&self) -> f64 {
-        self.longest
+    fn read(&self, row: u32, into: &mut [f32]) {
+        into.copy_from_slice(self.row(row));
     }
 }

@@ -1,6 +1,7 @@
 //! `nearfield.v1.Collections`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nearfield_proto::v1;
 use nearfield_proto::v1::collections_server::Collections;
@@ -12,6 +13,10 @@ use crate::commit::command::{Change, Outcome};
 use crate::engine::settings::{Settings, Violation};
 use crate::engine::{Address, Collection};
 use crate::index::Index;
+use crate::recall::{self, Measured};
+
+/// How long recall is measured at most.
+const MAX_MEASURING: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl Collections for Service {
@@ -79,9 +84,49 @@ impl Collections for Service {
         let done = caller.limit(self.commit(&address, Change::DeleteCollection, "")).await?;
         Ok(Response::new(v1::DeleteCollectionResponse { session: done.session.to_token() }))
     }
+
+    async fn measure_recall(
+        &self,
+        request: Request<v1::MeasureRecallRequest>,
+    ) -> Result<Response<v1::MeasureRecallResponse>, Status> {
+        let caller = Caller::of(request.metadata())?;
+        let message = request.into_inner();
+        let address = request::address(&caller.tenant, &message.name, "/name");
+        let address = address.map_err(|violation| status::violations(vec![violation]))?;
+        let samples = if message.samples == 0 { recall::SAMPLES } else { message.samples as usize };
+        if samples > recall::MAX_SAMPLES {
+            let description = format!("must be between 1 and {}, is {samples}", recall::MAX_SAMPLES);
+            return Err(status::violation("/samples", description));
+        }
+        let measured = caller.limit(self.measured_recall(&address, samples, &message.session, caller.deadline)).await?;
+        Ok(Response::new(v1::MeasureRecallResponse {
+            recall_at_10: measured.recall_at_10,
+            samples: measured.samples as u32,
+            ef: measured.ef as u32,
+            took_ms: measured.took.as_secs_f64() * 1e3,
+        }))
+    }
 }
 
 impl Service {
+    async fn measured_recall(
+        &self,
+        address: &Address,
+        samples: usize,
+        session: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Measured, Status> {
+        self.await_session(session).await?;
+        let index = self.0.store.with_collection(address, |_, index| index.clone());
+        let index = index.ok_or_else(|| status::no_collection(&address.name))?;
+        // An answer from fewer questions is better than none: the last tenth of the time is for giving it.
+        let now = Instant::now();
+        let left = deadline.map_or(MAX_MEASURING, |deadline| deadline.saturating_duration_since(now).mul_f64(0.9));
+        let until = now.checked_add(left.min(MAX_MEASURING));
+        let measuring = self.0.pool.run(until, move |stop| recall::measure(&index, samples, stop));
+        measuring.await.map_err(status::pool)?.map_err(status::stopped)
+    }
+
     fn describe_collection(&self, address: &Address) -> Result<v1::Collection, Status> {
         let described = self.0.store.with_collection(address, |collection, index| describe(address, collection, index));
         described.ok_or_else(|| status::no_collection(&address.name))

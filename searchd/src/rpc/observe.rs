@@ -85,7 +85,7 @@ fn code(headers: &http::HeaderMap) -> &'static str {
     CODES.iter().find(|known| **known == code).copied().unwrap_or("2")
 }
 
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 17] = [
     "VectorSearch/Search",
     "VectorSearch/StreamSearch",
     "VectorSearch/BidirectionalSearch",
@@ -100,6 +100,7 @@ const METHODS: [&str; 16] = [
     "Collections/List",
     "Collections/Describe",
     "Collections/Delete",
+    "Collections/MeasureRecall",
     "Replication/Tail",
     "Backups/Create",
 ];

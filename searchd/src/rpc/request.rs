@@ -12,7 +12,7 @@ use tonic::Status;
 use super::status;
 use crate::commit::MAX_METADATA_BYTES;
 use crate::engine::Address;
-use crate::engine::settings::{Metric, Settings, Violation};
+use crate::engine::settings::{Effort, Metric, Settings, Violation};
 use crate::filter;
 use crate::index::score;
 use crate::search::{Include, Query, Target};
@@ -21,7 +21,6 @@ use crate::store::encode_values;
 /// Most hits of a search.
 pub(super) const MAX_K: i32 = 10_000;
 const DEFAULT_K: usize = 10;
-const MAX_EF_SEARCH: u32 = 10_000;
 const MAX_ID_BYTES: usize = 256;
 const DEFAULT_COLLECTION: &str = "default";
 
@@ -136,10 +135,10 @@ pub(super) fn query(
     if !(0..=MAX_K).contains(&message.k) {
         checked(Err(Violation::new("/k", format!("must be between 1 and {MAX_K}, is {}", message.k))));
     }
-    if message.ef_search > MAX_EF_SEARCH {
-        let description = format!("must be between 1 and {MAX_EF_SEARCH}, is {}", message.ef_search);
-        checked(Err(Violation::new("/ef_search", description)));
-    }
+    let effort = Effort::from_fields(message.ef_search, message.recall_target).unwrap_or_else(|all| {
+        all.into_iter().for_each(|violation| checked(Err(violation)));
+        None
+    });
     let target = match (message.query.is_empty(), message.query_vector_id.is_empty()) {
         (false, true) => Target::Values(message.query),
         (true, false) => {
@@ -179,8 +178,7 @@ pub(super) fn query(
         vector(values, &settings, "/query").map_err(|violation| status::violations(vec![violation]))?;
     }
     let k = if message.k == 0 { DEFAULT_K } else { message.k as usize };
-    let ef = (message.ef_search > 0).then_some(message.ef_search as usize);
-    Ok(Query { address, target, k, ef, exact: message.exact, filter, include, explain: message.explain })
+    Ok(Query { address, target, k, effort, exact: message.exact, filter, include, explain: message.explain })
 }
 
 fn include(names: &[String]) -> Result<Include, Violation> {

@@ -18,7 +18,7 @@ async fn creating_again_finds_it_alike_or_refuses() {
     let again = running.collections.create(create("a", 3)).await.unwrap().into_inner();
     assert!(!again.created);
     let settings = again.collection.unwrap().settings.unwrap();
-    assert_eq!((settings.metric.as_str(), settings.quantization.as_str(), settings.ef_search), ("cosine", "bf16", 64));
+    assert_eq!((settings.metric.as_str(), settings.quantization.as_str(), settings.ef_search), ("cosine", "pq", 64));
     assert_eq!(running.collections.create(create("a", 4)).await.unwrap_err().code(), Code::AlreadyExists);
     let error = running.collections.create(create("No!", 0)).await.unwrap_err();
     assert_eq!((error.code(), fields(&error)), (Code::InvalidArgument, vec!["/name".into(), "/dimension".into()]));

@@ -1,12 +1,15 @@
 //! Recall through the whole path, against the exact answers of the same searchd.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use nearfield_proto::v1;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::running::{Running, config, point};
+use crate::running::{Running, config, fields, point};
 
 /// Clusters of clusters: enough structure to be like embeddings, enough overlap to be hard.
 fn vectors(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -32,6 +35,7 @@ async fn default_settings_find_what_is_near_with_and_without_filters() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.engine.seal_rows = 5 * 1_024;
+    config.engine.recall_interval = Duration::from_millis(50);
     let mut running = Running::with(config).await;
     running.create("c", 64, "cosine").await;
     for (block, values) in vectors(6_000, 64, 2).chunks(1_000).enumerate() {
@@ -65,5 +69,93 @@ async fn default_settings_find_what_is_near_with_and_without_filters() {
         }
         assert!(hits as f64 >= 0.95 * all as f64, "{filter}: recall {}", hits as f64 / all as f64);
     }
+    measuring_tells_what_was_found(&mut running).await;
+    running.stop().await;
+}
+
+async fn measuring_tells_what_was_found(running: &mut Running) {
+    let measure = |name: &str, samples| v1::MeasureRecallRequest { name: name.into(), samples, session: String::new() };
+    let measured = running.collections.measure_recall(measure("c", 0)).await.unwrap().into_inner();
+    assert!((0.95..=1.0).contains(&measured.recall_at_10) && measured.ef >= 64, "{measured:?}");
+    assert_eq!(measured.samples, 50);
+    assert!(measured.took_ms > 0.0);
+    // There is always time for one question, and never for all of these.
+    let mut hurried = tonic::Request::new(measure("c", 500));
+    hurried.set_timeout(Duration::from_millis(100));
+    match running.collections.measure_recall(hurried).await {
+        Ok(measured) => assert!((1..=500).contains(&measured.into_inner().samples)),
+        Err(status) => assert_eq!(status.code(), tonic::Code::DeadlineExceeded),
+    }
+    let missing = running.collections.measure_recall(measure("nowhere", 0)).await.unwrap_err();
+    assert_eq!(missing.code(), tonic::Code::NotFound);
+    let many = running.collections.measure_recall(measure("c", 501)).await.unwrap_err();
+    assert_eq!(fields(&many), ["/samples"]);
+
+    running.create("empty", 4, "dot").await;
+    let measured = running.collections.measure_recall(measure("empty", 0)).await.unwrap().into_inner();
+    assert_eq!((measured.recall_at_10, measured.samples, measured.ef), (1.0, 0, 0));
+
+    let recall = metric(running, "nearfield_recall_at_10{tenant=\"\",collection=\"c\"} ").await;
+    assert!((0.9..=1.0).contains(&recall), "{recall}");
+}
+
+/// A metric's value, once it is there.
+async fn metric(running: &Running, name: &str) -> f64 {
+    loop {
+        let mut stream = TcpStream::connect(running.searchd.admin_addr()).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: searchd\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        if let Some(value) = answer.lines().find_map(|line| line.strip_prefix(name)) {
+            return value.parse().unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_may_say_how_much_it_must_find() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.engine.seal_rows = 4 * 1_024;
+    let mut running = Running::with(config).await;
+    let settings = v1::CollectionSettings { dimension: 64, recall_target: 0.98, ..Default::default() };
+    let request = v1::CreateCollectionRequest { name: "c".into(), settings: Some(settings.clone()) };
+    let created = running.collections.create(request).await.unwrap().into_inner().collection.unwrap();
+    let said = created.settings.unwrap();
+    assert_eq!((said.recall_target, said.ef_search), (0.98, 0));
+    for (block, values) in vectors(4_096, 64, 2).chunks(1_024).enumerate() {
+        let points = values.iter().enumerate().map(|(i, values)| point(&(block * 1_024 + i).to_string(), values, "{}"));
+        running.insert("c", points.collect()).await;
+    }
+    loop {
+        let request = v1::DescribeCollectionRequest { name: "c".into(), ..Default::default() };
+        if running.collections.describe(request).await.unwrap().into_inner().disk_bytes > 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    for (target, least) in [(0.0, 0.97), (0.9, 0.88), (0.99, 0.98)] {
+        let (mut hits, mut all) = (0, 0);
+        for query in vectors(60, 64, 3) {
+            let request = v1::SearchRequest { collection: "c".into(), query, ..Default::default() };
+            let exact = search(&mut running, v1::SearchRequest { exact: true, ..request.clone() }).await;
+            let found = search(&mut running, v1::SearchRequest { recall_target: target, ..request }).await;
+            hits += exact.intersection(&found).count();
+            all += exact.len();
+        }
+        assert!(hits as f64 >= least * all as f64, "{target}: recall {}", hits as f64 / all as f64);
+    }
+    let both = v1::SearchRequest {
+        collection: "c".into(),
+        query: vec![1.0; 64],
+        recall_target: 0.9,
+        ef_search: 9,
+        ..Default::default()
+    };
+    assert_eq!(fields(&running.search(both).await.unwrap_err()), ["/ef_search", "/recall_target"]);
+    let both = v1::CollectionSettings { ef_search: 9, ..settings };
+    let request = v1::CreateCollectionRequest { name: "d".into(), settings: Some(both) };
+    let refused = running.collections.create(request).await.unwrap_err();
+    assert_eq!(fields(&refused), ["/ef_search", "/recall_target"]);
     running.stop().await;
 }

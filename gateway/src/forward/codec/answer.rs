@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use nearfield_proto::v1::{
-    Collection, CollectionSettings, DeleteResponse, InsertResponse, Record, SearchRequest, SearchResponse,
-    SearchResult, UpdateResponse,
+    Collection, CollectionSettings, DeleteResponse, InsertResponse, MeasureRecallResponse, Record, SearchRequest,
+    SearchResponse, SearchResult, UpdateResponse,
 };
 use serde::Serialize;
 
@@ -132,6 +132,9 @@ pub(crate) fn search_body(search: &SearchRequest) -> Bytes {
     if !search.filter.is_empty() {
         out.raw(",\"filter\":").object(&search.filter);
     }
+    if search.recall_target > 0.0 {
+        out.raw(",\"recall_target\":").value(&search.recall_target);
+    }
     if search.ef_search > 0 {
         out.raw(",\"ef_search\":").value(&search.ef_search);
     }
@@ -215,7 +218,11 @@ struct SettingsAnswer<'a> {
     metric: &'a str,
     quantization: &'a str,
     hnsw: HnswAnswer,
-    ef_search: u32,
+    /// One of the two says how hard searches try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ef_search: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recall_target: Option<f64>,
     residency: &'a [String],
 }
 
@@ -229,6 +236,22 @@ struct HnswAnswer {
 struct BytesAnswer {
     memory: u64,
     disk: u64,
+}
+
+/// `GET /collections/{c}/recall`.
+#[derive(Serialize)]
+pub(crate) struct RecallAnswer {
+    recall_at_10: f64,
+    samples: u32,
+    ef: u32,
+    took_ms: f64,
+}
+
+impl From<MeasureRecallResponse> for RecallAnswer {
+    fn from(measured: MeasureRecallResponse) -> Self {
+        let MeasureRecallResponse { recall_at_10, samples, ef, took_ms } = measured;
+        Self { recall_at_10, samples, ef, took_ms }
+    }
 }
 
 /// `GET /collections`.
@@ -258,7 +281,8 @@ impl<'a> From<&'a CollectionSettings> for SettingsAnswer<'a> {
             metric: &settings.metric,
             quantization: &settings.quantization,
             hnsw: HnswAnswer { m: hnsw.m, ef_construction: hnsw.ef_construction },
-            ef_search: settings.ef_search,
+            ef_search: (settings.ef_search > 0).then_some(settings.ef_search),
+            recall_target: (settings.recall_target > 0.0).then_some(settings.recall_target),
             residency: &settings.residency,
         }
     }
@@ -267,7 +291,7 @@ impl<'a> From<&'a CollectionSettings> for SettingsAnswer<'a> {
 impl Default for SettingsAnswer<'_> {
     fn default() -> Self {
         let hnsw = HnswAnswer { m: 0, ef_construction: 0 };
-        Self { dimension: 0, metric: "", quantization: "", hnsw, ef_search: 0, residency: &[] }
+        Self { dimension: 0, metric: "", quantization: "", hnsw, ef_search: None, recall_target: None, residency: &[] }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Collections: their settings.
 
-use nearfield_proto::v1::{CollectionSettings, CreateCollectionRequest, Hnsw};
+use nearfield_proto::v1::{CollectionSettings, CreateCollectionRequest, Hnsw, MeasureRecallRequest};
 use serde::de::MapAccess;
 
-use super::json::{self, Fields, Object, Place, Seed};
-use super::search::EF_SEARCH_MAX;
+use super::json::{self, Fields, Object, Place, Report, Seed};
+use super::query::Parameters;
+use super::search::{EF_SEARCH_MAX, RECALL, one_effort};
 use super::vector::DIMENSION_MAX;
 use super::{name, query, read};
 use crate::error::Error;
@@ -12,6 +13,8 @@ use crate::error::Error;
 /// Links a node may keep on each layer.
 const M_MAX: i64 = 128;
 const EF_CONSTRUCTION_MAX: i64 = 10_000;
+/// Questions that recall may be measured by.
+const RECALL_SAMPLES_MAX: i64 = 500;
 /// Areas that a collection may be confined to.
 const RESIDENCY_MAX: usize = 16;
 
@@ -43,7 +46,8 @@ struct SettingsFields {
 }
 
 impl Fields for SettingsFields {
-    const NAMES: &'static [&'static str] = &["dimension", "metric", "quantization", "hnsw", "ef_search", "residency"];
+    const NAMES: &'static [&'static str] =
+        &["dimension", "metric", "quantization", "hnsw", "ef_search", "recall_target", "residency"];
 
     fn read<'de, A: MapAccess<'de>>(
         &mut self,
@@ -74,6 +78,7 @@ impl Fields for SettingsFields {
                 settings.hnsw = object.next_value_seed(Seed(hnsw))?.map(|fields| fields.0);
             }
             "ef_search" => settings.ef_search = positive(read::integer(place, object, (1, EF_SEARCH_MAX))?),
+            "recall_target" => settings.recall_target = read::number(place, object, RECALL)?.unwrap_or_default(),
             "residency" => settings.residency = read::texts(place, object, RESIDENCY_MAX)?.unwrap_or_default(),
             _ => unreachable!("only the names above are read"),
         }
@@ -81,6 +86,7 @@ impl Fields for SettingsFields {
     }
 
     fn check(&mut self, place: Place<'_>) {
+        one_effort(self.settings.ef_search, self.settings.recall_target, place);
         if !self.has_dimension {
             place.report.add(&place.at.key("dimension"), "is missing");
         }
@@ -95,6 +101,18 @@ pub(crate) fn create(path: &str, body: &[u8]) -> Result<CreateCollectionRequest,
     let name = name_of(path)?;
     let settings = json::object(body, SettingsFields::default())?.settings;
     Ok(CreateCollectionRequest { name, settings: Some(settings) })
+}
+
+/// Reads `GET /collections/{c}/recall`.
+///
+/// # Errors
+/// [`Error::Malformed`] with all violations.
+pub(crate) fn recall(path: &str, query: &str, session: String) -> Result<MeasureRecallRequest, Error> {
+    let name = name_of(path.strip_suffix("/recall").unwrap_or(path))?;
+    let report = Report::default();
+    let parameters = Parameters::read(query, &["samples"], &report);
+    let samples = parameters.integer("samples", (1, RECALL_SAMPLES_MAX)).and_then(|samples| samples.try_into().ok());
+    report.finish(MeasureRecallRequest { name, samples: samples.unwrap_or_default(), session })
 }
 
 /// The collection that a path names.

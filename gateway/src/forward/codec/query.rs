@@ -58,6 +58,16 @@ impl<'a> Parameters<'a> {
         })
     }
 
+    pub(crate) fn number(&self, name: &str, (min, max): (f64, f64)) -> Option<f64> {
+        self.with(name, |text, place| match text.parse() {
+            Ok(value) => read::within(value, min, max, place),
+            Err(_) => {
+                place.refuse("must be a number");
+                None
+            }
+        })
+    }
+
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         self.with(name, |text, place| match text {
             "true" => Some(true),

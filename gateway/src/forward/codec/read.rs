@@ -46,6 +46,26 @@ impl<'de> Reader<'de> for Integer<'_> {
     }
 }
 
+/// A number within bounds.
+struct Number<'a> {
+    place: Place<'a>,
+    min: f64,
+    max: f64,
+}
+
+impl<'de> Reader<'de> for Number<'_> {
+    type Value = f64;
+    const EXPECTED: &'static str = "a number";
+
+    fn place(&self) -> Place<'_> {
+        self.place
+    }
+
+    fn number(self, value: f64) -> Option<f64> {
+        within(value, self.min, self.max, self.place)
+    }
+}
+
 /// A flag.
 struct Flag<'a>(Place<'a>);
 
@@ -80,6 +100,26 @@ pub(crate) fn bounded(value: i64, min: i64, max: i64, place: Place<'_>) -> Optio
     }
     place.refuse(if max == i64::MAX { format!("must be at least {min}") } else { format!("must be {min} to {max}") });
     None
+}
+
+pub(crate) fn within(value: f64, min: f64, max: f64, place: Place<'_>) -> Option<f64> {
+    if (min..=max).contains(&value) {
+        return Some(value);
+    }
+    place.refuse(format!("must be {min} to {max}"));
+    None
+}
+
+/// Reads the next value as a number of `min` to `max`.
+///
+/// # Errors
+/// Only those of `object`.
+pub(crate) fn number<'de, A: MapAccess<'de>>(
+    place: Place<'_>,
+    object: &mut A,
+    (min, max): (f64, f64),
+) -> Result<Option<f64>, A::Error> {
+    object.next_value_seed(Seed(Number { place, min, max }))
 }
 
 /// Reads the next value as a string.

@@ -14,6 +14,8 @@ pub const K_MAX: i64 = 10_000;
 pub const K_DEFAULT: i32 = 10;
 /// Candidates that a search may ask for.
 pub const EF_SEARCH_MAX: i64 = 10_000;
+/// The share of the nearest that may be asked for.
+pub const RECALL: (f64, f64) = (0.5, 0.999);
 
 /// A search while it is read.
 #[derive(Default)]
@@ -25,7 +27,7 @@ pub(crate) struct SearchFields {
 }
 
 impl SearchFields {
-    pub(crate) const NAMES: [&'static str; 11] = [
+    pub(crate) const NAMES: [&'static str; 12] = [
         "collection",
         "query",
         "query_vector_id",
@@ -34,6 +36,7 @@ impl SearchFields {
         "filter",
         "include",
         "ef_search",
+        "recall_target",
         "exact",
         "session",
         "explain",
@@ -82,6 +85,9 @@ impl SearchFields {
                 let ef = read::integer(place, object, (1, EF_SEARCH_MAX))?;
                 request.ef_search = ef.map_or(0, narrow);
             }
+            "recall_target" => {
+                request.recall_target = read::number(place, object, RECALL)?.unwrap_or_default();
+            }
             "exact" => request.exact = read::flag(place, object)?.unwrap_or_default(),
             "explain" => request.explain = read::flag(place, object)?.unwrap_or_default(),
             "session" => request.session = read::text(place, object)?.unwrap_or_default().into_owned(),
@@ -102,6 +108,7 @@ impl SearchFields {
             }
             (true, false) | (false, true) => {}
         }
+        one_effort(self.request.ef_search, self.request.recall_target, place);
         normalise(&mut self.request);
     }
 }
@@ -121,6 +128,14 @@ impl Fields for SearchFields {
 
     fn check(&mut self, place: Place<'_>) {
         self.check_query(place);
+    }
+}
+
+/// Tells when both ways of saying how hard to try are given.
+pub(super) fn one_effort(ef_search: u32, recall_target: f64, place: Place<'_>) {
+    if ef_search > 0 && recall_target > 0.0 {
+        place.report.add(&place.at.key("ef_search"), "does not go together with recall_target");
+        place.report.add(&place.at.key("recall_target"), "does not go together with ef_search");
     }
 }
 
@@ -164,7 +179,7 @@ pub(crate) fn of_body(body: &[u8]) -> Result<SearchRequest, Error> {
 /// # Errors
 /// [`Error::Malformed`] with all violations, each named by its parameter.
 pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "collection",
         "query_vector_id",
         "k",
@@ -172,6 +187,7 @@ pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
         "filter",
         "include",
         "ef_search",
+        "recall_target",
         "exact",
         "session",
         "explain",
@@ -194,11 +210,16 @@ pub(crate) fn of_query(query: &str) -> Result<SearchRequest, Error> {
         filter: parameters.with("filter", super::query::json_object).unwrap_or_default(),
         include: parameters.with("include", words).unwrap_or_default(),
         ef_search: parameters.integer("ef_search", (1, EF_SEARCH_MAX)).map_or(0, narrow),
+        recall_target: parameters.number("recall_target", RECALL).unwrap_or_default(),
         exact: parameters.flag("exact").unwrap_or_default(),
         explain: parameters.flag("explain").unwrap_or_default(),
         session: parameters.text("session").unwrap_or_default().to_owned(),
         ..SearchRequest::default()
     };
+    if request.ef_search > 0 && request.recall_target > 0.0 {
+        report.add(&Pointer::Parameter("ef_search"), "does not go together with recall_target");
+        report.add(&Pointer::Parameter("recall_target"), "does not go together with ef_search");
+    }
     normalise(&mut request);
     report.finish(request)
 }
@@ -216,7 +237,10 @@ mod tests {
             query in proptest::collection::vec(-1e30f32..1e30, 0..20),
             id in "[a-z/ä\"\\\\ ]{1,20}",
             k in 1..10_000i32,
-            ef_search in 0..10_000u32,
+            (ef_search, recall_target) in prop_oneof![
+                (0..10_000u32).prop_map(|ef| (ef, 0.0)),
+                (0.5..0.999f64).prop_map(|recall| (0, recall)),
+            ],
             exact: bool,
             include in proptest::sample::subsequence(vec!["metadata", "values"], 0..=2),
             metric in proptest::sample::select(vec!["", "dot", "cosine"]),
@@ -227,7 +251,7 @@ mod tests {
             let filter = filter.unwrap_or_default();
             let collection = "c".to_owned();
             let metric = metric.to_owned();
-            SearchRequest { query, k, metric, collection, query_vector_id, filter, include, ef_search, exact, ..SearchRequest::default() }
+            SearchRequest { query, k, metric, collection, query_vector_id, filter, include, ef_search, recall_target, exact, ..SearchRequest::default() }
         }
     }
 
@@ -256,6 +280,20 @@ mod tests {
         fn any_query_string_is_read_or_refused(query in "([a-z_]{0,15}(=|&|%|\\+)[a-z0-9%{}\"]{0,9}){0,6}") {
             let _ = of_query(&query);
         }
+    }
+
+    #[test]
+    fn a_search_says_once_how_hard_to_try() {
+        let refused = |body: &str| {
+            let Err(Error::Malformed { violations, .. }) = of_body(body.as_bytes()) else { panic!("{body}") };
+            violations.into_iter().map(|violation| violation.pointer).collect::<Vec<_>>()
+        };
+        assert_eq!(of_body(br#"{"query":[1],"recall_target":0.98}"#).unwrap().recall_target, 0.98);
+        assert_eq!(of_query("query_vector_id=a&recall_target=0.9").unwrap().recall_target, 0.9);
+        let both = r#"{"query":[1],"recall_target":0.98,"ef_search":9}"#;
+        assert_eq!(refused(both), ["/ef_search", "/recall_target"]);
+        assert_eq!(refused(r#"{"query":[1],"recall_target":1}"#), ["/recall_target"]);
+        assert!(of_query("query_vector_id=a&recall_target=0.9&ef_search=9").is_err());
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn query_of(search: &v1::SearchRequest) -> Query<'_> {
         filter: &search.filter,
         include: &search.include,
         ef_search: search.ef_search,
+        recall_target: search.recall_target,
         exact: search.exact,
     }
 }

@@ -30,6 +30,10 @@ pub(super) fn two(rows: Packed<'_>, query: &Query, ids: &[u32], sums: &mut [i32]
     planes::<2>(rows, query, ids, sums);
 }
 
+pub(super) fn one(rows: Packed<'_>, query: &Query, ids: &[u32], sums: &mut [i32]) {
+    planes::<1>(rows, query, ids, sums);
+}
+
 pub(super) fn offer(pool: &mut [u64], filled: &mut Filled, rows: &[u32], distances: &[f32]) {
     for (row, distance) in rows.iter().zip(distances) {
         let new = candidate(*distance, *row);

@@ -54,6 +54,19 @@ dots!(two, 4, |bytes, p| {
     };
     _mm_and_si128(shifted, _mm_set1_epi8(3))
 });
+dots!(one, 8, |bytes, p| {
+    let shifted = match p {
+        0 => bytes,
+        1 => _mm_srli_epi16::<1>(bytes),
+        2 => _mm_srli_epi16::<2>(bytes),
+        3 => _mm_srli_epi16::<3>(bytes),
+        4 => _mm_srli_epi16::<4>(bytes),
+        5 => _mm_srli_epi16::<5>(bytes),
+        6 => _mm_srli_epi16::<6>(bytes),
+        _ => _mm_srli_epi16::<7>(bytes),
+    };
+    _mm_and_si128(shifted, _mm_set1_epi8(1))
+});
 
 /// # Safety
 /// The machine has the features.

@@ -74,6 +74,19 @@ dots!(two, 4, |bytes, p| {
     };
     _mm512_and_si512(shifted, _mm512_set1_epi8(3))
 });
+dots!(one, 8, |bytes, p| {
+    let shifted = match p {
+        0 => bytes,
+        1 => _mm512_srli_epi16::<1>(bytes),
+        2 => _mm512_srli_epi16::<2>(bytes),
+        3 => _mm512_srli_epi16::<3>(bytes),
+        4 => _mm512_srli_epi16::<4>(bytes),
+        5 => _mm512_srli_epi16::<5>(bytes),
+        6 => _mm512_srli_epi16::<6>(bytes),
+        _ => _mm512_srli_epi16::<7>(bytes),
+    };
+    _mm512_and_si512(shifted, _mm512_set1_epi8(1))
+});
 
 /// Scans and shifts in one pass from the end: blocks of eight that are all worse move up by one as they are compared.
 ///

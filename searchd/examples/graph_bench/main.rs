@@ -1,23 +1,26 @@
 //! Searches per CPU second at equal recall: the graph index beside usearch, one thread, one query at a time.
 //!
 //! `graph_bench FOLDER [FOLDER…]` reads `base.{f16,u8}.npy`, `queries.{f16,u8}.npy` and `gt_ids.i32.npy` of each folder;
-//! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out.
+//! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out. `--segments` measures
+//! what collections have instead: segments as settings make them, by recall that is asked for, with all their memory;
+//! how fast they open; and what they are after every vector was replaced ten times.
+
+mod data;
+mod segments;
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use half::f16;
+use data::Data;
 use nearfield_searchd::graph::build::Plan;
 use nearfield_searchd::graph::exact::HalfRows;
 use nearfield_searchd::graph::kernel::Kernel;
 use nearfield_searchd::graph::search::{Searcher, Wanted};
-use nearfield_searchd::graph::{Graph, Metric, Profile, Rows};
+use nearfield_searchd::graph::{Graph, Metric, Rows, Width};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
 const K: usize = 10;
-/// Most queries of a data set that are asked.
-const QUERIES: usize = 2_000;
 /// Each figure is the best of this many runs: the machine is shared.
 const RUNS: usize = 3;
 const EFS: [usize; 16] = [10, 15, 20, 30, 40, 50, 64, 80, 104, 130, 160, 200, 260, 340, 450, 700];
@@ -26,15 +29,17 @@ const RECALLS: [f64; 2] = [0.95, 0.99];
 fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
-        bail!("usage: graph_bench [--no-usearch] FOLDER…");
+        bail!("usage: graph_bench [--no-usearch | --segments] FOLDER…");
     }
     println!("kernels: {:?}", Kernel::detect().level());
     for folder in &folders {
         let data = Data::read(Path::new(folder)).with_context(|| format!("read {folder}"))?;
         println!("\n{folder}: {} × {} {:?}", data.len(), data.dimension, data.metric);
-        for profile in [Profile::Fast, Profile::Lean] {
-            measure_graph(&data, profile)?;
+        if flags.iter().any(|flag| flag == "--segments") {
+            segments::measure(&data)?;
+            continue;
         }
+        measure_graph(&data, &Width::ALL)?;
         if !flags.iter().any(|flag| flag == "--no-usearch") {
             measure_usearch(&data)?;
         }
@@ -42,24 +47,30 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure_graph(data: &Data, profile: Profile) -> Result<()> {
+fn measure_graph(data: &Data, widths: &[Width]) -> Result<()> {
     let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
-    let graph = Graph::build(data.metric, data, profile, &Plan::default())?;
-    report_build(&format!("graph {profile:?}"), data, start);
-    println!(
-        "  {:.1} bytes a row, {} unreachable",
-        graph.bytes() as f64 / data.len() as f64,
-        graph.unreachable().len()
-    );
+    let mut graph = Graph::build(data.metric, data, Width::Four, &Plan::default())?;
+    report_build("graph", data, start);
+    println!("  {} unreachable", graph.unreachable().len());
     let mut searcher = Searcher::default();
-    let rescored = profile.rescored(data.dimension, K);
     let kernel = Kernel::detect();
-    sweep(data, |query, ef| {
-        let exact = HalfRows::new(data.metric, kernel, &data.halves, None, query);
-        let wanted = Wanted { query, k: K, ef, rescored, filter: None, stop: None };
-        let hits = graph.search(&mut searcher, &wanted, &exact)?;
-        Ok(hits.into_iter().map(|hit| u64::from(hit.row)).collect())
-    })
+    for width in widths {
+        graph.repack(data, *width);
+        println!("{width:?}: {:.1} bytes a row", graph.bytes() as f64 / data.len() as f64);
+        let rescored = match width {
+            Width::One => 16 * K,
+            Width::Two => 8 * K,
+            Width::Four => 3 * K,
+            Width::Eight => K + K / 2,
+        };
+        sweep(data, |query, ef| {
+            let exact = HalfRows::new(data.metric, kernel, &data.halves, None, query);
+            let wanted = Wanted { query, k: K, ef, rescored, filter: None, stop: None };
+            let hits = graph.search(&mut searcher, &wanted, &exact)?;
+            Ok(hits.into_iter().map(|hit| u64::from(hit.row)).collect())
+        })?;
+    }
+    Ok(())
 }
 
 fn measure_usearch(data: &Data) -> Result<()> {
@@ -128,71 +139,6 @@ fn sweep(data: &Data, mut search: impl FnMut(&[f32], usize) -> Result<Vec<u64>>)
         }
     }
     Ok(())
-}
-
-/// A data set; rows and queries of cosine are of length one.
-struct Data {
-    metric: Metric,
-    dimension: usize,
-    base: Vec<f32>,
-    halves: Vec<f16>,
-    queries: Vec<f32>,
-    nearest: Vec<i32>,
-    /// Nearest rows listed for each query.
-    truth: usize,
-}
-
-impl Data {
-    fn read(folder: &Path) -> Result<Self> {
-        let is_bytes = folder.join("base.u8.npy").exists();
-        let (metric, kind) = if is_bytes { (Metric::Euclidean, "u8") } else { (Metric::Cosine, "f16") };
-        let (dimension, mut base) = read_floats(&folder.join(format!("base.{kind}.npy")))?;
-        let (_, mut queries) = read_floats(&folder.join(format!("queries.{kind}.npy")))?;
-        queries.truncate(QUERIES * dimension);
-        if metric == Metric::Cosine {
-            for row in base.chunks_exact_mut(dimension).chain(queries.chunks_exact_mut(dimension)) {
-                let length = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-                row.iter_mut().for_each(|value| *value /= length);
-            }
-        }
-        let halves = base.iter().map(|value| f16::from_f32(*value)).collect();
-        let (truth, _, nearest) = read_npy(&folder.join("gt_ids.i32.npy"))?;
-        let nearest = nearest.chunks_exact(4).map(|id| i32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        Ok(Self { metric, dimension, base, halves, queries, nearest, truth })
-    }
-}
-
-impl Rows for Data {
-    fn len(&self) -> usize {
-        self.base.len() / self.dimension
-    }
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-    fn read(&self, row: u32, into: &mut [f32]) {
-        into.copy_from_slice(&self.base[row as usize * self.dimension..][..self.dimension]);
-    }
-}
-
-fn read_floats(path: &Path) -> Result<(usize, Vec<f32>)> {
-    let (columns, header, bytes) = read_npy(path)?;
-    let values = if header.contains("'<f2'") {
-        bytes.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect()
-    } else {
-        bytes.into_iter().map(f32::from).collect()
-    };
-    Ok((columns, values))
-}
-
-/// The columns, the header and the contents of a two-dimensional array.
-fn read_npy(path: &Path) -> Result<(usize, String, Vec<u8>)> {
-    let mut bytes = fs_err::read(path)?;
-    let length = bytes.get(8..10).map_or(0, |length| usize::from(u16::from_le_bytes([length[0], length[1]])));
-    let header = bytes.get(10..10 + length).context("header is cut off")?;
-    let header = String::from_utf8_lossy(header).into_owned();
-    let shape = header.split("'shape': (").nth(1).and_then(|rest| rest.split(')').next()).context("no shape")?;
-    let columns = shape.split(',').nth(1).context("one column only")?.trim().parse()?;
-    Ok((columns, header, bytes.split_off(10 + length)))
 }
 
 fn cpu(clock: libc::clockid_t) -> Duration {

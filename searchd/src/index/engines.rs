@@ -1,0 +1,54 @@
+//! Which kind of graph a collection gets, by its `quantization`.
+//!
+//! `none`, `f16` and `bf16` mean what they say of the floats inside a graph, and usearch is good at those. All others pack
+//! vectors into fewer bits, which is what our own graph is for.
+
+use bytes::Bytes;
+
+use super::calibration::{Calibration, Trial};
+use super::graph::{Builder, Error, Graph, Kind};
+use super::hnsw::Hnsw;
+use super::packed;
+use super::vectors::Vectors;
+use crate::engine::settings::{Quantization, Settings};
+
+/// All kinds of graphs.
+#[derive(Clone, Copy, Debug)]
+pub struct Engines {
+    hnsw: Hnsw,
+}
+
+impl Engines {
+    /// For graphs that at most `threads` threads search at a time.
+    pub fn new(threads: usize) -> Self {
+        Self { hnsw: Hnsw { threads } }
+    }
+}
+
+impl Builder for Engines {
+    fn build(
+        &self,
+        settings: &Settings,
+        vectors: &Vectors,
+        trial: &Trial<'_>,
+    ) -> Result<(Box<dyn Graph>, Calibration), Error> {
+        match settings.quantization {
+            Quantization::None | Quantization::F16 | Quantization::Bf16 => {
+                let graph = self.hnsw.build(settings, vectors)?;
+                let calibration = trial.calibrate(&graph)?;
+                Ok((Box::new(graph), calibration))
+            }
+            Quantization::Int8 | Quantization::Binary | Quantization::Pq => {
+                let (graph, calibration) = packed::build(settings, vectors, trial)?;
+                Ok((Box::new(graph), calibration))
+            }
+        }
+    }
+
+    fn open(&self, kind: Kind, settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Box<dyn Graph>, Error> {
+        Ok(match kind {
+            Kind::Packed => Box::new(packed::open(settings, vectors, bytes)?),
+            Kind::Hnsw => Box::new(self.hnsw.open(settings, vectors, &bytes)?),
+        })
+    }
+}

@@ -1,0 +1,44 @@
+//! What is damaged on the disk: noticed, and built anew where that can be done.
+//!
+//! A graph follows from its vectors; one that is damaged was noticed when it was opened, and is built again. Vectors follow
+//! from nothing: a damaged row is never found, and whoever runs this searchd is told.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Index;
+use super::graph::Builder;
+use super::segment::{Error, Segment, vectors_file};
+
+impl Index {
+    /// Builds the graphs of segments that have none; returns how many.
+    pub fn mend(&self, directory: &Path, builder: &dyn Builder) -> Result<usize, Error> {
+        let broken: Vec<Arc<Segment>> = self.segments().into_iter().filter(|segment| !segment.is_whole()).collect();
+        for segment in &broken {
+            let whole = Arc::new(segment.with_graph(directory, &self.settings, builder)?);
+            let _moving = self.moving.lock();
+            self.replace(|parts| {
+                if let Some(place) = parts.segments.iter_mut().find(|known| known.part() == whole.part()) {
+                    *place = whole;
+                }
+            });
+        }
+        Ok(broken.len())
+    }
+
+    /// Checks the vectors of one segment that was opened from the disk and not checked yet. Damaged rows are looked at again
+    /// whenever they come up, and the segment with them is not taken for checked; it is reported once.
+    pub fn check_one(&self, directory: &Path) -> Option<usize> {
+        let segments = self.segments();
+        let unchecked = segments.iter().find(|segment| !segment.vectors.is_reviewed())?;
+        let damaged = unchecked.vectors.check_all();
+        if let Some(first) = damaged.first() {
+            let (file, slot) = (vectors_file(directory, unchecked.part()), unchecked.vectors.slot(*first));
+            tracing::error!(
+                file = %file.display(), rows = damaged.len(), slot,
+                "vectors are damaged and will not be found; restore them from a backup, or start from a peer"
+            );
+        }
+        Some(damaged.len())
+    }
+}

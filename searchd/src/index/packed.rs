@@ -1,0 +1,138 @@
+//! Our own graph behind the seam: which width of codes a segment gets, and what a search asks of it.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+
+use super::calibration::{Calibration, Trial};
+use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal};
+use super::vectors::Vectors;
+use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
+use crate::graph::build::Plan;
+use crate::graph::search::{Filter, Searcher, Wanted};
+use crate::graph::{self, Metric, Width};
+
+/// Neighbours of a row at most, for each `hnsw.m`: HNSW, too, keeps twice `m` on the layer that counts, and here lists are as
+/// long as pruning leaves them.
+const DEGREE_PER_M: u32 = 4;
+/// Longest lists that are of use.
+const MAX_DEGREE: u32 = 80;
+/// Candidates above which codes of more bits are tried: past these a search spends more on wrong turns than on bytes.
+const SANE_EF: usize = 240;
+/// Below so many dimensions two bits are not tried: there is too little to average over.
+const MIN_TWO_BITS: usize = 96;
+
+thread_local! {
+    /// What a search needs, kept for each thread that searches: one byte for each row of the largest graph, and little more.
+    static SEARCHER: RefCell<Searcher> = RefCell::default();
+}
+
+pub(super) struct Packed(graph::Graph);
+
+pub(super) fn build(settings: &Settings, vectors: &Vectors, trial: &Trial<'_>) -> Result<(Packed, Calibration), Error> {
+    let engine = |error: graph::BuildError| Error::Engine(Box::new(error));
+    let widths = widths(settings);
+    let (first, wider) = widths.split_first().expect("there is always a width");
+    let built = graph::Graph::build(metric(settings.metric), vectors, *first, &plan(settings)).map_err(engine)?;
+    let mut packed = Packed(built);
+    let mut calibration = trial.calibrate(&packed)?;
+    let target = match settings.effort {
+        Effort::Candidates(_) => Recall::USUAL,
+        Effort::Recall(recall) => recall,
+    };
+    for width in wider {
+        if calibration.reaches(target) && calibration.ef_for(target) <= SANE_EF {
+            break;
+        }
+        packed.0.repack(vectors, *width);
+        calibration = trial.calibrate(&packed)?;
+    }
+    Ok((packed, calibration))
+}
+
+pub(super) fn open(settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Packed, Error> {
+    let graph = graph::Graph::open(bytes).map_err(|error| Error::Engine(Box::new(error)))?;
+    let is_of_vectors = graph.len() == vectors.len()
+        && graph.dimension() == settings.dimension as usize
+        && graph.metric() == metric(settings.metric);
+    if is_of_vectors { Ok(Packed(graph)) } else { Err(Error::Foreign) }
+}
+
+/// The widths to try, the narrowest first.
+fn widths(settings: &Settings) -> &'static [Width] {
+    match settings.quantization {
+        Quantization::Binary => &[Width::One],
+        Quantization::Pq if settings.dimension as usize >= MIN_TWO_BITS => &[Width::Two, Width::Four, Width::Eight],
+        Quantization::Pq => &[Width::Four, Width::Eight],
+        _ => &[Width::Eight],
+    }
+}
+
+fn plan(settings: &Settings) -> Plan {
+    let degree = (settings.m * DEGREE_PER_M).min(MAX_DEGREE) as usize;
+    Plan { degree, ef: (settings.ef_construction as usize).max(degree), ..Plan::default() }
+}
+
+fn metric(metric: settings::Metric) -> Metric {
+    match metric {
+        settings::Metric::Cosine => Metric::Cosine,
+        settings::Metric::Dot => Metric::Dot,
+        settings::Metric::Euclidean => Metric::Euclidean,
+    }
+}
+
+impl Packed {
+    /// Candidates worth an exact comparison to find `k`: the coarser the codes, the more.
+    fn rescored(&self, k: usize, ef: usize) -> usize {
+        match self.0.width() {
+            Width::Eight => k + k / 2,
+            Width::Four => 3 * k,
+            Width::Two => (8 * k).max(ef / 4),
+            Width::One => (16 * k).max(ef),
+        }
+    }
+}
+
+impl Graph for Packed {
+    fn kind(&self) -> Kind {
+        Kind::Packed
+    }
+
+    fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error> {
+        let stop = || asked.stop.check().is_err();
+        let Asked { query, k, .. } = *asked;
+        let filter =
+            asked.admission.map(|admission| Filter { admits: admission.admits, fraction: admission.share as f32 });
+        let ef = asked.ef.min(self.0.len()).max(k);
+        let wanted = Wanted { query, k, ef, rescored: self.rescored(k, ef), filter, stop: Some(&stop) };
+        SEARCHER.with_borrow_mut(|searcher| {
+            let Ok(rows) = self.0.propose(searcher, &wanted).map(<[u32]>::to_vec) else {
+                // The walk asked and was told; a deadline doesn't come back.
+                return Err(asked.stop.check().err().map_or(Error::Foreign, Error::Stopped));
+            };
+            Ok(Proposal { rows, computed: Some(searcher.effort().distances) })
+        })
+    }
+
+    /// Measured on sets of 50 to 784 dimensions.
+    fn cost(&self, search: Cost) -> f64 {
+        let bits = self.0.width().bits() as f64;
+        search.ef as f64 * (300.0 + 0.2 * bits * search.dimension as f64) / search.share.max(1e-9)
+    }
+
+    fn least(&self, k: usize) -> usize {
+        self.rescored(k, k)
+    }
+
+    fn unreachable(&self, _: &Vectors) -> Result<Vec<u32>, Error> {
+        Ok(self.0.unreachable())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.0.bytes() as u64
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.0.to_bytes())
+    }
+}

@@ -1,0 +1,222 @@
+//! A segment's graph with what is known of it, and the file in which both are kept.
+//!
+//! All numbers are little endian.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..8 | `NFPROP` and the version of this layout, 1 |
+//! | 8..12 | the kind of graph: 1 packed codes, 2 HNSW |
+//! | 12..20 | points of the calibration, strays |
+//! | 20..28 | bytes of the graph |
+//! | 28..32 | CRC-32 of bytes 0..28, whatever the layout |
+//! | 32..36 | CRC-32 of the tables |
+//! | 36..64 | 0 |
+//! | 64.. | the calibration (ef as u32, recall as f32), strays as u32; 0 up to a multiple of 64 |
+//! | … | the graph in the form of its kind, which has checksums of its own |
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::calibration::{Calibration, K, Point, Trial};
+use super::graph::{self, Asked, Builder, Cost, Graph, Kind, Proposal};
+use super::vectors::Vectors;
+use crate::engine::settings::{Effort, Quantization, Settings};
+use crate::graph::memory::{LINE, Lines};
+
+const MAGIC: [u8; 8] = *b"NFPROP\0\x01";
+/// Bytes of the magic that name the file, without the version.
+const NAME: usize = 7;
+const HEADER: usize = 64;
+/// Most strays, as a part of the rows: past it the graph is no good.
+const MAX_STRAY_PART: usize = 50;
+/// Strays that any graph may have.
+const FEW_STRAYS: usize = 16;
+/// Most points of a calibration.
+const MAX_POINTS: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the file")]
+    Io(#[from] io::Error),
+    #[error("its checksum is another one, or it is cut off")]
+    Damaged,
+    #[error("it was written by a searchd of another version ({0}): this one does not know it")]
+    Unknown(String),
+    #[error(transparent)]
+    Graph(#[from] graph::Error),
+    #[error("{0} vectors of its graph cannot be reached")]
+    Unreachable(usize),
+}
+
+/// Proposes rows for a search.
+pub struct Proposer {
+    graph: Box<dyn Graph>,
+    calibration: Calibration,
+    /// Rows that the graph does not lead to: they are always proposed.
+    strays: Vec<u32>,
+}
+
+impl Proposer {
+    /// Builds a graph that misses no row.
+    pub fn build(builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
+        match Self::try_build(builder, settings, vectors) {
+            Err(error) if settings.quantization != Quantization::Pq => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a graph failed; building one of another kind"
+                );
+                let settings = Settings { quantization: Quantization::Pq, ..settings.clone() };
+                Self::try_build(builder, &settings, vectors)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_build(builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
+        let trial = Trial::new(settings, vectors);
+        let (graph, calibration) = builder.build(settings, vectors, &trial)?;
+        let strays = graph.unreachable(vectors)?;
+        if strays.len() > FEW_STRAYS.max(vectors.len() / MAX_STRAY_PART) {
+            return Err(Error::Unreachable(strays.len()));
+        }
+        if !strays.is_empty() {
+            tracing::warn!(
+                strays = strays.len(),
+                "a graph does not lead to all of its rows; those are compared always"
+            );
+        }
+        Ok(Self { graph, calibration, strays })
+    }
+
+    /// Rows for an exact comparison. See [`Graph::propose`].
+    pub fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, graph::Error> {
+        let mut proposal = self.graph.propose(asked)?;
+        let admits = |row: u32| asked.admission.is_none_or(|admission| (admission.admits)(row));
+        for stray in &self.strays {
+            if admits(*stray) && !proposal.rows.contains(stray) {
+                proposal.rows.push(*stray);
+            }
+        }
+        Ok(proposal)
+    }
+
+    /// See [`Graph::cost`].
+    pub fn cost(&self, search: Cost) -> f64 {
+        self.graph.cost(search)
+    }
+
+    /// Candidates to keep for `k` hits.
+    pub fn candidates(&self, effort: Effort, k: usize) -> usize {
+        // The calibration is of few hits. More of them need more candidates, whatever the effort.
+        let least = if k > K { self.graph.least(k) } else { k };
+        self.calibration.candidates(effort, self.graph.expansion()).max(least)
+    }
+
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.graph.kind()
+    }
+
+    pub fn memory_bytes(&self) -> u64 {
+        self.graph.memory_bytes() + (self.strays.capacity() * size_of::<u32>()) as u64
+    }
+
+    /// Writes the file, which is durable afterwards; its name is not yet.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let graph = self.graph.to_bytes()?;
+        let mut tables: Vec<u8> = Vec::new();
+        for point in self.calibration.points() {
+            tables.extend(point.ef.to_le_bytes());
+            tables.extend(point.recall.to_le_bytes());
+        }
+        tables.extend(self.strays.iter().flat_map(|row| row.to_le_bytes()));
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&(self.graph.kind() as u32).to_le_bytes());
+        header[12..16].copy_from_slice(&(self.calibration.points().len() as u32).to_le_bytes());
+        header[16..20].copy_from_slice(&(self.strays.len() as u32).to_le_bytes());
+        header[20..28].copy_from_slice(&(graph.len() as u64).to_le_bytes());
+        let checksum = crc32fast::hash(&header[..28]);
+        header[28..32].copy_from_slice(&checksum.to_le_bytes());
+        tables.resize(tables.len().next_multiple_of(LINE), 0);
+        header[32..36].copy_from_slice(&crc32fast::hash(&tables).to_le_bytes());
+        let mut file = File::create(path)?;
+        for part in [&header[..], &tables, &graph] {
+            file.write_all(part)?;
+        }
+        Ok(file.sync_all()?)
+    }
+
+    /// Opens what [`Proposer::write`] wrote, all of it read and checked.
+    pub fn open(path: &Path, builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0).map_err(|_| Error::Damaged)?;
+        let head = Head::read(&header)?;
+        let filled = head.points * 8 + head.strays * 4;
+        let start = HEADER + filled.next_multiple_of(LINE);
+        if length != start as u64 + head.graph as u64 {
+            return Err(Error::Damaged);
+        }
+        let mut tables = vec![0; start - HEADER];
+        file.read_exact_at(&mut tables, HEADER as u64)?;
+        if crc32fast::hash(&tables) != head.tables {
+            return Err(Error::Damaged);
+        }
+        let kind = Kind::from_number(head.kind).ok_or_else(|| Error::Unknown(format!("graph kind {}", head.kind)))?;
+        let (points, strays) = tables[..filled].split_at(head.points * 8);
+        let points =
+            points.chunks_exact(8).map(|point| Point { ef: word(point, 0), recall: f32::from_bits(word(point, 4)) });
+        let strays: Vec<u32> = strays.chunks_exact(4).map(|row| word(row, 0)).collect();
+        if strays.iter().any(|row| *row as usize >= vectors.len()) {
+            return Err(Error::Damaged);
+        }
+        let bytes = Lines::read(&file, start as u64, head.graph)?.into_shared();
+        let graph = builder.open(kind, settings, vectors, bytes)?;
+        Ok(Self { graph, calibration: Calibration::new(points.collect()), strays })
+    }
+}
+
+/// The header's numbers.
+struct Head {
+    kind: u32,
+    points: usize,
+    strays: usize,
+    graph: usize,
+    /// Checksum of the tables.
+    tables: u32,
+}
+
+impl Head {
+    fn read(header: &[u8; HEADER]) -> Result<Self, Error> {
+        if header[..NAME] != MAGIC[..NAME] || crc32fast::hash(&header[..28]) != word(header, 28) {
+            return Err(Error::Damaged);
+        }
+        if header[NAME] != MAGIC[NAME] {
+            return Err(Error::Unknown(format!("layout {}", header[NAME])));
+        }
+        if header[36..].iter().any(|byte| *byte != 0) {
+            return Err(Error::Damaged);
+        }
+        let graph = u64::from(word(header, 20)) | u64::from(word(header, 24)) << 32;
+        let head = Self {
+            kind: word(header, 8),
+            points: word(header, 12) as usize,
+            strays: word(header, 16) as usize,
+            graph: usize::try_from(graph).map_err(|_| Error::Damaged)?,
+            tables: word(header, 32),
+        };
+        let is_sane = head.points <= MAX_POINTS && head.strays <= crate::graph::MAX_ROWS && graph <= 1 << 48;
+        if is_sane { Ok(head) } else { Err(Error::Damaged) }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}

@@ -1,0 +1,102 @@
+//! How much of the truth searches find: the same question asked as searches ask it, and exactly.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rand::RngExt;
+
+use super::calibration::K;
+use super::nearest::Hit;
+use super::{Index, Wanted};
+use crate::engine::Slot;
+use crate::engine::settings::Effort;
+use crate::search::stop::{Stop, Stopped};
+
+/// Questions of users that are kept for each collection that has a graph.
+const KEPT: usize = 32;
+/// Once so many are kept, one of this many takes the place of the oldest.
+const EVERY: u64 = 16;
+/// Looks for a live slot at random, where most may be dead.
+const TRIES: usize = 64;
+
+/// Some of the questions that users asked last.
+#[derive(Default)]
+pub(super) struct Recent {
+    questions: Mutex<VecDeque<Vec<f32>>>,
+    asked: AtomicU64,
+}
+
+impl Recent {
+    pub(super) fn note(&self, query: &[f32]) {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if asked >= KEPT as u64 && !asked.is_multiple_of(EVERY) {
+            return;
+        }
+        let mut questions = self.questions.lock();
+        if questions.len() == KEPT {
+            questions.pop_front();
+        }
+        questions.push_back(query.to_vec());
+    }
+}
+
+/// What recall is measured with.
+pub struct Question {
+    values: Vec<f32>,
+    /// The stored point that it is, which is no answer.
+    own: Option<Slot>,
+}
+
+/// The answers to one question: how many of the nearest were found, of how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub hits: usize,
+    pub nearest: usize,
+}
+
+impl Index {
+    /// How many questions users have asked of the graphs.
+    pub fn asked(&self) -> u64 {
+        self.recent.asked.load(Ordering::Relaxed)
+    }
+
+    /// A question: of a user, every other time and while there are any; else a stored point, at random. None where nothing
+    /// is stored.
+    pub fn question(&self, number: usize) -> Option<Question> {
+        let mut random = rand::rng();
+        if number.is_multiple_of(2) {
+            let recent = self.recent.questions.lock();
+            if !recent.is_empty() {
+                let values = recent[random.random_range(0..recent.len())].clone();
+                return Some(Question { values, own: None });
+            }
+        }
+        let slots = self.rows.read().len();
+        (0..if slots == 0 { 0 } else { TRIES }).find_map(|_| {
+            let slot = random.random_range(0..slots) as Slot;
+            Some(Question { values: self.values(slot)?, own: Some(slot) })
+        })
+    }
+
+    /// Asks it with this effort, and exactly. What is written meanwhile may count as missed.
+    pub fn try_question(&self, question: &Question, effort: Effort, stop: &Stop) -> Result<Found, Stopped> {
+        let scorer = self.scorer(&question.values);
+        let ask = |exact| {
+            let wanted = Wanted { scorer: &scorer, k: K, effort, exact, admitted: None, except: question.own };
+            self.find(&wanted, &|a, b| a.cmp(&b), stop).map(|(hits, _)| hits)
+        };
+        let (found, nearest): (Vec<Hit>, Vec<Hit>) = (ask(false)?, ask(true)?);
+        // By score, for of equals one is as good as the other.
+        let least = nearest.last().map_or(f32::INFINITY, |worst| worst.rank);
+        let hits = found.iter().filter(|hit| hit.rank >= least).count().min(nearest.len());
+        Ok(Found { hits, nearest: nearest.len() })
+    }
+
+    /// Candidates that the hardest of the segments keeps; 0 while there is no graph.
+    pub fn candidates(&self, effort: Effort) -> usize {
+        let segments = self.segments();
+        let proposers = segments.iter().filter_map(|segment| segment.proposer());
+        proposers.map(|proposer| proposer.candidates(effort, K)).max().unwrap_or(0)
+    }
+}

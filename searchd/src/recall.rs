@@ -1,0 +1,177 @@
+//! Recall as a promise: measured when someone asks, and watched in the background for the metric.
+//!
+//! The watch takes the questions that users asked last and stored points in turn, spends a fiftieth of one core on them at most,
+//! and keeps the last answers of each collection. One that nobody writes to and nobody asks is left alone.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::engine::Address;
+use crate::index::Index;
+use crate::index::recall::Found;
+use crate::search::stop::{Stop, Stopped};
+use crate::store::Store;
+
+/// Questions of one measurement unless it says otherwise, and at most.
+pub const SAMPLES: usize = 50;
+pub const MAX_SAMPLES: usize = 500;
+/// Collections that are watched: each is a series of the metric.
+const MAX_WATCHED: usize = 100;
+/// Questions of one collection in a round of the watch.
+const ROUND: usize = 10;
+/// Answers of one collection that the metric is the mean of.
+const KEPT: usize = 100;
+/// The watch rests so many times as long as it works.
+const REST: u32 = 50;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    pub recall_at_10: f64,
+    /// Questions that were asked: fewer than were wanted when time ran out.
+    pub samples: usize,
+    /// Candidates that searches of the collection keep; 0 where all rows are compared.
+    pub ef: usize,
+    pub took: Duration,
+}
+
+/// Measures a collection's recall with its own settings. Time that runs out after the first question ends it with what there
+/// is. Blocks; for the search pool.
+pub fn measure(index: &Index, samples: usize, stop: &Stop) -> Result<Measured, Stopped> {
+    let started = Instant::now();
+    let effort = index.settings.effort;
+    let mut all = Vec::new();
+    for number in 0..samples {
+        let Some(question) = index.question(number) else { break };
+        match index.try_question(&question, effort, stop) {
+            Ok(found) => all.push(found),
+            Err(Stopped::Deadline) if !all.is_empty() => break,
+            Err(stopped) => return Err(stopped),
+        }
+    }
+    let (recall_at_10, ef) = (share(&all), index.candidates(effort));
+    Ok(Measured { recall_at_10, samples: all.len(), ef, took: started.elapsed() })
+}
+
+/// 1 where there was nothing to be found.
+fn share<'a>(all: impl IntoIterator<Item = &'a Found>) -> f64 {
+    let (hits, nearest) =
+        all.into_iter().fold((0, 0), |(hits, nearest), found| (hits + found.hits, nearest + found.nearest));
+    if nearest == 0 { 1.0 } else { hits as f64 / nearest as f64 }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    tenant: String,
+    collection: String,
+}
+
+/// The watch on all collections.
+pub struct Watch {
+    store: Arc<Store>,
+    interval: Duration,
+    gauges: Family<Labels, Gauge<f64, AtomicU64>>,
+    /// By incarnation.
+    known: BTreeMap<u64, Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    answers: VecDeque<Found>,
+    /// What there was when it was last looked at: the collection's generation, questions asked, segments.
+    seen: (u64, u64, usize),
+}
+
+/// The running watch.
+pub struct Watching {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Ends the thread; blocks until a question under way is answered.
+    pub fn finish(self) {
+        drop(self.stop);
+        // A panic was reported by the thread itself.
+        let _ = self.thread.join();
+    }
+}
+
+impl Watch {
+    pub fn new(store: Arc<Store>, interval: Duration, registry: &mut Registry) -> Self {
+        let gauges = Family::default();
+        let help = "Recall of the ten nearest, by the last questions asked again exactly";
+        registry.register("nearfield_recall_at_10", help, gauges.clone());
+        Self { store, interval, gauges, known: BTreeMap::new() }
+    }
+
+    pub fn start(mut self) -> std::io::Result<Watching> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
+            crate::maintenance::yield_to_searches();
+            while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
+                self.round(&stopped);
+            }
+        })?;
+        Ok(Watching { stop, thread })
+    }
+
+    fn round(&mut self, stopped: &mpsc::Receiver<()>) {
+        let collections: Vec<(Address, u64, u64)> = {
+            let state = self.store.read();
+            let live = state.holders().filter_map(|(address, _)| Some((address, state.collection(address)?)));
+            live.map(|(address, found)| (address.clone(), found.incarnation, found.generation)).collect()
+        };
+        let with_graphs = collections.into_iter().filter_map(|(address, incarnation, generation)| {
+            let index = self.store.index(incarnation).filter(|index| !index.segments().is_empty())?;
+            Some((address, incarnation, generation, index))
+        });
+        let watched: Vec<_> = with_graphs.take(MAX_WATCHED).collect();
+        self.known.retain(|known, _| watched.iter().any(|(_, incarnation, ..)| incarnation == known));
+        for (_, incarnation, generation, index) in &watched {
+            let known = self.known.entry(*incarnation).or_default();
+            let seen = (*generation, index.asked(), index.segments().len());
+            if known.seen == seen && known.answers.len() == KEPT {
+                continue;
+            }
+            known.seen = seen;
+            if !known.look(index, stopped) {
+                return;
+            }
+        }
+        self.gauges.clear();
+        for (address, incarnation, ..) in watched {
+            let Some(known) = self.known.get(&incarnation) else { continue };
+            let labels = Labels { tenant: address.tenant.into(), collection: address.name.into() };
+            self.gauges.get_or_create(&labels).set(share(&known.answers));
+        }
+    }
+}
+
+impl Known {
+    /// False when the watch is to end.
+    fn look(&mut self, index: &Index, stopped: &mpsc::Receiver<()>) -> bool {
+        for number in 0..ROUND {
+            let started = Instant::now();
+            let Some(question) = index.question(number) else { return true };
+            let Ok(found) = index.try_question(&question, index.settings.effort, &Stop::default()) else { return true };
+            if self.answers.len() == KEPT {
+                self.answers.pop_front();
+            }
+            self.answers.push_back(found);
+            if stopped.recv_timeout(started.elapsed() * REST) != Err(RecvTimeoutError::Timeout) {
+                return false;
+            }
+        }
+        true
+    }
+}
