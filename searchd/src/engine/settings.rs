@@ -46,8 +46,8 @@ pub enum Quantization {
     Int8,
     /// The signs of the rotated vector's coordinates, with a length for each vector (RaBitQ).
     Binary,
-    /// A product of one-dimensional quantizers over the rotated vector: 2, 4 or 8 bits a coordinate, the fewest that
-    /// reach the collection's recall on each segment's own vectors.
+    /// A product of one-dimensional quantizers over the rotated vector: 1 (of wide vectors), 2, 4 or 8 bits a
+    /// coordinate, the fewest that reach the collection's recall on each segment's own vectors.
     Pq,
 }
 

@@ -12,6 +12,9 @@ use crate::engine::Slot;
 /// Rows of one chunk. A search holds a chunk's lock for about a tenth of a millisecond.
 pub const CHUNK_ROWS: usize = 1_024;
 
+/// Rows up to which a chunk grows in small steps.
+const SMALL_ROWS: usize = 128;
+
 pub struct Chunk {
     pub part: u32,
     pub dead: Tombstones,
@@ -28,6 +31,17 @@ struct Rows {
     values: Vec<f32>,
 }
 
+impl Rows {
+    /// Small collections, of which there may be thousands, grow by a quarter: doubling would leave up to half of their
+    /// memory empty.
+    fn make_room(&mut self, dimension: usize) {
+        let len = self.slots.len();
+        if len <= SMALL_ROWS && self.values.capacity() - self.values.len() < dimension {
+            self.values.reserve_exact((len / 4).max(1) * dimension);
+        }
+    }
+}
+
 impl Chunk {
     pub fn new(part: u32, dimension: usize) -> Self {
         Self { part, dead: Tombstones::new(CHUNK_ROWS), dimension, rows: RwLock::default(), len: AtomicUsize::new(0) }
@@ -41,6 +55,7 @@ impl Chunk {
         let mut rows = self.rows.write();
         rows.slots.push(slot);
         rows.inverse_norms.push(inverse_norm);
+        rows.make_room(values.len());
         rows.values.extend_from_slice(values);
         self.len.store(rows.slots.len(), Ordering::Release);
         Some(Row { part: self.part, row: rows.slots.len() as u32 - 1 })

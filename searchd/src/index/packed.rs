@@ -21,6 +21,8 @@ const MAX_DEGREE: u32 = 80;
 const SANE_EF: usize = 240;
 /// Below so many dimensions two bits are not tried: there is too little to average over.
 const MIN_TWO_BITS: usize = 96;
+/// The same of one bit, where rows are long enough for it to save memory worth an eighth more time.
+const MIN_ONE_BIT: usize = 512;
 
 thread_local! {
     /// What a search needs, kept for each thread that searches: one byte for each row of the largest graph, and little more.
@@ -60,9 +62,11 @@ pub(super) fn open(settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Resu
 
 /// The widths to try, the narrowest first.
 fn widths(settings: &Settings) -> &'static [Width] {
+    let dimension = settings.dimension as usize;
     match settings.quantization {
         Quantization::Binary => &[Width::One],
-        Quantization::Pq if settings.dimension as usize >= MIN_TWO_BITS => &[Width::Two, Width::Four, Width::Eight],
+        Quantization::Pq if dimension >= MIN_ONE_BIT => &[Width::One, Width::Two, Width::Four, Width::Eight],
+        Quantization::Pq if dimension >= MIN_TWO_BITS => &[Width::Two, Width::Four, Width::Eight],
         Quantization::Pq => &[Width::Four, Width::Eight],
         _ => &[Width::Eight],
     }
