@@ -25,7 +25,7 @@ pub(crate) async fn run(
     let mut table = Table::new(&["engine", "ef", "recall@10", "queries per CPU s", "CPU µs per query"]);
     for ef in EFS {
         let (recall, cpu, queries) = searchd(arguments, server, data, truth, ef).await?;
-        table.row(row("searchd, bf16 rescored (gRPC included)", ef, recall, cpu, queries));
+        table.row(row("searchd by default, gRPC included", ef, recall, cpu, queries));
     }
     let alone = tokio::task::block_in_place(|| build(data))?;
     for ef in EFS {
