@@ -200,6 +200,7 @@ impl Client {
         match &mut self.connection {
             Connection::Http1(sender) => {
                 request.headers_mut().insert("host", "localhost".parse()?);
+                sender.ready().await?;
                 read(sender.send_request(request.map(Full::new)).await?).await
             }
             Connection::Http2(sender) => {
