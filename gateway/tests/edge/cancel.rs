@@ -56,7 +56,8 @@ async fn giving_up_cancels_what_is_pending_inside() {
             }
             Connection::Http3(mut sender, endpoint) => {
                 let mut stream = sender.send_request(request().body(()).unwrap()).await.unwrap();
-                stream.finish().await.unwrap();
+                // The server may refuse the end of a body that nobody inside reads.
+                let _ = stream.finish().await;
                 entered.acquire().await.unwrap().forget();
                 stream.stop_sending(h3::error::Code::H3_REQUEST_CANCELLED);
                 Box::new((sender, endpoint, stream))
