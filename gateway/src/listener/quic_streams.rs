@@ -293,6 +293,17 @@ impl quic::RecvStream for Recv {
     }
 }
 
+impl Drop for Recv {
+    /// A body that nobody reads to its end is refused without fault (RFC 9114 section 4.1); quinn's own code for it, 0, means
+    /// nothing in HTTP/3.
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            // It fails for a stream that has ended, or was refused with another code.
+            let _ended = stream.stop(varint(Code::H3_NO_ERROR.value()));
+        }
+    }
+}
+
 fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }

@@ -10,11 +10,10 @@ use super::status;
 
 /// Longest tenant name.
 const MAX_TENANT_BYTES: usize = 256;
-/// Kept back from the caller's patience, so that it hears of the deadline from us rather than of a cancelled call from
-/// the server around us, which runs the same timer.
-fn answering(timeout: Duration) -> Duration {
-    (timeout / 10).clamp(Duration::from_millis(2), Duration::from_millis(20))
-}
+/// The part of a caller's patience that is kept for telling it that its deadline has passed: one in so many, within bounds.
+const ANSWERING_PART: u32 = 10;
+const ANSWERING_LEAST: Duration = Duration::from_millis(2);
+const ANSWERING_MOST: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
@@ -65,6 +64,12 @@ fn timeout(value: &str) -> Option<Duration> {
         "n" => Some(Duration::from_nanos(amount)),
         _ => None,
     }
+}
+
+/// Kept back from the caller's patience, so that it hears of the deadline from us rather than of a cancelled call from
+/// the server around us, which runs the same timer.
+fn answering(timeout: Duration) -> Duration {
+    (timeout / ANSWERING_PART).clamp(ANSWERING_LEAST, ANSWERING_MOST)
 }
 
 #[cfg(test)]
