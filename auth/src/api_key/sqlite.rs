@@ -13,8 +13,16 @@ use super::store::{Error, MAX_LISTED, Record, Stamp, Store};
 use crate::Scopes;
 
 const MAX_CONNECTIONS: u32 = 4;
-/// How long a look-up waits for a connection, and a writer for another one.
+/// How long a look-up waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a writer waits for others; each of them may wait for a slow disk.
+const TURN: Duration = Duration::from_secs(10);
+/// Between two tries to open a file that others are just making.
+const RETRY: Duration = Duration::from_millis(20);
+/// Tries to open it.
+const MAX_TRIES: usize = 500;
+/// `SQLITE_BUSY`, with its extended codes in the bits above.
+const BUSY: i32 = 5;
 /// `PRAGMA user_version` of the schema below.
 const VERSION: i64 = 1;
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS api_keys (
@@ -48,21 +56,39 @@ impl SqliteStore {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            // While one is open the log file stays, and so does what `stamp` looks at.
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(PATIENCE)
-            .connect_with(options)
-            .await?;
-        migrate(&pool).await?;
+            .busy_timeout(TURN);
+        // SQLite does not wait where a connection turns to WAL mode while another one does.
+        let mut tries = 1;
+        let pool = loop {
+            match connect(options.clone()).await {
+                Err(Error::Database(error)) if is_busy(&error) && tries < MAX_TRIES => tries += 1,
+                outcome => break outcome?,
+            }
+            tokio::time::sleep(RETRY).await;
+        };
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         Ok(Self { pool, path: path.to_owned(), log: log.into() })
     }
+}
+
+async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, Error> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(MAX_CONNECTIONS)
+        // While one is open the log file stays, and so does what `stamp` looks at.
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(PATIENCE)
+        .connect_with(options)
+        .await?;
+    migrate(&pool).await?;
+    Ok(pool)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == BUSY)
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), Error> {

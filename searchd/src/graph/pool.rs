@@ -70,6 +70,17 @@ impl Pool {
         !self.is_full() || self.candidates().last().is_some_and(|worst| distance <= worst.distance())
     }
 
+    /// The distance up to which all that was offered is in here.
+    pub(super) fn reach(&self) -> f32 {
+        let worst = self.candidates().last().filter(|_| self.is_full());
+        worst.map_or(f32::INFINITY, |worst| worst.distance())
+    }
+
+    /// How many candidates are at most this far.
+    pub(super) fn within(&self, distance: f32) -> usize {
+        self.candidates().partition_point(|candidate| candidate.distance() <= distance)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.len == self.capacity
     }

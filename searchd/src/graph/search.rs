@@ -7,12 +7,16 @@ use super::pool::Pool;
 use super::walk::{Alone, Guide, Scratch, Terrain};
 pub use super::walk::{Effort, Stopped};
 
-/// A filtered walk keeps at most this many times the candidates of an open one. Where a filter admits so few that this
-/// isn't enough, comparing with all that it admits is cheaper than any walk.
+/// The first walk under a filter keeps at most this many times the candidates of an open one.
 const MAX_WIDENING: f32 = 16.0;
 /// A filtered walk may look at this many times the rows that would do if those admitted were spread evenly, for they
-/// often are not: a filter may admit all but the neighbourhood of the query.
+/// often are not.
 const CORRELATION: f32 = 8.0;
+/// A walk that met too few of the admitted rows (a filter may admit all but the neighbourhood of the query) is walked anew
+/// with this many times the candidates.
+const AGAIN: usize = 4;
+/// Not past this part of the rows: comparing all that are admitted is cheaper then than any walk.
+const MAX_WALKED_PART: usize = 16;
 
 /// What is looked for.
 #[derive(Clone, Copy)]
@@ -38,12 +42,27 @@ pub struct Filter<'a> {
 }
 
 impl Filter<'_> {
-    /// Candidates to keep where an open walk keeps `ef`.
+    /// Candidates to keep at first where an open walk keeps `ef`.
     fn widened(&self, ef: usize) -> usize {
         let kept_out = (1.0 / self.fraction - 1.0).max(0.0);
         let widening = (1.0 + CORRELATION * kept_out).min(MAX_WIDENING);
         (ef as f32 * widening) as usize
     }
+
+    /// Of `rows` rows, how many a walk must have met that are admitted, for its best `rescored` to be the best there are.
+    /// Half of what is admitted does: the part is an estimate.
+    fn enough(&self, rows: usize, rescored: usize) -> usize {
+        rescored.min((self.fraction * rows as f32 / 2.0) as usize)
+    }
+}
+
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed<'s> {
+    /// The rows worth an exact comparison, the likeliest first.
+    pub rows: &'s [u32],
+    /// The walk met few of the rows that the filter admits: nearer ones may be elsewhere.
+    pub is_short: bool,
 }
 
 /// Exact distances of rows, by their numbers as they were built: lower is nearer, on whatever scale.
@@ -108,37 +127,54 @@ impl Guide for Sieve<'_, '_> {
 }
 
 impl Graph {
-    /// The rows worth an exact comparison, the likeliest first: `wanted.rescored` at most, fewer where the walk met fewer
-    /// that the filter admits.
+    /// The rows worth an exact comparison: `wanted.rescored` at most, fewer where the walk met fewer that the filter
+    /// admits.
     ///
     /// # Panics
     /// If the query is not of the graph's dimension.
-    pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<&'s [u32], Stopped> {
+    pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Stopped> {
         let Searcher { scratch, admitted, point, spare, query, found } = searcher;
         let ef = wanted.ef.max(wanted.k);
+        let rescored = wanted.rescored.max(wanted.k);
         self.space.query(wanted.query, point, spare);
         let query = query.get_or_insert_with(|| self.codes.empty_query());
         self.codes.pack(point, query);
         let terrain =
             Terrain { codes: &self.codes, adjacency: &self.lists, kernel: self.kernel, entries: &self.entries };
         let rows = self.rows.get();
+        let mut is_short = false;
         let candidates = match (wanted.filter, wanted.stop) {
             (None, None) => {
                 terrain.walk(query, ef, scratch, &mut Alone)?;
                 scratch.pool.candidates()
             }
-            (filter, stop) => {
-                admitted.reset(ef);
-                let walked = filter.map_or(ef, |filter| filter.widened(ef)).min(self.len().max(ef));
-                let mut sieve = Sieve { rows, filter, admitted, stop };
-                terrain.walk(query, walked, scratch, &mut sieve)?;
-                if filter.is_some() { admitted.candidates() } else { scratch.pool.candidates() }
+            (None, stop) => {
+                terrain.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, stop })?;
+                scratch.pool.candidates()
+            }
+            (Some(filter), stop) => {
+                let enough = filter.enough(self.len(), rescored);
+                let mut walked = filter.widened(ef).min(self.len().max(ef));
+                let mut effort = Effort::default();
+                loop {
+                    admitted.reset(ef);
+                    let mut sieve = Sieve { rows, filter: Some(filter), admitted, stop };
+                    terrain.walk(query, walked, scratch, &mut sieve)?;
+                    effort = effort + scratch.effort;
+                    // Farther than its last candidate the walk met only what happened to be on its way.
+                    is_short = admitted.within(scratch.pool.reach()) < enough;
+                    walked *= AGAIN;
+                    if !is_short || walked > self.len() / MAX_WALKED_PART {
+                        break;
+                    }
+                }
+                scratch.effort = effort;
+                admitted.candidates()
             }
         };
         found.clear();
-        let rescored = candidates.iter().take(wanted.rescored.max(wanted.k));
-        found.extend(rescored.map(|candidate| rows[candidate.row() as usize]));
-        Ok(found)
+        found.extend(candidates.iter().take(rescored).map(|candidate| rows[candidate.row() as usize]));
+        Ok(Proposed { rows: found, is_short })
     }
 
     /// The nearest rows found, best first, equals by row. There may be fewer than `k` though more are admitted: the
@@ -152,7 +188,7 @@ impl Graph {
         wanted: &Wanted<'_>,
         exact: &impl Exact,
     ) -> Result<Vec<Hit>, Stopped> {
-        Ok(rescore(self.propose(searcher, wanted)?, wanted.k, exact))
+        Ok(rescore(self.propose(searcher, wanted)?.rows, wanted.k, exact))
     }
 }
 

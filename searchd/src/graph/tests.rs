@@ -1,5 +1,7 @@
 //! The graph against an exact oracle, against damage, and its kernels against each other.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use half::f16;
 use proptest::prelude::*;
@@ -183,6 +185,34 @@ fn filters_admit_nothing_else_and_find_what_they_admit() {
     let query = rows.row(0);
     let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
     assert_eq!(graph.search(&mut searcher, &Wanted { filter: Some(nothing), ..wanted(query) }, &oracle), Ok(vec![]));
+}
+
+#[test]
+fn a_filter_may_keep_out_just_what_is_near() {
+    let rows = Clustered::new(6_000, 24, 12);
+    let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
+    let mut searcher = Searcher::default();
+    for kept_out in [100, 300, 1_000] {
+        let (mut found, mut short) = (0, 0);
+        for i in 0..40 {
+            let query = rows.row(i * 7);
+            let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+            let near: HashSet<u32> = oracle.nearest(kept_out, |_| true).iter().map(|hit| hit.row).collect();
+            let admits = |row: u32| !near.contains(&row);
+            let filter = Some(Filter { admits: &admits, fraction: 1.0 - kept_out as f32 / 6_000.0 });
+            let wanted = Wanted { filter, ef: 40, rescored: 15, ..wanted(query) };
+            if graph.propose(&mut searcher, &wanted).unwrap().is_short {
+                short += 1;
+                continue;
+            }
+            let hits = graph.search(&mut searcher, &wanted, &oracle).unwrap();
+            let worst = oracle.nearest(10, admits)[9].distance;
+            found += hits.iter().filter(|hit| hit.distance <= worst).count();
+        }
+        // The walk found them, or said that it had not; and where they are not too far it did find them.
+        assert!(found as f64 >= 0.93 * f64::from(10 * (40 - short)), "{kept_out}: {found}, {short} short");
+        assert!(kept_out > 100 || short == 0, "{kept_out}: {short} short");
+    }
 }
 
 #[test]

@@ -57,6 +57,14 @@ pub struct Effort {
     pub hops: usize,
 }
 
+impl std::ops::Add for Effort {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { distances: self.distances + other.distances, hops: self.hops + other.hops }
+    }
+}
+
 impl Default for Scratch {
     fn default() -> Self {
         Self {

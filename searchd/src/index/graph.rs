@@ -60,6 +60,8 @@ pub struct Admission<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proposal {
     pub rows: Vec<u32>,
+    /// The walk met so few of the admitted rows that nearer ones may be where it did not come.
+    pub is_short: bool,
     /// Distances that were computed for it, where they are counted.
     pub computed: Option<usize>,
 }

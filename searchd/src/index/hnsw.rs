@@ -84,7 +84,8 @@ impl Graph for HnswGraph {
             Some(admission) => self.index.filtered_search(&point, count, |key: u64| (admission.admits)(key as u32)),
         };
         let rows = found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect();
-        Ok(Proposal { rows, computed: None })
+        // It goes on until it has met `count` that are admitted.
+        Ok(Proposal { rows, is_short: false, computed: None })
     }
 
     /// Measured on sets of 50 to 784 dimensions: it looks at the inverse of the share that is admitted.

@@ -110,11 +110,12 @@ impl Graph for Packed {
         let ef = asked.ef.min(self.0.len()).max(k);
         let wanted = Wanted { query, k, ef, rescored: self.rescored(k, ef), filter, stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
-            let Ok(rows) = self.0.propose(searcher, &wanted).map(<[u32]>::to_vec) else {
+            let Ok(proposed) = self.0.propose(searcher, &wanted) else {
                 // The walk asked and was told; a deadline doesn't come back.
                 return Err(asked.stop.check().err().map_or(Error::Foreign, Error::Stopped));
             };
-            Ok(Proposal { rows, computed: Some(searcher.effort().distances) })
+            let (rows, is_short) = (proposed.rows.to_vec(), proposed.is_short);
+            Ok(Proposal { rows, is_short, computed: Some(searcher.effort().distances) })
         })
     }
 

@@ -1,7 +1,8 @@
 //! A sealed part of the index: vectors in a mapped file, a graph that proposes, tombstones for what is gone.
 //!
-//! Its files never change, but for a graph that was damaged and is built anew. Which way a search goes through it is decided by cost ([`super::plan`]): comparing every
-//! admitted row is often cheaper than a graph that has to wade through the rest.
+//! Its files never change, but for a graph that was damaged and is built anew. Which way a search goes through it is
+//! decided by cost ([`super::plan`]): comparing every admitted row is often cheaper than a graph that has to wade through
+//! the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -225,8 +226,8 @@ impl Segment {
         let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, admission, stop };
         let proposal = proposer.propose(&asked);
         stop.check()?;
-        // A graph that is cut into pieces by what is not admitted may end early. Fewer than k is never an answer while
-        // there are more.
+        // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be just
+        // those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
         let least = match step.findable {
             Findable::Counted(rows) => wanted.k.min(rows),
             Findable::Estimated(_) => wanted.k.min(step.live),
@@ -234,7 +235,7 @@ impl Segment {
         match proposal {
             Ok(proposal) => {
                 (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
-                if proposal.rows.len() >= least {
+                if proposal.rows.len() >= least && !proposal.is_short {
                     step.compared = proposal.rows.len();
                     self.score_all(&proposal.rows, wanted, nearest);
                     return Ok(());

@@ -23,7 +23,12 @@ pub(super) fn admitted(
 ) -> Result<(Arc<Admitted>, FilterUse), Error> {
     let masks = view.store.masks();
     if let Some(kept) = masks.get(filter, opened.incarnation, opened.generation) {
-        let used = FilterUse { admitted: kept.len() as u64, kept: true, index: Coverage::Complete, read: 0 };
+        let index = view.look(|state| {
+            let collection = current(state, query, opened).ok_or(Error::NoCollection)?;
+            let metadata = view.store.metadata(opened.incarnation).ok_or(Error::NoCollection)?;
+            Ok::<_, Error>(coverage(&metadata.read(), collection))
+        })?;
+        let used = FilterUse { admitted: kept.len() as u64, kept: true, index, read: 0 };
         return Ok((kept, used));
     }
     let (Bounds { mut sure, doubt }, coverage, generation) = view.look(|state| {
