@@ -15,7 +15,7 @@ use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
 use serde_json::{Value, json};
 
 use crate::Arguments;
-use crate::server::Server;
+use crate::server::{Server, is_at_rest};
 use crate::table::Table;
 use crate::texts::Texts;
 
@@ -194,8 +194,9 @@ impl<'a> Bench<'a> {
                 let request = v1::DescribeCollectionRequest { name: COLLECTION.into(), ..Default::default() };
                 let described = collections.describe(request).await.ok()?.into_inner();
                 let found = points.search(v1::SearchRequest { explain: true, ..probe }).await.ok()?.into_inner();
-                let index = found.explanation?.filter?.index;
-                (described.status == "ready" && described.disk_bytes > 0 && index == "complete").then_some(())
+                let explanation = found.explanation?;
+                let is_indexed = explanation.filter.as_ref()?.index == "complete";
+                (described.status == "ready" && is_indexed && is_at_rest(&explanation)).then_some(())
             }
         })
         .await?;

@@ -11,6 +11,7 @@ mod exact;
 mod filters;
 mod idle;
 mod machine;
+mod mixed;
 mod server;
 mod table;
 mod tenants;
@@ -51,6 +52,9 @@ struct Arguments {
     /// A folder with described texts (base.f16.npy, queries.f16.npy, metadata.jsonl.gz), for the part about filters.
     #[arg(long, global = true, env = "NEARFIELD_BENCH_TEXTS")]
     texts: Option<PathBuf>,
+    /// Points of the collection that is searched and written to at once.
+    #[arg(long, global = true, default_value_t = 1_000_000)]
+    rows: usize,
     /// WebSockets opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
@@ -68,6 +72,8 @@ enum Part {
     Idle,
     /// Bytes per small collection.
     Tenants,
+    /// Latency of searches beside writes, and while a backlog is indexed.
+    Mixed,
 }
 
 #[tokio::main]
@@ -80,6 +86,10 @@ async fn main() -> Result<()> {
     }
     if wanted(Part::Tenants) {
         tenants::run().await?;
+    }
+    // The largest by far: only when it is asked for.
+    if arguments.part == Some(Part::Mixed) {
+        mixed::run(&arguments).await?;
     }
     match &arguments.texts {
         Some(folder) if wanted(Part::Filters) => filters::run(&arguments, folder).await?,

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::StreamExt;
+use nearfield_proto::v1;
+use nearfield_proto::v1::vector_search_client::VectorSearchClient;
+use nearfield_testkit::grpc::{self, Credentials};
 use nearfield_testkit::{Claims, Client, Cluster, ClusterOptions, Protocol, eventually};
 use serde_json::json;
 
@@ -22,6 +25,19 @@ pub(crate) struct Server {
     pub(crate) token: String,
     /// After the last write: every search is asked to see it once, then never again.
     pub(crate) session: String,
+}
+
+/// Rows in the head that are left alone at rest.
+const AT_REST: u64 = 256;
+
+/// Whether all that was written is in one segment, or in few.
+pub(crate) fn is_at_rest(explanation: &v1::Explanation) -> bool {
+    let is_head = |segment: &&v1::SegmentExplanation| segment.segment == "head";
+    let waiting: u64 = explanation.segments.iter().filter(is_head).map(|head| head.rows).sum();
+    let sealed: Vec<u64> = explanation.segments.iter().filter(|part| !is_head(part)).map(|part| part.live).collect();
+    let largest = sealed.iter().copied().max().unwrap_or(0);
+    // What is beside the largest is less than an eighth of it.
+    waiting < AT_REST && sealed.iter().sum::<u64>() - largest <= largest / 8
 }
 
 impl Server {
@@ -69,7 +85,7 @@ impl Server {
         server.wait_indexed(&client).await?;
         let searchd = server.cluster.searchd(0);
         println!(
-            "stored {} points of {DIMENSION} dimensions in {:.1} s, indexed after {:.1} s; searchd: {:.1} s CPU, {} MiB resident\n",
+            "stored {} points of {DIMENSION} dimensions in {:.1} s, at rest after {:.1} s; searchd: {:.1} s CPU, {} MiB resident\n",
             data.points(),
             stored.as_secs_f64(),
             started.elapsed().as_secs_f64(),
@@ -87,6 +103,19 @@ impl Server {
             let described = request.send().await.ok()?.json().ok()?;
             (described["status"] == "ready").then_some(())
         };
-        eventually("the collection is indexed", INDEXING, ready).await
+        eventually("the collection is indexed", INDEXING, ready).await?;
+        let channel = grpc::searchd(&self.cluster.searchd_url(0), Credentials::tenant("bench")?).await?;
+        let points = VectorSearchClient::new(channel);
+        eventually("the collection is at rest", INDEXING, || async {
+            let probe = v1::SearchRequest {
+                collection: COLLECTION.into(),
+                query: vec![0.5; DIMENSION],
+                explain: true,
+                ..Default::default()
+            };
+            let explanation = points.clone().search(probe).await.ok()?.into_inner().explanation?;
+            is_at_rest(&explanation).then_some(())
+        })
+        .await
     }
 }

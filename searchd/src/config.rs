@@ -124,6 +124,9 @@ pub struct Engine {
     /// Rows that a collection gathers before they are sealed into a graph, rounded down to whole chunks of 1,024. Up to this many,
     /// comparing each is about as fast.
     pub seal_rows: usize,
+    /// Time without a write after which a collection is at rest: what waits is sealed, and its segments become one.
+    #[serde(with = "humantime_serde")]
+    pub rest_after: Duration,
     /// How often the recall of collections is looked at, for the metric.
     #[serde(with = "humantime_serde")]
     pub recall_interval: Duration,
@@ -131,7 +134,13 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { search_threads: 0, search_queue: 1_024, seal_rows: 16 * 1_024, recall_interval: Duration::from_secs(30) }
+        Self {
+            search_threads: 0,
+            search_queue: 1_024,
+            seal_rows: 16 * 1_024,
+            rest_after: Duration::from_secs(2),
+            recall_interval: Duration::from_secs(30),
+        }
     }
 }
 

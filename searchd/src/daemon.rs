@@ -4,6 +4,7 @@
 //! maintenance → archive → search threads → gRPC → ready. Stop: not ready → finish what was admitted → gRPC → committer →
 //! archive → last checkpoint. Nothing is answered before everything that was acknowledged is back.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -227,6 +228,8 @@ fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
         builder: Box::new(builder(config)),
         directory: node.directory.clone(),
         seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
+        rest_after: config.engine.rest_after,
+        quiet: HashMap::new(),
         checkpoint_bytes: config.storage.checkpoint_bytes,
         room: room(),
     };

@@ -3,11 +3,12 @@
 //!
 //! There is one, at a lower priority than searches, and it holds no lock while it builds.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -35,10 +36,21 @@ pub struct Maintenance {
     pub directory: PathBuf,
     /// Full chunks that make sealing worth while.
     pub seal_chunks: usize,
+    /// Time without a write after which a collection is at rest.
+    pub rest_after: Duration,
+    /// By incarnation: what was written last, and since when it is the last.
+    pub quiet: HashMap<u64, Quiet>,
     /// Bytes of log after which a checkpoint is written.
     pub checkpoint_bytes: u64,
     /// While it is short, whatever changed is reason enough: a checkpoint gives back what deletes made superfluous.
     pub room: Room,
+}
+
+/// A collection's last write, and since when it is the last.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet {
+    written: (u32, usize),
+    since: Instant,
 }
 
 /// What the thread is asked to do besides.
@@ -105,7 +117,9 @@ impl Maintenance {
     /// Does what there is to do; false when something failed.
     pub fn round(&mut self) -> bool {
         let mut fine = true;
-        for (incarnation, index) in self.store.indexes() {
+        let indexes = self.store.indexes();
+        self.quiet.retain(|known, _| indexes.iter().any(|(incarnation, _)| incarnation == known));
+        for (incarnation, index) in indexes {
             if let Err(error) = self.tend(incarnation, &index) {
                 tracing::error!(error = &error as &dyn std::error::Error, "sealing failed; searches go on without");
                 // What was written of it is room that a full disk needs.
@@ -120,25 +134,36 @@ impl Maintenance {
         fine
     }
 
-    fn tend(&self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
+    fn tend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
         let mended = index.mend(&directory, &*self.builder)?;
         if mended > 0 {
             tracing::warn!(incarnation, mended, "built damaged graphs anew");
         }
-        while let Some(sources) = index.sources(self.seal_chunks) {
+        let at_rest = self.is_at_rest(incarnation, index);
+        let at_rest = || at_rest.then(|| index.sources_at_rest()).flatten();
+        while let Some(sources) = index.sources(self.seal_chunks).or_else(at_rest) {
             std::fs::create_dir_all(&directory).map_err(|source| segment::Error::Io {
                 doing: "making the directory of",
                 file: directory.clone(),
                 source,
             })?;
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             index.seal(&sources, &directory, &*self.builder)?;
             let segments = index.segments().len();
             tracing::info!(incarnation, segments, seconds = started.elapsed().as_secs_f64(), "sealed a segment");
         }
         index.check_one(&directory);
         Ok(())
+    }
+
+    fn is_at_rest(&mut self, incarnation: u64, index: &Index) -> bool {
+        let written = index.written();
+        let quiet = self.quiet.entry(incarnation).or_insert_with(|| Quiet { written, since: Instant::now() });
+        if quiet.written != written {
+            *quiet = Quiet { written, since: Instant::now() };
+        }
+        quiet.since.elapsed() >= self.rest_after
     }
 
     fn checkpoint(&mut self) -> bool {
@@ -150,7 +175,7 @@ impl Maintenance {
     }
 
     fn write_checkpoint(&mut self) -> Result<(), checkpoint::Error> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let (record, bytes) = self.progress.position();
         self.checkpointer.write(&self.store, record)?;
         self.progress.checkpointed(record, bytes);

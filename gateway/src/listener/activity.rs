@@ -14,7 +14,6 @@ use tokio::time::Instant;
 pub(super) struct Activity {
     opened: Instant,
     in_flight: AtomicUsize,
-    served: AtomicUsize,
     /// Milliseconds from `opened` to the last moment that a request was in flight.
     quiet_since: AtomicU64,
     /// Milliseconds from `opened` to the first byte of a head still incomplete, plus one; 0 when there is none.
@@ -36,7 +35,6 @@ impl Activity {
         Arc::new(Self {
             opened: Instant::now(),
             in_flight: AtomicUsize::new(0),
-            served: AtomicUsize::new(0),
             quiet_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             head_expired: AtomicU8::new(0),
@@ -46,7 +44,6 @@ impl Activity {
 
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.head_since.store(0, Ordering::Relaxed);
-        self.served.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         InFlight(self.clone())
     }
@@ -58,11 +55,6 @@ impl Activity {
             // Only the first byte counts: a client that drips bytes does not move its own deadline.
             let _already_running = self.head_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
-    }
-
-    /// Nothing has ever been asked on this connection.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.served.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::activity::Activity;
 
-/// After a drain began, how long a client that connected just before may take to send its first request.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+/// After a drain began, how long an HTTP/1.1 connection with nothing in flight stays open: a request may be on its way, and
+/// closing now would lose it (RFC 9112, section 9.5). Its answer says that the connection closes.
+const LAST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 /// Asked to finish and with nothing in flight, how long a connection may take: buffered answers still go out, and a
 /// peer that is gone never says goodbye.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -18,8 +19,8 @@ const MIN_LOOK: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The process drains, and the client has not asked for anything yet.
-    FirstRequest {
+    /// The process drains, and nothing is in flight that could tell the client.
+    LastRequest {
         until: Instant,
     },
     /// It was asked to finish.
@@ -54,8 +55,8 @@ impl Patience {
 
     /// The process drains.
     pub(super) fn drain(&mut self, activity: &Activity, now: Instant) -> Verdict {
-        if self.head.is_some() && activity.is_fresh() {
-            self.phase = Phase::FirstRequest { until: now + FIRST_REQUEST_GRACE };
+        if self.head.is_some() && !activity.is_busy() {
+            self.phase = Phase::LastRequest { until: now + LAST_REQUEST_GRACE };
             return Verdict::Wait;
         }
         self.finish(now)
@@ -69,11 +70,11 @@ impl Patience {
         }
         match self.phase {
             Phase::Open if passed(activity.idle_at(self.idle)) => self.finish(now),
-            Phase::FirstRequest { until } if until <= now || !activity.is_fresh() => self.finish(now),
+            Phase::LastRequest { until } if until <= now || activity.is_busy() => self.finish(now),
             Phase::Finishing { since } if passed(activity.idle_at(GOODBYE)) && since + GOODBYE <= now => {
                 Verdict::HangUp
             }
-            Phase::Open | Phase::FirstRequest { .. } | Phase::Finishing { .. } => Verdict::Wait,
+            Phase::Open | Phase::LastRequest { .. } | Phase::Finishing { .. } => Verdict::Wait,
         }
     }
 
@@ -81,7 +82,7 @@ impl Patience {
     pub(super) fn next_look(&self, activity: &Activity, now: Instant) -> Instant {
         let phase = match self.phase {
             Phase::Open => activity.idle_at(self.idle).unwrap_or(now + self.idle),
-            Phase::FirstRequest { until } => until,
+            Phase::LastRequest { until } => until,
             Phase::Finishing { since } => activity.idle_at(GOODBYE).map_or(now + GOODBYE, |at| at.max(since + GOODBYE)),
         };
         let head = self.head.filter(|_| !activity.is_busy()).map(|timeout| {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_waits_for_a_fresh_clients_first_request_and_for_what_is_in_flight() {
+    async fn a_drain_waits_for_a_request_that_is_on_its_way_and_for_what_is_in_flight() {
         let activity = Activity::new();
         let mut patience = Patience::new(IDLE, Some(HEAD));
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
@@ -148,6 +149,6 @@ mod tests {
         let activity = Activity::new();
         let mut patience = Patience::new(IDLE, Some(HEAD));
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
-        assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, FIRST_REQUEST_GRACE));
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, LAST_REQUEST_GRACE));
     }
 }

@@ -3,7 +3,8 @@
 //! `graph_bench FOLDER [FOLDER…]` reads `base.{f16,u8}.npy`, `queries.{f16,u8}.npy` and `gt_ids.i32.npy` of each folder;
 //! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out. `--segments` measures
 //! what collections have instead: segments as settings make them, by recall that is asked for, with all their memory;
-//! how fast they open; and what they are after every vector was replaced ten times.
+//! how fast they open; and what they are after every vector was replaced ten times. `--sweep` asks one segment with ever
+//! more candidates, for `bench/peers/run`, which puts other engines beside it.
 
 mod data;
 mod segments;
@@ -29,7 +30,7 @@ const RECALLS: [f64; 2] = [0.95, 0.99];
 fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
-        bail!("usage: graph_bench [--no-usearch | --segments] FOLDER…");
+        bail!("usage: graph_bench [--no-usearch | --segments | --sweep] FOLDER…");
     }
     println!("kernels: {:?}", Kernel::detect().level());
     for folder in &folders {
@@ -37,6 +38,10 @@ fn main() -> Result<()> {
         println!("\n{folder}: {} × {} {:?}", data.len(), data.dimension, data.metric);
         if flags.iter().any(|flag| flag == "--segments") {
             segments::measure(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--sweep") {
+            segments::sweep(&data)?;
             continue;
         }
         measure_graph(&data, &Width::ALL)?;
@@ -134,6 +139,9 @@ fn sweep(data: &Data, mut search: impl FnMut(&[f32], usize) -> Result<Vec<u64>>)
                 let part = (wanted - low.0) / (high.0 - low.0).max(f64::EPSILON);
                 let micros = low.1 + part * (high.1 - low.1);
                 println!("  at recall {wanted}: {:.0} queries per CPU second", 1e6 / micros);
+            }
+            _ if points[0].0 >= wanted => {
+                println!("  at recall {wanted}: {:.0} queries per CPU second, by the least effort", 1e6 / points[0].1);
             }
             _ => println!("  at recall {wanted}: not between two points"),
         }

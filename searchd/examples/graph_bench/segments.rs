@@ -52,6 +52,27 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
     Ok(())
 }
 
+/// One segment as it is by default, asked with ever more candidates.
+pub(crate) fn sweep(data: &Data) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let index = index(data, QUANTIZATIONS[0])?;
+    put(&index, data);
+    let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
+    while let Some(sources) = index.sources(1) {
+        index.seal(&sources, directory.path(), &Engines::new(1))?;
+    }
+    report_build(QUANTIZATIONS[0], data, start);
+    report(&index, data)?;
+    let stop = Stop::default();
+    crate::sweep(data, |query, ef| {
+        let scorer = index.scorer(query);
+        let effort = Effort::Candidates(ef as u32);
+        let wanted = Wanted { scorer: &scorer, k: K, effort, exact: false, admitted: None, except: None };
+        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &stop)?;
+        Ok(hits.into_iter().map(|hit| u64::from(hit.slot)).collect())
+    })
+}
+
 fn index(data: &Data, quantization: &str) -> Result<Index> {
     let metric = match data.metric {
         Metric::Cosine => "cosine",

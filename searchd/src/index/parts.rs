@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admitted::Admitted;
-use super::head::Chunk;
+use super::head::{CHUNK_ROWS, Chunk};
 use super::nearest::Nearest;
 use super::plan::{self, Findable, Part, Plan, Step, Way};
 use super::segment::Segment;
@@ -23,6 +23,13 @@ impl Parts {
     pub(super) fn chunk(&self, part: u32) -> Option<&Arc<Chunk>> {
         let at = self.head.binary_search_by_key(&part, |chunk| chunk.part).ok()?;
         self.head.get(at)
+    }
+
+    /// Chunks that no row comes to any more.
+    pub(super) fn closed(&self) -> Vec<Arc<Chunk>> {
+        let last = self.head.len().saturating_sub(1);
+        let is_closed = |(at, chunk): &(usize, &Arc<Chunk>)| *at < last || chunk.len() == CHUNK_ROWS;
+        self.head.iter().enumerate().filter(is_closed).map(|(_, chunk)| chunk.clone()).collect()
     }
 
     pub(super) fn segment(&self, part: u32) -> Option<&Arc<Segment>> {

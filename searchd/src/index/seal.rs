@@ -1,13 +1,14 @@
 //! Sealing: rows of the head, and of segments that are small or half dead, become one new segment.
 //!
 //! The building runs beside searches and writes and takes its time; putting the new segment in the place of its sources
-//! is one short step. Sizes grow geometrically, so there are few segments and each row is built into few of them.
+//! is one short step. Sizes grow geometrically, so there are few segments and each row is built into few of them. When
+//! nobody has written for a while, what is there becomes one segment.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::graph::Builder;
-use super::head::{CHUNK_ROWS, Chunk};
+use super::head::Chunk;
 use super::segment::{Error, Segment, vectors_file};
 use super::vectors::Writer;
 use super::{Index, Row};
@@ -19,6 +20,10 @@ pub const SEAL_CHUNKS: usize = 16;
 const MERGE_RATIO: usize = 2;
 /// Larger segments are left alone until they are half dead.
 const MAX_MERGED_ROWS: usize = 4_000_000;
+/// Rows that make sealing worth while once nobody writes.
+const REST_ROWS: usize = 256;
+/// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it.
+const REST_PART: usize = 8;
 /// The share of dead rows past which a segment is written anew.
 const DEAD_SHARE: f64 = 0.2;
 
@@ -47,11 +52,11 @@ impl Index {
             // A small collection, of which there may be thousands.
             return None;
         }
-        let full = parts.head.iter().filter(|chunk| chunk.len() == CHUNK_ROWS).cloned().collect::<Vec<_>>();
+        let full = parts.closed();
         let mut by_size = parts.segments.clone();
         by_size.sort_by_key(|segment| segment.live());
         if full.len() >= at_least.max(1) {
-            let mut rows = full.len() * CHUNK_ROWS;
+            let mut rows: usize = full.iter().map(|chunk| chunk.len()).sum();
             let mut merged = Vec::new();
             for segment in by_size {
                 if segment.live() >= MERGE_RATIO * rows || rows + segment.live() > MAX_MERGED_ROWS {
@@ -67,6 +72,36 @@ impl Index {
         };
         let rotten = by_size.into_iter().find(rotten)?;
         Some(Sources { chunks: Vec::new(), segments: vec![rotten] })
+    }
+
+    /// What should be sealed once nobody writes: then a search goes through few parts, and little waits in memory. It takes
+    /// more work for each row than [`Index::sources`], so it is for when there is time.
+    pub fn sources_at_rest(&self) -> Option<Sources> {
+        self.close_chunk();
+        let parts = self.parts.load();
+        let chunks = parts.closed();
+        let waiting: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let sealed: usize = parts.segments.iter().map(|segment| segment.live()).sum();
+        let largest = parts.segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
+        let beside = waiting + sealed - largest;
+        if beside > 0 && beside * REST_PART >= largest && waiting + sealed <= MAX_MERGED_ROWS {
+            return Some(Sources { chunks, segments: parts.segments.clone() });
+        }
+        (!chunks.is_empty()).then(|| self.sources(1)).flatten()
+    }
+
+    /// Lets no more rows into the last chunk, if it has enough for a segment.
+    fn close_chunk(&self) {
+        let _moving = self.moving.lock();
+        if self.parts.load().head.last().is_some_and(|chunk| chunk.len() >= REST_ROWS) {
+            let chunk = Arc::new(Chunk::new(self.new_part(), self.settings.dimension as usize));
+            self.replace(|parts| parts.head.push(chunk));
+        }
+    }
+
+    /// Is another one after each write that gave a slot a vector.
+    pub fn written(&self) -> (u32, usize) {
+        self.parts.load().head.last().map_or((0, 0), |chunk| (chunk.part, chunk.len()))
     }
 
     /// Builds a segment from the sources and puts it in their place. `directory` exists.

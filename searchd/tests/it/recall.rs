@@ -86,7 +86,10 @@ async fn measuring_tells_what_was_found(running: &mut Running) {
     hurried.set_timeout(Duration::from_millis(100));
     match running.collections.measure_recall(hurried).await {
         Ok(measured) => assert!((1..=500).contains(&measured.into_inner().samples)),
-        Err(status) => assert_eq!(status.code(), tonic::Code::DeadlineExceeded),
+        // The client keeps the deadline, too, and may be the first to say so.
+        Err(status) => {
+            assert!(matches!(status.code(), tonic::Code::DeadlineExceeded | tonic::Code::Cancelled), "{status:?}");
+        }
     }
     let missing = running.collections.measure_recall(measure("nowhere", 0)).await.unwrap_err();
     assert_eq!(missing.code(), tonic::Code::NotFound);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use nearfield_proto::v1;
 use nearfield_proto::v1::collections_client::CollectionsClient;
@@ -21,6 +22,8 @@ pub(crate) fn config(directory: &Path) -> Config {
     config.server.admin = config.server.listen;
     config.storage.data_dir = directory.into();
     config.engine.search_threads = 2;
+    // What is sealed when is up to each test.
+    config.engine.rest_after = Duration::from_secs(3_600);
     config
 }
 

@@ -110,7 +110,9 @@ async fn a_session_sees_its_write_and_an_unknown_one_waits_until_the_deadline() 
     let elsewhere = nearfield_searchd::engine::vector_clock::VectorClock::from_iter([(1, 1)]).to_token();
     let mut request = Request::new(v1::SearchRequest { session: elsewhere, ..near(0.0, 1) });
     request.set_timeout(std::time::Duration::from_millis(100));
-    assert_eq!(running.points.search(request).await.unwrap_err().code(), Code::DeadlineExceeded);
+    // The client keeps the deadline, too, and may be the first to say so.
+    let code = running.points.search(request).await.unwrap_err().code();
+    assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code:?}");
     running.stop().await;
 }
 
