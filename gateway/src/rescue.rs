@@ -88,7 +88,9 @@ fn upstream(code: Code) -> (StatusCode, &'static str) {
         Code::ResourceExhausted => (StatusCode::SERVICE_UNAVAILABLE, "shed"),
         Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         Code::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
-        Code::Unauthenticated | Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+        // What is stored is damaged: asking again helps no more than asking through another gateway.
+        Code::DataLoss => (StatusCode::INTERNAL_SERVER_ERROR, "data-loss"),
+        Code::Unauthenticated | Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal => {
             (StatusCode::BAD_GATEWAY, "upstream")
         }
     }
@@ -97,6 +99,7 @@ fn upstream(code: Code) -> (StatusCode, &'static str) {
 fn type_uri(title: &str) -> &'static str {
     match title {
         "conflict" => "https://nearfield.dev/problems/conflict",
+        "data-loss" => "https://nearfield.dev/problems/data-loss",
         "deadline-exceeded" => "https://nearfield.dev/problems/deadline-exceeded",
         "forbidden" => "https://nearfield.dev/problems/forbidden",
         "head-timeout" => "https://nearfield.dev/problems/head-timeout",

@@ -5,8 +5,10 @@
 //! gets a tombstone. Readers take no lock that a writer holds for longer than one row.
 
 pub mod admitted;
+pub mod batch;
 pub mod bits;
 pub mod calibration;
+pub mod damage;
 pub mod engines;
 pub mod graph;
 pub mod head;
@@ -24,6 +26,7 @@ mod hnsw;
 mod mend;
 mod packed;
 mod parts;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -38,11 +41,12 @@ use crate::engine::Slot;
 use crate::engine::settings::{Effort, Settings};
 use crate::search::stop::{Stop, Stopped};
 use admitted::Admitted;
+use batch::Found;
+use damage::Damaged;
 use head::Chunk;
 use kernel::Kernel;
-use nearest::{ById, Hit, Nearest};
-use parts::{Listed, Parts};
-use plan::Trail;
+use nearest::ById;
+use parts::Parts;
 use score::Scorer;
 use segment::Segment;
 
@@ -150,63 +154,35 @@ impl Index {
     }
 
     /// The slot's vector in full precision.
-    pub fn values(&self, slot: Slot) -> Option<Vec<f32>> {
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn values(&self, slot: Slot) -> Result<Option<Vec<f32>>, Damaged> {
         // A row that moves between the two look-ups is found where it went.
         for _ in 0..MOVES {
-            let row = self.row(slot)?;
+            let Some(row) = self.row(slot) else { return Ok(None) };
             let parts = self.parts.load();
             if let Some(chunk) = parts.chunk(row.part) {
-                return chunk.values(row.row);
+                return Ok(chunk.values(row.row));
             }
             if let Some(segment) = parts.segment(row.part) {
                 if !segment.vectors.is_sound(row.row) {
-                    return None;
+                    return Err(Damaged { row, slot });
                 }
                 let read = || segment.vectors.row(row.row).to_vec();
-                return Some(match &self.hot {
+                return Ok(Some(match &self.hot {
                     Some((hot, incarnation)) => hot.get(*incarnation, row, read),
                     None => read(),
-                });
+                }));
             }
         }
-        None
+        Ok(None)
     }
 
-    /// The best hits, best first, and how they were found. A hit may have been replaced since: compare its row with
-    /// [`Index::row`].
-    pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<(Vec<Hit>, Trail), Stopped> {
-        let is_of_anywhere = wanted.admitted.is_none() && wanted.except.is_none() && !wanted.exact;
-        if is_of_anywhere && !self.parts.load().segments.is_empty() {
-            self.recent.note(wanted.scorer.query());
-        }
-        self.find(wanted, by_id, stop)
-    }
-
-    fn find(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<(Vec<Hit>, Trail), Stopped> {
-        let (parts, listed) = self.parts_for(wanted);
-        let mut nearest = Nearest::new(wanted.k, by_id);
-        let mut trail = Trail::with_capacity(parts.segments.len() + 1);
-        trail.push(parts.search_head(wanted, listed.as_ref(), &mut nearest, stop)?);
-        for segment in &parts.segments {
-            let rows = listed.as_ref().map(|listed| listed.of(segment.part()));
-            trail.push(segment.search(wanted, rows, &mut nearest, stop)?);
-        }
-        Ok((nearest.into_sorted(), trail))
-    }
-
-    /// The parts at one moment, and in which of their rows the admitted slots are at that moment, if that is worth while
-    /// to know.
-    fn parts_for(&self, wanted: &Wanted<'_>) -> (Arc<Parts>, Option<Listed>) {
-        let parts = self.parts.load_full();
-        let Some(admitted) = wanted.admitted.filter(|admitted| parts.pays_to_list(wanted, admitted)) else {
-            return (parts, None);
-        };
-        // Rows change their part only under this lock; so the parts loaded under it have all rows that are found.
-        let rows = self.rows.read();
-        let parts = self.parts.load_full();
-        let places = admitted.iter().take_while(|slot| (*slot as usize) < rows.len());
-        let places = places.filter(|slot| wanted.except != Some(*slot)).filter_map(|slot| rows[slot as usize]);
-        (parts, Some(Listed::of_rows(places)))
+    /// As [`Index::search_all`], of one.
+    pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<Found, Stopped> {
+        let found = self.search_all(std::slice::from_ref(wanted), by_id, stop)?.pop();
+        Ok(found.expect("one answer for one that is wanted"))
     }
 
     /// Bytes that the vectors and tables take in memory.

@@ -100,6 +100,13 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
         gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;
         self.caches(&mut encoder)?;
+        let refused = ConstCounter::new(self.store.damages.load(Ordering::Relaxed));
+        refused.encode(encoder.encode_descriptor(
+            "nearfield_searchd_damaged_answers",
+            "Answers that were refused because a vector that they need is damaged",
+            None,
+            refused.metric_type(),
+        )?)?;
         self.archive(&mut encoder)?;
         self.replication(&mut encoder)
     }

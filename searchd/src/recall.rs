@@ -53,7 +53,7 @@ pub fn measure(index: &Index, samples: usize, stop: &Stop) -> Result<Measured, S
     for number in 0..samples {
         let Some(question) = index.question(number) else { break };
         match index.try_question(&question, effort, stop) {
-            Ok(found) => all.push(found),
+            Ok(found) => all.extend(found),
             Err(Stopped::Deadline) if !all.is_empty() => break,
             Err(stopped) => return Err(stopped),
         }
@@ -163,7 +163,8 @@ impl Known {
         for number in 0..ROUND {
             let started = Instant::now();
             let Some(question) = index.question(number) else { return true };
-            let Ok(found) = index.try_question(&question, index.settings.effort, &Stop::default()) else { return true };
+            let answers = index.try_question(&question, index.settings.effort, &Stop::default());
+            let Ok(Some(found)) = answers else { return true };
             if self.answers.len() == KEPT {
                 self.answers.pop_front();
             }

@@ -2,11 +2,13 @@
 
 pub mod backups;
 
+mod answers;
 mod caller;
 mod collections;
 mod explanation;
 pub mod load_report;
 pub mod observe;
+mod records;
 mod request;
 mod status;
 mod stream;
@@ -14,7 +16,8 @@ mod vector_search;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nearfield_telemetry::drain::Drain;
 use tonic::Status;
@@ -24,10 +27,9 @@ use crate::commit::Committer;
 use crate::engine::Address;
 use crate::engine::settings::Settings;
 use crate::engine::vector_clock::VectorClock;
+use crate::search;
 use crate::search::pool::Pool;
-use crate::search::{self, Answer, Query, Target};
 use crate::store::Store;
-use caller::Caller;
 
 /// Largest message that is taken.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -65,44 +67,16 @@ impl Service {
         tokio::time::timeout(MAX_SESSION_WAIT, waiting).await.map_err(|_| status::deadline())
     }
 
-    fn settings(&self, address: &Address) -> Option<Settings> {
-        self.0.store.with_collection(address, |collection, _| collection.settings.clone())
+    /// What a caller is told of a search that failed, or of points that cannot be read. `point` is the id that a search was
+    /// to start from.
+    fn failed(&self, error: search::Error, collection: &str, point: &str) -> Status {
+        if matches!(error, search::Error::Damaged { .. }) {
+            self.0.store.damages.fetch_add(1, Ordering::Relaxed);
+        }
+        status::search(error, collection, point)
     }
 
-    /// Answers a checked search from the cache, or runs it on the pool.
-    async fn run(&self, query: Query, caller: &Caller) -> Result<Arc<Answer>, Status> {
-        let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
-        let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
-        // A search that is to be explained is run, whether its answer is kept or not.
-        let kept = query.explain && self.0.results.has(&query, incarnation, generation);
-        if !query.explain
-            && let Some(answer) = self.0.results.get(&query, incarnation, generation)
-        {
-            return Ok(answer);
-        }
-        let asked_at = Instant::now();
-        let (store, query) = (self.0.store.clone(), Arc::new(query));
-        let asked = query.clone();
-        let span = tracing::info_span!("search", k = query.k, filtered = query.filter.is_some(), exact = query.exact);
-        let searching = self.0.pool.run(caller.deadline, move |stop| {
-            let waited = asked_at.elapsed();
-            span.in_scope(|| search::run(&store, &asked, stop)).map(|answer| (answer, waited))
-        });
-        let outcome = searching.await;
-        let point = match &query.target {
-            Target::Point(id) => id,
-            Target::Values(_) => "",
-        };
-        let answer = outcome.map_err(status::pool)?;
-        let (mut answer, waited) = answer.map_err(|error| status::search(error, &query.address.name, point))?;
-        if let Some(explanation) = &mut answer.explanation {
-            explanation.is_kept = kept;
-            explanation.phases.insert(0, ("wait", waited));
-        }
-        let answer = Arc::new(answer);
-        if answer.incarnation == incarnation {
-            self.0.results.put(&query, incarnation, &answer);
-        }
-        Ok(answer)
+    fn settings(&self, address: &Address) -> Option<Settings> {
+        self.0.store.with_collection(address, |collection, _| collection.settings.clone())
     }
 }

@@ -1,23 +1,29 @@
 //! One search, from a checked query to hits with their metadata. Runs on the search pool; blocks.
 
 pub mod admission;
+pub mod batch;
 pub mod explain;
 pub mod load;
 pub mod pool;
 pub mod stop;
+
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::engine::record::Record;
 use crate::engine::settings::Effort;
 use crate::engine::{Address, Collection, Slot, State};
 use crate::filter::Filter;
+use crate::index::damage::Damaged;
 use crate::index::nearest::Hit;
-use crate::index::{Index, Wanted, score};
+use crate::index::{Index, score};
 use crate::store::Store;
-use explain::{Explanation, Stopwatch};
+use explain::Explanation;
 use stop::{Stop, Stopped};
 
 /// What is near?
@@ -81,27 +87,28 @@ pub enum Error {
     NoPoint,
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    #[error("the vector of the point {id:?}, in segment {segment}, is damaged")]
+    Damaged { segment: u32, id: String },
     #[error("the query has {actual} numbers, the collection has {expected}")]
     Dimension { expected: usize, actual: usize },
 }
 
 /// Finds min(k, matches) hits.
+///
+/// # Errors
+/// See [`Error`].
 pub fn run(store: &Store, query: &Query, stop: &Stop) -> Result<Answer, Error> {
-    let mut explanation = Explanation::default();
-    let mut answer = None;
-    for _ in 0..UNDISTURBED {
-        answer = attempt(&View { store, held: None }, query, stop, &mut explanation)?;
-        if answer.is_some() {
-            break;
-        }
-    }
-    if answer.is_none() {
-        // Writes keep replacing what is found. Hold them off for once.
-        let held = store.read();
-        answer = attempt(&View { store, held: Some(&held) }, query, stop, &mut explanation)?;
-    }
-    let answer = answer.ok_or(Error::NoCollection)?;
-    Ok(Answer { explanation: query.explain.then(|| Box::new(explanation)), ..answer })
+    run_all(store, &[query], stop).pop().expect("one answer for one query")
+}
+
+/// Finds min(k, matches) hits for each of several queries of one collection, in their order. What they share is done
+/// once: looks at the state, filters that are the same, rows that are compared.
+pub fn run_all(store: &Store, queries: &[&Query], stop: &Stop) -> Vec<Result<Answer, Error>> {
+    let done = batch::run(store, queries, stop, &gather);
+    let answers = done.into_iter().zip(queries).map(|((answer, explanation), query)| {
+        Ok(Answer { explanation: query.explain.then(|| Box::new(explanation)), ..answer? })
+    });
+    answers.collect()
 }
 
 /// The state: locked anew for each look, or held all the time.
@@ -130,40 +137,6 @@ struct Opened {
     except: Option<Slot>,
 }
 
-/// `None` when a hit was replaced or deleted while the search ran, so that another one may be missing.
-fn attempt(
-    view: &View<'_>,
-    query: &Query,
-    stop: &Stop,
-    explanation: &mut Explanation,
-) -> Result<Option<Answer>, Error> {
-    let mut stopwatch = Stopwatch::start();
-    stop.check()?;
-    let opened = view.look(|state| open(view.store, state, query))?;
-    stopwatch.lap("open", explanation);
-    let filter = query.filter.as_ref();
-    let admitted = filter.map(|filter| admission::admitted(view, query, &opened, filter, stop)).transpose()?;
-    let (admitted, used) = admitted.unzip();
-    stopwatch.lap("filter", explanation);
-    let scorer = opened.index.scorer(&opened.target);
-    let wanted = Wanted {
-        scorer: &scorer,
-        k: query.k,
-        effort: query.effort.unwrap_or(opened.index.settings.effort),
-        exact: query.exact,
-        admitted: admitted.as_deref(),
-        except: opened.except,
-    };
-    let by_id = |a, b| view.look(|state| compare_ids(state, query, a, b));
-    let (hits, trail) = opened.index.search(&wanted, &by_id, stop)?;
-    stopwatch.lap("search", explanation);
-    let answer = view.look(|state| gather(state, query, &opened, &hits));
-    stopwatch.lap("gather", explanation);
-    (explanation.points, explanation.filter, explanation.trail) = (opened.points, used, trail);
-    explanation.attempts += 1;
-    Ok(answer)
-}
-
 fn open(store: &Store, state: &State, query: &Query) -> Result<Opened, Error> {
     let collection = state.collection(&query.address).ok_or(Error::NoCollection)?;
     let index = store.index(collection.incarnation).ok_or(Error::NoCollection)?;
@@ -171,7 +144,8 @@ fn open(store: &Store, state: &State, query: &Query) -> Result<Opened, Error> {
         Target::Values(values) => (values.clone(), None),
         Target::Point(id) => {
             let (slot, _) = collection.get(id).ok_or(Error::NoPoint)?;
-            (index.values(slot).ok_or(Error::NoPoint)?, Some(slot))
+            let values = index.values(slot).map_err(|damaged| damage(collection, damaged))?;
+            (values.ok_or(Error::NoPoint)?, Some(slot))
         }
     };
     let expected = index.settings.dimension as usize;
@@ -192,9 +166,15 @@ fn compare_ids(state: &State, query: &Query, a: Slot, b: Slot) -> Ordering {
     id(a).cmp(&id(b))
 }
 
-/// Looks the hits up. What was written since the search began is checked again.
-fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option<Answer> {
-    let collection = current(state, query, opened)?;
+/// Says whose vector it is.
+pub fn damage(collection: &Collection, damaged: Damaged) -> Error {
+    let id = collection.slot(damaged.slot).map(|(id, _)| id.to_owned()).unwrap_or_default();
+    Error::Damaged { segment: damaged.row.part, id }
+}
+
+/// Looks the hits up. `None` when one was replaced or deleted while the search ran, so that another one may be missing.
+fn gather(state: &State, query: &Query, opened: &Opened, hits: Vec<Hit>) -> Result<Option<Answer>, Error> {
+    let Some(collection) = current(state, query, opened) else { return Ok(None) };
     let unchanged = collection.generation == opened.generation;
     let mut answer = Answer {
         hits: Vec::with_capacity(hits.len()),
@@ -204,22 +184,39 @@ fn gather(state: &State, query: &Query, opened: &Opened, hits: &[Hit]) -> Option
         explanation: None,
     };
     for hit in hits {
-        if opened.index.row(hit.slot) != Some(hit.row) {
-            return None;
+        let stands = |record: &Record| opened.index.row(hit.slot) == Some(hit.row) && still_matches(query, record);
+        let Some((id, record)) = collection.slot(hit.slot).filter(|(_, record)| unchanged || stands(record)) else {
+            return Ok(None);
+        };
+        match look_up(collection, &opened.index, query, &hit, (id, record))? {
+            Some(found) => answer.hits.push(found),
+            None => return Ok(None),
         }
-        let (id, record) = collection.slot(hit.slot)?;
-        if !unchanged && query.filter.as_ref().is_some_and(|filter| !filter.matches_json(record.metadata())) {
-            return None;
-        }
-        answer.hits.push(Found {
-            id: id.to_owned(),
-            score: score::score(opened.index.settings.metric, hit.rank),
-            metadata: if query.include.metadata { record.metadata_bytes() } else { Bytes::new() },
-            values: if query.include.values { opened.index.values(hit.slot)? } else { Vec::new() },
-        });
     }
-    Some(answer)
+    Ok(Some(answer))
 }
 
-/// Attempts beside writes before they are held off.
-const UNDISTURBED: usize = 3;
+fn still_matches(query: &Query, record: &Record) -> bool {
+    query.filter.as_ref().is_none_or(|filter| filter.matches_json(record.metadata()))
+}
+
+/// A hit with what was asked for; none where its vector is gone.
+fn look_up(
+    collection: &Collection,
+    index: &Index,
+    query: &Query,
+    hit: &Hit,
+    (id, record): (&str, &Record),
+) -> Result<Option<Found>, Error> {
+    let values = match query.include.values {
+        true => index.values(hit.slot).map_err(|damaged| damage(collection, damaged))?,
+        false => Some(Vec::new()),
+    };
+    let Some(values) = values else { return Ok(None) };
+    Ok(Some(Found {
+        id: id.to_owned(),
+        score: score::score(index.settings.metric, hit.rank),
+        metadata: if query.include.metadata { record.metadata_bytes() } else { Bytes::new() },
+        values,
+    }))
+}

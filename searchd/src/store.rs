@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use nearfield_proto::log::v1::Entry;
@@ -27,6 +28,8 @@ pub struct Store {
     backlog: Backlog,
     /// Counts batches; wakes those who wait for a session.
     applied: watch::Sender<u64>,
+    /// Answers that were refused because a vector is damaged.
+    pub damages: AtomicU64,
 }
 
 #[derive(Default)]
@@ -53,6 +56,7 @@ impl Store {
             caches,
             backlog: Backlog::default(),
             applied: watch::Sender::new(0),
+            damages: AtomicU64::new(0),
         }
     }
 
@@ -209,7 +213,9 @@ impl Store {
 
 impl Vectors for Indexes {
     fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes> {
-        self.0.get(&incarnation)?.vectors.values(slot).map(|values| encode_values(&values))
+        // A damaged vector is as good as gone: the change that asks for it cannot be refused any more.
+        let values = self.0.get(&incarnation)?.vectors.values(slot).ok().flatten();
+        values.map(|values| encode_values(&values))
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn sweep(data: &Data) -> Result<()> {
         let scorer = index.scorer(query);
         let effort = Effort::Candidates(ef as u32);
         let wanted = Wanted { scorer: &scorer, k: K, effort, exact: false, admitted: None, except: None };
-        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &stop)?;
+        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &stop)??;
         Ok(hits.into_iter().map(|hit| u64::from(hit.slot)).collect())
     })
 }
@@ -124,7 +124,7 @@ fn search(index: &Index, data: &Data, name: &str, effort: Effort) -> Result<()> 
     for (i, query) in data.queries.chunks_exact(data.dimension).enumerate() {
         let scorer = index.scorer(query);
         let wanted = Wanted { scorer: &scorer, k: K, effort, exact: false, admitted: None, except: None };
-        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &stop)?;
+        let (hits, _) = index.search(&wanted, &|a, b| a.cmp(&b), &stop)??;
         let truth = &data.nearest[i * data.truth..][..K];
         found += hits.iter().filter(|hit| truth.contains(&(hit.slot as i32))).count();
     }

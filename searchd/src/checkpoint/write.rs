@@ -251,7 +251,8 @@ fn write_records(
 
 fn encode_record(id: &str, record: &crate::engine::record::Record, index: &Index, slot: Slot) -> format::Record {
     let sealed = index.row(slot).filter(|row| index.is_sealed(*row));
-    let values = if sealed.is_none() && record.is_live() { index.values(slot) } else { None };
+    // What is not sealed is in memory, and never damaged.
+    let values = if sealed.is_none() && record.is_live() { index.values(slot).ok().flatten() } else { None };
     let message = |stamp: Option<&crate::engine::stamp::Stamp>| stamp.map(|stamp| stamp.to_message());
     format::Record {
         id: id.to_owned(),

@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
+use super::batch::Search;
 use super::bits::Tombstones;
 use super::nearest::{Hit, Nearest};
+use super::sweep::{Course, Rows, Sweep};
 use super::{Row, Wanted};
 use crate::engine::Slot;
+use crate::search::stop::{Stop, Stopped};
 
 /// Rows of one chunk. A search holds a chunk's lock for about a tenth of a millisecond.
 pub const CHUNK_ROWS: usize = 1_024;
@@ -19,19 +22,19 @@ pub struct Chunk {
     pub part: u32,
     pub dead: Tombstones,
     dimension: usize,
-    rows: RwLock<Rows>,
+    rows: RwLock<Stored>,
     /// Known without the lock, which sealing holds while it copies.
     len: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Rows {
+struct Stored {
     slots: Vec<Slot>,
     inverse_norms: Vec<f32>,
     values: Vec<f32>,
 }
 
-impl Rows {
+impl Stored {
     /// Small collections, of which there may be thousands, grow by a quarter: doubling would leave up to half of their
     /// memory empty.
     fn make_room(&mut self, dimension: usize) {
@@ -84,24 +87,41 @@ impl Chunk {
         }
     }
 
-    /// Compares all rows that are admitted; returns how many there were.
-    pub fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
-        let rows = self.rows.read();
-        let all = 0..rows.slots.len() as u32;
-        let admitted = all.filter(|row| !self.dead.contains(*row) && wanted.admits(rows.slots[*row as usize]));
-        let (hits, compared) = self.hits(&rows, admitted, wanted, nearest.threshold());
-        drop(rows);
-        take(hits, nearest);
-        compared
+    /// Compares for each search the rows that it may find, or those of them that were looked up; adds to `compared` how
+    /// many these were.
+    pub(super) fn search(
+        &self,
+        searches: &mut [&mut Search<'_>],
+        compared: &mut [usize],
+        stop: &Stop,
+    ) -> Result<(), Stopped> {
+        let listed: Vec<_> = searches.iter().map(|search| search.listed.clone()).collect();
+        let all = 0..self.len() as u32;
+        let courses = listed.iter().enumerate().map(|(search, listed)| {
+            let rows = listed.as_ref().map(|listed| Rows::Listed(listed.of(self.part)));
+            Course::new(search, rows.unwrap_or_else(|| Rows::All(all.clone())))
+        });
+        let mut sweep = Sweep::new(courses.collect(), self.dimension);
+        while sweep.advance() {
+            stop.check()?;
+            for course in sweep.courses() {
+                let search = &mut *searches[course.search];
+                compared[course.search] += self.compare(&course.rows, search.wanted, &mut search.nearest);
+            }
+        }
+        Ok(())
     }
 
-    /// Compares these rows, which lived when they were looked up.
-    pub fn compare(&self, listed: &[u32], wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
-        if listed.is_empty() {
-            return 0;
-        }
+    /// Returns how many rows were compared.
+    fn compare(&self, some: &Rows<'_>, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
         let rows = self.rows.read();
-        let (hits, compared) = self.hits(&rows, listed.iter().copied(), wanted, nearest.threshold());
+        let (hits, compared) = match some {
+            Rows::All(all) => {
+                let is_wanted = |row: &u32| !self.dead.contains(*row) && wanted.admits(rows.slots[*row as usize]);
+                self.hits(&rows, all.clone().filter(is_wanted), wanted, nearest.threshold())
+            }
+            Rows::Listed(listed) => self.hits(&rows, listed.iter().copied(), wanted, nearest.threshold()),
+        };
         drop(rows);
         take(hits, nearest);
         compared
@@ -110,7 +130,7 @@ impl Chunk {
     /// Those of at least this rank, and how many were compared.
     fn hits(
         &self,
-        rows: &Rows,
+        rows: &Stored,
         compared: impl Iterator<Item = u32>,
         wanted: &Wanted<'_>,
         least: f32,

@@ -1,7 +1,7 @@
 //! What is damaged on the disk: noticed, and built anew where that can be done.
 //!
 //! A graph follows from its vectors; one that is damaged was noticed when it was opened, and is built again. Vectors follow
-//! from nothing: a damaged row is never found, and whoever runs this searchd is told.
+//! from nothing: an answer that needs a damaged row is refused, and whoever runs this searchd is told.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Index {
             let (file, slot) = (vectors_file(directory, unchecked.part()), unchecked.vectors.slot(*first));
             tracing::error!(
                 file = %file.display(), rows = damaged.len(), slot,
-                "vectors are damaged and will not be found; restore them from a backup, or start from a peer"
+                "vectors are damaged, and answers that need them are refused; store the points anew, or restore a backup"
             );
         }
         Some(damaged.len())

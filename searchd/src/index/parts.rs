@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admitted::Admitted;
+use super::batch::Search;
 use super::head::{CHUNK_ROWS, Chunk};
-use super::nearest::Nearest;
 use super::plan::{self, Findable, Part, Plan, Step, Way};
 use super::segment::Segment;
 use super::{Row, Wanted};
@@ -32,6 +32,11 @@ impl Parts {
         self.head.iter().enumerate().filter(is_closed).map(|(_, chunk)| chunk.clone()).collect()
     }
 
+    /// Segments that may become part of others. One with damaged rows may not: they would be lost without a word.
+    pub(super) fn fit(&self) -> Vec<Arc<Segment>> {
+        self.segments.iter().filter(|segment| segment.is_fit()).cloned().collect()
+    }
+
     pub(super) fn segment(&self, part: u32) -> Option<&Arc<Segment>> {
         self.segments.iter().find(|segment| segment.part() == part)
     }
@@ -47,36 +52,40 @@ impl Parts {
         plan::pays_to_list(admitted.len(), dimension, head + sealed)
     }
 
+    /// Goes through all parts for all of the searches, one part after the other.
+    pub(super) fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
+        self.search_head(searches, stop)?;
+        for segment in &self.segments {
+            segment.search(searches, stop)?;
+        }
+        Ok(())
+    }
+
     /// Compares what waits to be sealed.
-    pub(super) fn search_head(
-        &self,
-        wanted: &Wanted<'_>,
-        listed: Option<&Listed>,
-        nearest: &mut Nearest<'_>,
-        stop: &Stop,
-    ) -> Result<Step, Stopped> {
+    fn search_head(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
         let started = Instant::now();
         let rows: usize = self.head.iter().map(|chunk| chunk.len()).sum();
         let live = rows - self.head.iter().map(|chunk| chunk.dead.len()).sum::<usize>().min(rows);
-        let mut compared = 0;
+        let mut compared = vec![0; searches.len()];
         for chunk in &self.head {
             stop.check()?;
-            compared += match listed {
-                Some(listed) => chunk.compare(listed.of(chunk.part), wanted, nearest),
-                None => chunk.scan(wanted, nearest),
-            };
+            chunk.search(searches, &mut compared, stop)?;
         }
-        // Both ways are exact, so what was compared is what could be found.
-        let findable = Findable::Counted(compared);
-        let mut plan = Plan::cheapest(rows, findable, wanted.scorer.query().len(), None);
-        plan.way = match listed {
-            _ if compared == 0 => Way::Skip,
-            Some(_) => Way::Rows,
-            None => Way::Scan,
-        };
-        let took = started.elapsed();
-        let (part, proposed, computed, fell_back) = (Part::Head, 0, None, false);
-        Ok(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took })
+        // What is done together is each one's in equal parts.
+        let took = started.elapsed() / searches.len().max(1) as u32;
+        for (search, compared) in searches.iter_mut().zip(compared) {
+            // Both ways are exact, so what was compared is what could be found.
+            let findable = Findable::Counted(compared);
+            let mut plan = Plan::cheapest(rows, findable, search.wanted.scorer.query().len(), None);
+            plan.way = match search.listed {
+                _ if compared == 0 => Way::Skip,
+                Some(_) => Way::Rows,
+                None => Way::Scan,
+            };
+            let (part, proposed, computed, fell_back) = (Part::Head, 0, None, false);
+            search.trail.push(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took });
+        }
+        Ok(())
     }
 }
 
@@ -97,6 +106,11 @@ impl Listed {
             parts[last].1.push(place.row);
         }
         Self(parts)
+    }
+
+    /// Gives the rows of each part in their order.
+    pub(super) fn sort(&mut self) {
+        self.0.iter_mut().for_each(|(_, rows)| rows.sort_unstable());
     }
 
     pub(super) fn of(&self, part: u32) -> &[u32] {

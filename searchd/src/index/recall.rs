@@ -75,22 +75,24 @@ impl Index {
         let slots = self.rows.read().len();
         (0..if slots == 0 { 0 } else { TRIES }).find_map(|_| {
             let slot = random.random_range(0..slots) as Slot;
-            Some(Question { values: self.values(slot)?, own: Some(slot) })
+            Some(Question { values: self.values(slot).ok()??, own: Some(slot) })
         })
     }
 
-    /// Asks it with this effort, and exactly. What is written meanwhile may count as missed.
-    pub fn try_question(&self, question: &Question, effort: Effort, stop: &Stop) -> Result<Found, Stopped> {
+    /// Asks it with this effort, and exactly. What is written meanwhile may count as missed. None where a row is damaged
+    /// that an answer needs.
+    pub fn try_question(&self, question: &Question, effort: Effort, stop: &Stop) -> Result<Option<Found>, Stopped> {
         let scorer = self.scorer(&question.values);
         let ask = |exact| {
             let wanted = Wanted { scorer: &scorer, k: K, effort, exact, admitted: None, except: question.own };
-            self.find(&wanted, &|a, b| a.cmp(&b), stop).map(|(hits, _)| hits)
+            let found = self.find_all(&[wanted], &|a, b| a.cmp(&b), stop)?.pop();
+            Ok::<Option<Vec<Hit>>, Stopped>(found.and_then(Result::ok).map(|(hits, _)| hits))
         };
-        let (found, nearest): (Vec<Hit>, Vec<Hit>) = (ask(false)?, ask(true)?);
+        let (Some(found), Some(nearest)) = (ask(false)?, ask(true)?) else { return Ok(None) };
         // By score, for of equals one is as good as the other.
         let least = nearest.last().map_or(f32::INFINITY, |worst| worst.rank);
         let hits = found.iter().filter(|hit| hit.rank >= least).count().min(nearest.len());
-        Ok(Found { hits, nearest: nearest.len() })
+        Ok(Some(Found { hits, nearest: nearest.len() }))
     }
 
     /// Candidates that the hardest of the segments keeps; 0 while there is no graph.

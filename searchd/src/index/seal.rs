@@ -53,7 +53,7 @@ impl Index {
             return None;
         }
         let full = parts.closed();
-        let mut by_size = parts.segments.clone();
+        let mut by_size = parts.fit();
         by_size.sort_by_key(|segment| segment.live());
         if full.len() >= at_least.max(1) {
             let mut rows: usize = full.iter().map(|chunk| chunk.len()).sum();
@@ -81,11 +81,12 @@ impl Index {
         let parts = self.parts.load();
         let chunks = parts.closed();
         let waiting: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-        let sealed: usize = parts.segments.iter().map(|segment| segment.live()).sum();
-        let largest = parts.segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
+        let segments = parts.fit();
+        let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
+        let largest = segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
         let beside = waiting + sealed - largest;
         if beside > 0 && beside * REST_PART >= largest && waiting + sealed <= MAX_MERGED_ROWS {
-            return Some(Sources { chunks, segments: parts.segments.clone() });
+            return Some(Sources { chunks, segments });
         }
         (!chunks.is_empty()).then(|| self.sources(1)).flatten()
     }

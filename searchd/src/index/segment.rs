@@ -1,24 +1,19 @@
 //! A sealed part of the index: vectors in a mapped file, a graph that proposes, tombstones for what is gone.
 //!
-//! Its files never change, but for a graph that was damaged and is built anew. Which way a search goes through it is
-//! decided by cost ([`super::plan`]): comparing every admitted row is often cheaper than a graph that has to wade through
-//! the rest.
+//! Its files never change, but for a graph that was damaged and is built anew.
+
+mod search;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::bits::Tombstones;
-use super::graph::{self, Admission, Asked, Builder, Cost};
-use super::nearest::{Hit, Nearest};
-use super::plan::{Findable, Part, Plan, Step, Way};
+use super::graph::Builder;
 use super::proposer::{self, Proposer};
 use super::vectors::Vectors;
-use super::{Row, Wanted};
 use crate::engine::Slot;
 use crate::engine::settings::Settings;
-use crate::search::stop::{Stop, Stopped};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -140,177 +135,18 @@ impl Segment {
         self.disk_bytes
     }
 
-    /// Calls `each` with the rows that live.
+    /// Whether all rows that live can be written to another file: they were checked, and none is damaged.
+    pub fn is_fit(&self) -> bool {
+        let is_fit = |row| self.dead.contains(row) || self.vectors.is_sound(row);
+        self.vectors.is_reviewed() && (!self.vectors.is_damaged() || (0..self.vectors.len() as u32).all(is_fit))
+    }
+
+    /// Calls `each` with the rows that live and are not damaged.
     pub fn for_each(&self, mut each: impl FnMut(u32, Slot, &[f32])) {
         let is_there = |row: &u32| !self.dead.contains(*row) && self.vectors.is_sound(*row);
         for row in (0..self.vectors.len() as u32).filter(is_there) {
             each(row, self.vectors.slot(row), self.vectors.row(row));
         }
-    }
-
-    /// Finds the best of this segment by the cheapest way. `listed` are the live rows of what is admitted, where they
-    /// were looked up.
-    pub fn search(
-        &self,
-        wanted: &Wanted<'_>,
-        listed: Option<&[u32]>,
-        nearest: &mut Nearest<'_>,
-        stop: &Stop,
-    ) -> Result<Step, Stopped> {
-        let started = Instant::now();
-        let findable = self.findable(wanted, listed);
-        let plan = self.plan(wanted, findable);
-        let mut step = Step {
-            part: Part::Segment(self.part()),
-            rows: self.vectors.len(),
-            live: self.live(),
-            findable,
-            plan,
-            fell_back: false,
-            computed: None,
-            proposed: 0,
-            compared: 0,
-            took: Duration::ZERO,
-        };
-        match (plan.way, listed) {
-            (Way::Skip, _) => {}
-            (Way::Rows, Some(rows)) => step.compared = self.compare(rows, wanted, nearest, stop)?,
-            (Way::Rows | Way::Scan, _) => step.compared = self.scan(wanted, nearest, stop)?,
-            (Way::Graph, _) => match &self.proposer {
-                Some(proposer) => self.walk(proposer, wanted, listed, &mut step, nearest, stop)?,
-                None => step.compared = self.scan(wanted, nearest, stop)?,
-            },
-        }
-        step.took = started.elapsed();
-        Ok(step)
-    }
-
-    fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
-        let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
-        let share = findable.number() / rows as f64;
-        let graph = self.proposer.as_ref().filter(|_| !wanted.exact).map(|proposer| {
-            let ef = proposer.candidates(wanted.effort, wanted.k);
-            proposer.cost(Cost { ef, share, dimension })
-        });
-        Plan::cheapest(rows, findable, dimension, graph)
-    }
-
-    /// Nanoseconds that this segment would cost if so large a share of it were admitted.
-    pub fn expected_cost(&self, wanted: &Wanted<'_>, share: f64) -> f64 {
-        self.plan(wanted, Findable::Estimated(share * self.live() as f64)).cost()
-    }
-
-    fn findable(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Findable {
-        match (listed, wanted.admitted) {
-            (Some(rows), _) => Findable::Counted(rows.len()),
-            (None, Some(_)) => self.sample(wanted),
-            (None, None) if self.live() == 0 => Findable::Counted(0),
-            (None, None) => Findable::Estimated(self.live() as f64),
-        }
-    }
-
-    fn walk(
-        &self,
-        proposer: &Proposer,
-        wanted: &Wanted<'_>,
-        listed: Option<&[u32]>,
-        step: &mut Step,
-        nearest: &mut Nearest<'_>,
-        stop: &Stop,
-    ) -> Result<(), Stopped> {
-        let admits = |row: u32| !self.dead.contains(row) && wanted.admits(self.vectors.slot(row));
-        let everything = self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none();
-        let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
-        let admission = (!everything).then_some(Admission { admits: &admits, share });
-        let ef = proposer.candidates(wanted.effort, wanted.k);
-        let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, admission, stop };
-        let proposal = proposer.propose(&asked);
-        stop.check()?;
-        // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be just
-        // those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
-        let least = match step.findable {
-            Findable::Counted(rows) => wanted.k.min(rows),
-            Findable::Estimated(_) => wanted.k.min(step.live),
-        };
-        match proposal {
-            Ok(proposal) => {
-                (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
-                if proposal.rows.len() >= least && !proposal.is_short {
-                    step.compared = proposal.rows.len();
-                    self.score_all(&proposal.rows, wanted, nearest);
-                    return Ok(());
-                }
-            }
-            Err(graph::Error::Stopped(stopped)) => return Err(stopped),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
-            }
-        }
-        step.fell_back = true;
-        step.compared = match listed {
-            Some(rows) => self.compare(rows, wanted, nearest, stop)?,
-            None => self.scan(wanted, nearest, stop)?,
-        };
-        Ok(())
-    }
-
-    /// Returns how many rows were compared.
-    fn scan(&self, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>, stop: &Stop) -> Result<usize, Stopped> {
-        let slots = self.vectors.slots();
-        let mut compared = 0;
-        for (block, slots) in slots.chunks(SCAN_BLOCK).enumerate() {
-            stop.check()?;
-            for (i, slot) in slots.iter().enumerate() {
-                let row = (block * SCAN_BLOCK + i) as u32;
-                if wanted.admits(*slot) && !self.dead.contains(row) {
-                    self.score(row, wanted, nearest);
-                    compared += 1;
-                }
-            }
-        }
-        Ok(compared)
-    }
-
-    /// Compares these rows, which lived when they were looked up.
-    fn compare(
-        &self,
-        rows: &[u32],
-        wanted: &Wanted<'_>,
-        nearest: &mut Nearest<'_>,
-        stop: &Stop,
-    ) -> Result<usize, Stopped> {
-        for block in rows.chunks(SCAN_BLOCK) {
-            stop.check()?;
-            self.score_all(block, wanted, nearest);
-        }
-        Ok(rows.len())
-    }
-
-    fn score_all(&self, rows: &[u32], wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
-        rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
-        for (i, row) in rows.iter().enumerate() {
-            if let Some(next) = rows.get(i + AHEAD) {
-                self.vectors.prefetch(*next);
-            }
-            self.score(*row, wanted, nearest);
-        }
-    }
-
-    fn score(&self, row: u32, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) {
-        let rank = wanted.scorer.rank(self.vectors.row(row), self.vectors.inverse_norm(row));
-        if rank >= nearest.threshold() && self.vectors.is_sound(row) {
-            let slot = self.vectors.slot(row);
-            nearest.push(Hit { rank, slot, row: Row { part: self.part(), row } });
-        }
-    }
-
-    /// How many rows may be found, from an even sample.
-    fn sample(&self, wanted: &Wanted<'_>) -> Findable {
-        let slots = self.vectors.slots();
-        let step = slots.len().div_ceil(SAMPLE).max(1);
-        let findable = |(row, slot): &(usize, &Slot)| wanted.admits(**slot) && !self.dead.contains(*row as u32);
-        let found = slots.iter().enumerate().step_by(step).filter(findable).count();
-        Findable::Estimated(found as f64 / slots.len().div_ceil(step).max(1) as f64 * slots.len() as f64)
     }
 }
 
@@ -334,9 +170,3 @@ fn hash(file: &Path) -> Result<blake3::Hash, Error> {
 /// Bytes of vectors that are all checked before they are served: some ten milliseconds. Larger files are served at once and
 /// checked meanwhile.
 const CHECKED_AT_OPEN: u64 = 64 << 20;
-/// Rows between two looks at the clock.
-const SCAN_BLOCK: usize = 1_024;
-/// Rows looked at to estimate how many a filter admits.
-const SAMPLE: usize = 2_048;
-/// Rows that are asked for ahead of the one being compared.
-const AHEAD: usize = 4;

@@ -171,6 +171,11 @@ impl Vectors {
         self.is_reviewed.load(Ordering::Relaxed)
     }
 
+    /// All rows were checked, and some are damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.is_reviewed() && !self.is_checked.load(Ordering::Relaxed)
+    }
+
     /// Checks all rows, and returns those that are damaged.
     pub fn check_all(&self) -> Vec<u32> {
         let damaged: Vec<u32> = (0..self.rows as u32).filter(|row| !self.is_sound(*row)).collect();

@@ -99,7 +99,7 @@ impl Cursor {
         }
         let values = match record.waiting() {
             Some(waiting) => Some(waiting.clone()),
-            None => record.is_live().then(|| index.values(slot)).flatten().map(|values| encode_values(&values)),
+            None => live_values(record, index, slot).map(|values| encode_values(&values)),
         };
         if let (Some(base), Some(values)) = (record.base(), &values) {
             // With the current vector: one that is newer than the put follows with its own stamp.
@@ -146,4 +146,13 @@ impl Cursor {
             change: Some(change),
         }
     }
+}
+
+/// None where the record has none, or where it is damaged: a peer that knows the point keeps what it has.
+fn live_values(record: &Record, index: &Index, slot: Slot) -> Option<Vec<f32>> {
+    let values = if record.is_live() { index.values(slot) } else { Ok(None) };
+    values.unwrap_or_else(|damaged| {
+        tracing::error!(error = &damaged as &dyn std::error::Error, "a point is not sent to a peer");
+        None
+    })
 }

@@ -91,8 +91,17 @@ pub(super) fn search(error: search::Error, collection: &str, point: &str) -> Sta
         search::Error::Dimension { expected, actual } => violation("/query", wrong_dimension(actual, expected)),
         search::Error::NoCollection => no_collection(collection),
         search::Error::NoPoint => no_point(collection, point),
+        search::Error::Damaged { segment, id } => damaged(collection, segment, &id),
         search::Error::Stopped(why) => stopped(why),
     }
+}
+
+/// What is asked for cannot be told without a vector that is damaged on the disk.
+pub(super) fn damaged(collection: &str, segment: u32, id: &str) -> Status {
+    Status::data_loss(format!(
+        "the answer needs the vector of the point {id:?}, which is damaged in segment {segment} of the collection {collection:?}; \
+         store the point anew, or restore a backup"
+    ))
 }
 
 pub(super) fn wrong_dimension(actual: usize, expected: usize) -> String {

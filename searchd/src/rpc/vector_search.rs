@@ -1,33 +1,20 @@
 //! `nearfield.v1.VectorSearch`: the methods; searching itself, fetching and scanning.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use nearfield_proto::v1;
 use nearfield_proto::v1::vector_search_server::VectorSearch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::Caller;
-use super::{MAX_ANSWER_BYTES, Service, explanation, request, status};
+use super::{MAX_ANSWER_BYTES, Service, explanation, status};
 use crate::search::{Answer, Found};
 
 /// Most searches of one batch.
 const MAX_BATCH: usize = 100;
-/// Searches of one batch that run at once: a batch must not take the whole pool's queue.
-const BATCH_WIDTH: usize = 4;
-/// Most ids of one fetch.
-const MAX_FETCH: usize = 1_000;
 
 pub(super) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-impl Service {
-    pub(super) async fn search_once(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Arc<Answer>, Status> {
-        self.await_session(&message.session).await?;
-        let query = request::query(&caller.tenant, message, |address| self.settings(address))?;
-        self.run(query, caller).await
-    }
-}
 
 #[tonic::async_trait]
 impl VectorSearch for Service {
@@ -73,19 +60,15 @@ impl VectorSearch for Service {
             let description = format!("has {} searches, at most {MAX_BATCH} are allowed", searches.len());
             return Err(status::violation("/searches", description));
         }
-        let searches = searches.into_iter().map(|search| {
-            let caller = &caller;
-            async move {
-                let outcome = self.search_once(search, caller).await.and_then(|answer| response(&answer));
-                let outcome = match outcome {
-                    Ok(response) => v1::batch_search_item::Outcome::Response(response),
-                    Err(status) => v1::batch_search_item::Outcome::Problem(status::problem(&status)),
-                };
-                v1::BatchSearchItem { outcome: Some(outcome) }
-            }
+        let outcomes = caller.limit(async { Ok(self.search_batch(searches, &caller).await) }).await?;
+        let responses = outcomes.into_iter().map(|outcome| {
+            let outcome = match outcome.and_then(|answer| response(&answer)) {
+                Ok(response) => v1::batch_search_item::Outcome::Response(response),
+                Err(status) => v1::batch_search_item::Outcome::Problem(status::problem(&status)),
+            };
+            v1::BatchSearchItem { outcome: Some(outcome) }
         });
-        let all = futures::stream::iter(searches).buffered(BATCH_WIDTH).collect();
-        let responses = caller.limit(async { Ok(all.await) }).await?;
+        let responses = responses.collect();
         Ok(Response::new(v1::BatchSearchResponse { responses }))
     }
 
@@ -143,39 +126,6 @@ impl VectorSearch for Service {
         let message = request.into_inner();
         caller.limit(self.await_session(&message.session)).await?;
         Ok(Response::new(self.scan_records(&caller, &message)?))
-    }
-}
-
-impl Service {
-    async fn fetch_records(&self, caller: &Caller, name: &str, ids: Vec<String>) -> Result<Vec<v1::Record>, Status> {
-        let address = request::address(&caller.tenant, name, "/collection").map_err(|v| status::violations(vec![v]))?;
-        if ids.len() > MAX_FETCH {
-            let description = format!("has {} ids, at most {MAX_FETCH} are allowed", ids.len());
-            return Err(status::violation("/ids", description));
-        }
-        let wrong: Vec<_> =
-            ids.iter().enumerate().filter_map(|(i, id)| request::id(id, &format!("/ids/{i}")).err()).collect();
-        if !wrong.is_empty() {
-            return Err(status::violations(wrong));
-        }
-        let (store, wanted) = (self.0.store.clone(), address.clone());
-        // Values may have to come from the disk.
-        let fetching = self.0.pool.run(caller.deadline, move |_| {
-            store.with_collection(&wanted, |collection, index| {
-                let found = ids.iter().filter_map(|id| {
-                    let (slot, record) = collection.get(id)?;
-                    let values = index.values(slot)?;
-                    Some(v1::Record {
-                        id: id.clone(),
-                        values,
-                        metadata: record.metadata_bytes(),
-                        version: record.version,
-                    })
-                });
-                found.collect()
-            })
-        });
-        fetching.await.map_err(status::pool)?.ok_or_else(|| status::no_collection(&address.name))
     }
 }
 

@@ -13,7 +13,7 @@ pub struct Explanation {
     /// Absent without a filter.
     pub filter: Option<FilterUse>,
     pub trail: Trail,
-    /// In the order in which they came.
+    /// In the order in which they came. What the searches of a batch do together is each one's in equal parts.
     pub phases: Vec<(&'static str, Duration)>,
     /// More than one where writes changed what was found while the search ran.
     pub attempts: usize,
@@ -59,13 +59,18 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// The time since the last phase ended goes to `phase`.
-    pub(super) fn lap(&mut self, phase: &'static str, explanation: &mut Explanation) {
+    /// The time since the last phase ended.
+    pub(super) fn lap(&mut self) -> Duration {
         let now = Instant::now();
-        let took = now - std::mem::replace(&mut self.0, now);
-        match explanation.phases.iter_mut().find(|(known, _)| *known == phase) {
+        now - std::mem::replace(&mut self.0, now)
+    }
+}
+
+impl Explanation {
+    pub(super) fn add(&mut self, phase: &'static str, took: Duration) {
+        match self.phases.iter_mut().find(|(known, _)| *known == phase) {
             Some((_, sum)) => *sum += took,
-            None => explanation.phases.push((phase, took)),
+            None => self.phases.push((phase, took)),
         }
     }
 }

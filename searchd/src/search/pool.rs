@@ -38,6 +38,7 @@ pub struct Pool {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    threads: usize,
     capacity: usize,
     busy: AtomicUsize,
     meter: Meter,
@@ -63,6 +64,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
+            threads,
             capacity,
             busy: AtomicUsize::new(0),
             meter: Meter::new(threads, Instant::now()),
@@ -90,6 +92,10 @@ impl Pool {
         });
         self.shared.push(Job { queued: Instant::now(), work })?;
         answer.await.map_err(|_| Error::Lost)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.shared.threads
     }
 
     /// Searches that wait, and searches that run.

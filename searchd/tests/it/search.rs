@@ -133,6 +133,41 @@ async fn a_batch_answers_each_search_by_itself() {
 }
 
 #[tokio::test]
+async fn a_batch_over_collections_of_any_mix_answers_as_single_searches_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = with_points(directory.path()).await;
+    running.create("other", 2, "dot").await;
+    running.insert("other", vec![point("o1", &[1.0, 1.0], "{}"), point("o2", &[2.0, 1.0], "{\"n\":2}")]).await;
+    let searches: Vec<_> = (0..100)
+        .map(|i| {
+            let collection = ["", "other", "nowhere"][i % 7 % 3].to_owned();
+            let filter = ["", r#"{"n":{"$gte":20}}"#, r#"{"n":{"$lt":3}}"#, r#"{"n":{"$foo":1}}"#][i % 4].to_owned();
+            let include = if i % 5 == 0 { vec!["values".to_owned()] } else { Vec::new() };
+            v1::SearchRequest {
+                collection,
+                filter: filter.into(),
+                include,
+                exact: i % 2 == 0,
+                ..near(i as f32 / 2.0, 7)
+            }
+        })
+        .collect();
+    let batch = v1::BatchSearchRequest { searches: searches.clone() };
+    let items = running.points.batch_search(batch).await.unwrap().into_inner().responses;
+    assert_eq!(items.len(), searches.len());
+    for (search, item) in searches.into_iter().zip(items) {
+        match (running.search(search).await, item.outcome.unwrap()) {
+            (Ok(alone), v1::batch_search_item::Outcome::Response(found)) => assert_eq!(found, alone),
+            (Err(alone), v1::batch_search_item::Outcome::Problem(problem)) => {
+                assert_eq!((problem.code, problem.message.as_str()), (alone.code() as i32, alone.message()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_stream_gives_the_hits_of_the_unary_answer_and_says_when_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let mut running = with_points(directory.path()).await;

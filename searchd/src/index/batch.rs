@@ -1,0 +1,101 @@
+//! Searches that go through the index together: one look at its parts, one listing of what a filter admits, and rows
+//! that are compared for all of them while they are in the cache. What each finds is what it would find alone.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::damage::Damaged;
+use super::nearest::{ById, Hit, Nearest};
+use super::parts::{Listed, Parts};
+use super::plan::Trail;
+use super::{Index, Wanted};
+use crate::search::stop::{Stop, Stopped};
+
+/// The best hits, best first, and how they were found. A hit may have been replaced since: compare its row with
+/// [`Index::row`].
+pub type Found = Result<(Vec<Hit>, Trail), Damaged>;
+
+/// One search under way.
+pub(super) struct Search<'a> {
+    pub(super) wanted: &'a Wanted<'a>,
+    parts: Arc<Parts>,
+    /// Where the admitted rows are, if that is worth while to know.
+    pub(super) listed: Option<Rc<Listed>>,
+    pub(super) nearest: Nearest<'a>,
+    pub(super) trail: Trail,
+    /// A row that it needs; without it there is no answer.
+    pub(super) damaged: Option<Damaged>,
+}
+
+impl Index {
+    /// Finds for each what is wanted, in their order.
+    pub fn search_all(&self, wanted: &[Wanted<'_>], by_id: ById<'_>, stop: &Stop) -> Result<Vec<Found>, Stopped> {
+        if !self.parts.load().segments.is_empty() {
+            let of_anywhere =
+                |wanted: &&Wanted<'_>| wanted.admitted.is_none() && wanted.except.is_none() && !wanted.exact;
+            wanted.iter().filter(of_anywhere).for_each(|wanted| self.recent.note(wanted.scorer.query()));
+        }
+        self.find_all(wanted, by_id, stop)
+    }
+
+    /// As [`Index::search_all`], of questions that no user asks.
+    pub(super) fn find_all(&self, wanted: &[Wanted<'_>], by_id: ById<'_>, stop: &Stop) -> Result<Vec<Found>, Stopped> {
+        let is_alone = wanted.len() == 1;
+        let mut searches: Vec<Search<'_>> = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let (parts, listed) = self.parts_for(wanted, &searches, is_alone);
+            let nearest = Nearest::new(wanted.k, by_id);
+            let trail = Trail::with_capacity(parts.segments.len() + 1);
+            searches.push(Search { wanted, parts, listed, nearest, trail, damaged: None });
+        }
+        // One, but where a segment was sealed or a chunk begun between the looks.
+        let mut moments: Vec<Arc<Parts>> = Vec::with_capacity(1);
+        for search in &searches {
+            if !moments.iter().any(|parts| Arc::ptr_eq(parts, &search.parts)) {
+                moments.push(search.parts.clone());
+            }
+        }
+        for parts in moments {
+            let of_then = searches.iter_mut().filter(|search| Arc::ptr_eq(&parts, &search.parts));
+            parts.search(&mut of_then.collect::<Vec<_>>(), stop)?;
+        }
+        let found = searches.into_iter().map(|search| match search.damaged {
+            None => Ok((search.nearest.into_sorted(), search.trail)),
+            Some(damaged) => Err(damaged),
+        });
+        Ok(found.collect())
+    }
+
+    /// The parts at one moment, and in which of their rows the admitted slots are at that moment, if that is worth while
+    /// to know. `others` may know it.
+    fn parts_for(
+        &self,
+        wanted: &Wanted<'_>,
+        others: &[Search<'_>],
+        is_alone: bool,
+    ) -> (Arc<Parts>, Option<Rc<Listed>>) {
+        let parts = self.parts.load_full();
+        let Some(admitted) = wanted.admitted.filter(|admitted| parts.pays_to_list(wanted, admitted)) else {
+            return (parts, None);
+        };
+        let may_find_the_same = |other: &&Search<'_>| {
+            other.wanted.except == wanted.except
+                && other.wanted.admitted.is_some_and(|theirs| std::ptr::eq(theirs, admitted))
+                && other.listed.is_some()
+        };
+        if let Some(other) = others.iter().find(may_find_the_same) {
+            return (other.parts.clone(), other.listed.clone());
+        }
+        // Rows change their part only under this lock; so the parts loaded under it have all rows that are found.
+        let rows = self.rows.read();
+        let parts = self.parts.load_full();
+        let places = admitted.iter().take_while(|slot| (*slot as usize) < rows.len());
+        let places = places.filter(|slot| wanted.except != Some(*slot)).filter_map(|slot| rows[slot as usize]);
+        let mut listed = Listed::of_rows(places);
+        drop(rows);
+        if !is_alone {
+            listed.sort();
+        }
+        (parts, Some(Rc::new(listed)))
+    }
+}

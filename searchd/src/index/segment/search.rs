@@ -1,0 +1,226 @@
+//! How searches go through a segment: by the graph, by the rows that a filter admits, or over all rows.
+//!
+//! Which way is decided by cost ([`super::super::plan`]): comparing every admitted row is often cheaper than a graph that
+//! has to wade through the rest. A walk through the graph is one search's own; what is compared row by row is compared for
+//! all searches of a batch together.
+
+use std::time::{Duration, Instant};
+
+use super::super::batch::Search;
+use super::super::damage::Damaged;
+use super::super::graph::{self, Admission, Asked, Cost};
+use super::super::nearest::Hit;
+use super::super::plan::{Findable, Part, Plan, Step, Way};
+use super::super::proposer::Proposer;
+use super::super::sweep::{Course, Rows, Sweep};
+use super::super::{Row, Wanted};
+use super::Segment;
+use crate::engine::Slot;
+use crate::search::stop::{Stop, Stopped};
+
+impl Segment {
+    /// Finds the best of this segment for each search, by the cheapest way.
+    pub(in crate::index) fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
+        let listed: Vec<_> = searches.iter().map(|search| search.listed.clone()).collect();
+        let mut courses = Vec::new();
+        for (place, search) in searches.iter_mut().enumerate() {
+            let started = Instant::now();
+            let rows = listed[place].as_ref().map(|listed| listed.of(self.part()));
+            let mut step = self.step(search.wanted, rows);
+            let has_walked = match (step.plan.way, &self.proposer) {
+                _ if search.damaged.is_some() => true,
+                (Way::Skip, _) => true,
+                (Way::Graph, Some(proposer)) => self.walk(proposer, search, &mut step, stop)?,
+                _ => false,
+            };
+            if !has_walked {
+                courses.push(match rows {
+                    Some(rows) if step.plan.way != Way::Scan => Course::new(place, Rows::Listed(rows)),
+                    _ => Course::new(place, Rows::All(0..self.vectors.len() as u32)),
+                });
+            }
+            step.took = started.elapsed();
+            search.trail.push(step);
+        }
+        self.sweep(courses, searches, stop)
+    }
+
+    /// Compares row by row.
+    fn sweep(&self, courses: Vec<Course<'_>>, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
+        if courses.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let together: Vec<usize> = courses.iter().map(|course| course.search).collect();
+        let mut compared = vec![0; searches.len()];
+        let mut sweep = Sweep::new(courses, searches[together[0]].wanted.scorer.query().len());
+        while sweep.advance() {
+            stop.check()?;
+            for course in sweep.courses() {
+                let search = &mut *searches[course.search];
+                compared[course.search] += self.compare(&course.rows, search);
+            }
+        }
+        // What is done together is each one's in equal parts.
+        let took = started.elapsed() / together.len() as u32;
+        for place in together {
+            if let Some(step) = searches[place].trail.last_mut() {
+                step.compared = compared[place];
+                step.took += took;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is going to be done here, as far as it is known.
+    fn step(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Step {
+        let findable = self.findable(wanted, listed);
+        Step {
+            part: Part::Segment(self.part()),
+            rows: self.vectors.len(),
+            live: self.live(),
+            findable,
+            plan: self.plan(wanted, findable),
+            fell_back: false,
+            computed: None,
+            proposed: 0,
+            compared: 0,
+            took: Duration::ZERO,
+        }
+    }
+
+    fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
+        let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
+        let share = findable.number() / rows as f64;
+        let graph = self.proposer.as_ref().filter(|_| !wanted.exact).map(|proposer| {
+            let ef = proposer.candidates(wanted.effort, wanted.k);
+            proposer.cost(Cost { ef, share, dimension })
+        });
+        Plan::cheapest(rows, findable, dimension, graph)
+    }
+
+    /// Nanoseconds that this segment would cost if so large a share of it were admitted.
+    pub fn expected_cost(&self, wanted: &Wanted<'_>, share: f64) -> f64 {
+        self.plan(wanted, Findable::Estimated(share * self.live() as f64)).cost()
+    }
+
+    fn findable(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Findable {
+        match (listed, wanted.admitted) {
+            (Some(rows), _) => Findable::Counted(rows.len()),
+            (None, Some(_)) => self.sample(wanted),
+            (None, None) if self.live() == 0 => Findable::Counted(0),
+            (None, None) => Findable::Estimated(self.live() as f64),
+        }
+    }
+
+    /// Asks the graph; false when rows have to be compared instead.
+    fn walk(
+        &self,
+        proposer: &Proposer,
+        search: &mut Search<'_>,
+        step: &mut Step,
+        stop: &Stop,
+    ) -> Result<bool, Stopped> {
+        let wanted = search.wanted;
+        let admits = |row: u32| !self.dead.contains(row) && wanted.admits(self.vectors.slot(row));
+        let everything = self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none();
+        let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
+        let admission = (!everything).then_some(Admission { admits: &admits, share });
+        let ef = proposer.candidates(wanted.effort, wanted.k);
+        let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, admission, stop };
+        let proposal = proposer.propose(&asked);
+        stop.check()?;
+        // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be just
+        // those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
+        let least = match step.findable {
+            Findable::Counted(rows) => wanted.k.min(rows),
+            Findable::Estimated(_) => wanted.k.min(step.live),
+        };
+        match proposal {
+            Ok(proposal) => {
+                (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
+                if proposal.rows.len() >= least && !proposal.is_short {
+                    step.compared = self.compare(&Rows::Listed(&proposal.rows), search);
+                    return Ok(true);
+                }
+            }
+            Err(graph::Error::Stopped(stopped)) => return Err(stopped),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
+            }
+        }
+        step.fell_back = true;
+        Ok(false)
+    }
+
+    /// Returns how many rows were compared. A damaged one ends the search.
+    fn compare(&self, rows: &Rows<'_>, search: &mut Search<'_>) -> usize {
+        if search.damaged.is_some() {
+            return 0;
+        }
+        let mut compared = 0;
+        let outcome = match rows {
+            Rows::All(rows) => self.compare_all(rows.clone(), search, &mut compared),
+            Rows::Listed(rows) => {
+                compared = rows.len();
+                self.compare_listed(rows, search)
+            }
+        };
+        search.damaged = outcome.err();
+        compared
+    }
+
+    fn compare_all(
+        &self,
+        rows: std::ops::Range<u32>,
+        search: &mut Search<'_>,
+        compared: &mut usize,
+    ) -> Result<(), Damaged> {
+        let slots = &self.vectors.slots()[rows.start as usize..rows.end as usize];
+        for (row, slot) in rows.zip(slots) {
+            if search.wanted.admits(*slot) && !self.dead.contains(row) {
+                self.score(row, search)?;
+                *compared += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_listed(&self, rows: &[u32], search: &mut Search<'_>) -> Result<(), Damaged> {
+        rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(next) = rows.get(i + AHEAD) {
+                self.vectors.prefetch(*next);
+            }
+            self.score(*row, search)?;
+        }
+        Ok(())
+    }
+
+    fn score(&self, row: u32, search: &mut Search<'_>) -> Result<(), Damaged> {
+        let here = Row { part: self.part(), row };
+        // Before its score is believed: a flipped bit may well move a row away.
+        if !self.vectors.is_sound(row) {
+            return Err(Damaged { row: here, slot: self.vectors.slot(row) });
+        }
+        let rank = search.wanted.scorer.rank(self.vectors.row(row), self.vectors.inverse_norm(row));
+        if rank >= search.nearest.threshold() {
+            search.nearest.push(Hit { rank, slot: self.vectors.slot(row), row: here });
+        }
+        Ok(())
+    }
+
+    /// How many rows may be found, from an even sample.
+    fn sample(&self, wanted: &Wanted<'_>) -> Findable {
+        let slots = self.vectors.slots();
+        let step = slots.len().div_ceil(SAMPLE).max(1);
+        let findable = |(row, slot): &(usize, &Slot)| wanted.admits(**slot) && !self.dead.contains(*row as u32);
+        let found = slots.iter().enumerate().step_by(step).filter(findable).count();
+        Findable::Estimated(found as f64 / slots.len().div_ceil(step).max(1) as f64 * slots.len() as f64)
+    }
+}
+
+/// Rows looked at to estimate how many a filter admits.
+const SAMPLE: usize = 2_048;
+/// Rows that are asked for ahead of the one being compared.
+const AHEAD: usize = 4;

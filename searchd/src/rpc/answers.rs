@@ -1,0 +1,152 @@
+//! From searches to their answers: those that are kept, and those that the pool finds.
+//!
+//! The searches of a batch run in groups, a group on one thread: what its members share is done once
+//! ([`crate::search::batch`]). As many groups as there are threads are under way at once, and each is small, so that a
+//! batch uses all cores and others get in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use nearfield_proto::v1;
+use tonic::Status;
+
+use super::caller::Caller;
+use super::{Service, request, status};
+use crate::engine::Address;
+use crate::search::{self, Answer, Query, Target};
+
+/// Most searches of one group: whoever comes meanwhile waits for so many at the most, on each thread.
+const GROUP_SEARCHES: usize = 8;
+
+/// A search that is not answered yet.
+struct Asked {
+    query: Query,
+    incarnation: u64,
+    /// It is run to be explained, though its answer is kept.
+    is_kept: bool,
+}
+
+enum LookedUp {
+    Answer(Arc<Answer>),
+    Asked(Asked),
+}
+
+type Outcome = Result<Arc<Answer>, Status>;
+
+impl Service {
+    pub(super) async fn search_once(&self, message: v1::SearchRequest, caller: &Caller) -> Outcome {
+        let query = self.checked(message, caller).await?;
+        match self.look_up(query)? {
+            LookedUp::Answer(answer) => Ok(answer),
+            LookedUp::Asked(asked) => {
+                let outcome = self.run_group(vec![asked], caller).await.pop();
+                outcome.unwrap_or_else(|| Err(Status::internal("the search failed")))
+            }
+        }
+    }
+
+    /// Answers each search by itself, in their order.
+    pub(super) async fn search_batch(&self, searches: Vec<v1::SearchRequest>, caller: &Caller) -> Vec<Outcome> {
+        let checked = searches.into_iter().map(|message| self.checked(message, caller));
+        let checked = futures::future::join_all(checked).await;
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(checked.len());
+        let mut waiting: BTreeMap<Address, Vec<(usize, Asked)>> = BTreeMap::new();
+        for (place, query) in checked.into_iter().enumerate() {
+            outcomes.push(match query.and_then(|query| self.look_up(query)) {
+                Ok(LookedUp::Answer(answer)) => Some(Ok(answer)),
+                Ok(LookedUp::Asked(asked)) => {
+                    waiting.entry(asked.query.address.clone()).or_default().push((place, asked));
+                    None
+                }
+                Err(status) => Some(Err(status)),
+            });
+        }
+        let groups = waiting.into_values().flat_map(|asked| groups(asked, self.0.pool.threads()));
+        let running = groups.map(async |group| {
+            let (places, asked): (Vec<usize>, Vec<Asked>) = group.into_iter().unzip();
+            places.into_iter().zip(self.run_group(asked, caller).await).collect::<Vec<_>>()
+        });
+        let mut answered = futures::stream::iter(running).buffer_unordered(self.0.pool.threads());
+        while let Some(group) = answered.next().await {
+            group.into_iter().for_each(|(place, outcome)| outcomes[place] = Some(outcome));
+        }
+        let outcomes =
+            outcomes.into_iter().map(|done| done.unwrap_or_else(|| Err(Status::internal("the search failed"))));
+        outcomes.collect()
+    }
+
+    /// Waits for the search's session, and checks the search.
+    pub(super) async fn checked(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Query, Status> {
+        self.await_session(&message.session).await?;
+        request::query(&caller.tenant, message, |address| self.settings(address))
+    }
+
+    fn look_up(&self, query: Query) -> Result<LookedUp, Status> {
+        let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
+        let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
+        // A search that is to be explained is run, whether its answer is kept or not.
+        let is_kept = query.explain && self.0.results.has(&query, incarnation, generation);
+        if !query.explain
+            && let Some(answer) = self.0.results.get(&query, incarnation, generation)
+        {
+            return Ok(LookedUp::Answer(answer));
+        }
+        Ok(LookedUp::Asked(Asked { query, incarnation, is_kept }))
+    }
+
+    /// Runs searches of one collection on one thread of the pool; answers in their order.
+    async fn run_group(&self, group: Vec<Asked>, caller: &Caller) -> Vec<Outcome> {
+        let (asked_at, searches) = (Instant::now(), group.len());
+        let (store, group) = (self.0.store.clone(), Arc::new(group));
+        let asked = group.clone();
+        let (k, filtered, exact) = (
+            asked.iter().map(|asked| asked.query.k).max(),
+            asked.iter().any(|asked| asked.query.filter.is_some()),
+            asked.iter().any(|asked| asked.query.exact),
+        );
+        let span = tracing::info_span!("search", k, filtered, exact, searches);
+        let searching = self.0.pool.run(caller.deadline, move |stop| {
+            let waited = asked_at.elapsed();
+            let queries: Vec<&Query> = asked.iter().map(|asked| &asked.query).collect();
+            (span.in_scope(|| search::run_all(&store, &queries, stop)), waited)
+        });
+        let (answers, waited) = match searching.await {
+            Ok(done) => done,
+            Err(error) => return group.iter().map(|_| Err(status::pool(error))).collect(),
+        };
+        let outcomes = group.iter().zip(answers).map(|(Asked { query, incarnation, is_kept }, answer)| {
+            let point = match &query.target {
+                Target::Point(id) => id,
+                Target::Values(_) => "",
+            };
+            let mut answer = answer.map_err(|error| self.failed(error, &query.address.name, point))?;
+            if let Some(explanation) = &mut answer.explanation {
+                explanation.is_kept = *is_kept;
+                explanation.phases.insert(0, ("wait", waited));
+            }
+            let answer = Arc::new(answer);
+            if answer.incarnation == *incarnation {
+                self.0.results.put(query, *incarnation, &answer);
+            }
+            Ok(answer)
+        });
+        outcomes.collect()
+    }
+}
+
+/// Splits the searches of one collection into groups, so that those with most to share come together: exact ones, and
+/// those of one filter.
+fn groups(mut asked: Vec<(usize, Asked)>, threads: usize) -> Vec<Vec<(usize, Asked)>> {
+    asked.sort_by_cached_key(|(_, asked)| {
+        (!asked.query.exact, asked.query.filter.as_ref().map(|filter| filter.canonical()))
+    });
+    let size = asked.len().div_ceil(threads.max(1)).clamp(1, GROUP_SEARCHES);
+    let mut groups = Vec::with_capacity(asked.len().div_ceil(size));
+    while !asked.is_empty() {
+        let rest = asked.split_off(size.min(asked.len()));
+        groups.push(std::mem::replace(&mut asked, rest));
+    }
+    groups
+}
