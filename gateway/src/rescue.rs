@@ -221,3 +221,18 @@ pub fn grpc_response(error: &Error) -> Response {
     refusal_headers(error, response.headers_mut());
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_told_as_data_loss_whatever_the_protocol() {
+        let error = Error::from(tonic::Status::data_loss("segment 7 of the collection \"docs\""));
+        let told = problem(&error, None);
+        assert_eq!((told.status, told.title), (500, "data-loss"));
+        assert!(told.detail.contains("segment 7") && told.kind.ends_with("/data-loss"), "{told:?}");
+        let response = grpc_response(&error);
+        assert_eq!(response.headers()["grpc-status"], (Code::DataLoss as i32).to_string());
+    }
+}

@@ -100,13 +100,14 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
         gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;
         self.caches(&mut encoder)?;
-        let refused = ConstCounter::new(self.store.damages.load(Ordering::Relaxed));
-        refused.encode(encoder.encode_descriptor(
-            "nearfield_searchd_damaged_answers",
-            "Answers that were refused because a vector that they need is damaged",
-            None,
-            refused.metric_type(),
-        )?)?;
+        let mut count = |name: &str, help: &str, value: &AtomicU64| {
+            let counter = ConstCounter::new(value.load(Ordering::Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+        };
+        let help = "Answers that were refused because a vector that they need is damaged";
+        count("nearfield_searchd_damaged_answers", help, &self.store.damages)?;
+        let help = "Hits that were looked up for streams of more than one block";
+        count("nearfield_searchd_streamed_hits", help, &self.store.streamed)?;
         self.archive(&mut encoder)?;
         self.replication(&mut encoder)
     }

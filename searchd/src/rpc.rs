@@ -3,6 +3,7 @@
 pub mod backups;
 
 mod answers;
+mod blocks;
 mod caller;
 mod collections;
 mod explanation;

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod batch;
 pub mod explain;
+pub mod hits;
 pub mod load;
 pub mod pool;
 pub mod stop;

@@ -30,6 +30,8 @@ pub struct Store {
     applied: watch::Sender<u64>,
     /// Answers that were refused because a vector is damaged.
     pub damages: AtomicU64,
+    /// Hits that were looked up for streams, block by block.
+    pub streamed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -57,6 +59,7 @@ impl Store {
             backlog: Backlog::default(),
             applied: watch::Sender::new(0),
             damages: AtomicU64::new(0),
+            streamed: AtomicU64::new(0),
         }
     }
 

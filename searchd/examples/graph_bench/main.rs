@@ -4,8 +4,10 @@
 //! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out. `--segments` measures
 //! what collections have instead: segments as settings make them, by recall that is asked for, with all their memory;
 //! how fast they open; and what they are after every vector was replaced ten times. `--sweep` asks one segment with ever
-//! more candidates, for `bench/peers/run`, which puts other engines beside it.
+//! more candidates, for `bench/peers/run`, which puts other engines beside it. `--batches` measures what a search costs
+//! alone and in batches.
 
+mod batches;
 mod data;
 mod segments;
 
@@ -30,7 +32,7 @@ const RECALLS: [f64; 2] = [0.95, 0.99];
 fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
-        bail!("usage: graph_bench [--no-usearch | --segments | --sweep] FOLDER…");
+        bail!("usage: graph_bench [--no-usearch | --segments | --sweep | --batches] FOLDER…");
     }
     println!("kernels: {:?}", Kernel::detect().level());
     for folder in &folders {
@@ -42,6 +44,10 @@ fn main() -> Result<()> {
         }
         if flags.iter().any(|flag| flag == "--sweep") {
             segments::sweep(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--batches") {
+            batches::measure(&data)?;
             continue;
         }
         measure_graph(&data, &Width::ALL)?;

@@ -1,5 +1,6 @@
 //! Segments as collections have them.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -50,6 +51,16 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// All of it in segments as they are by default.
+pub(crate) fn sealed(data: &Data, directory: &Path) -> Result<Index> {
+    let index = index(data, QUANTIZATIONS[0])?;
+    put(&index, data);
+    while let Some(sources) = index.sources(1) {
+        index.seal(&sources, directory, &Engines::new(2))?;
+    }
+    Ok(index)
 }
 
 /// One segment as it is by default, asked with ever more candidates.

@@ -1,3 +1,5 @@
+mod churn;
+
 use std::path::{Path, PathBuf};
 
 use nearfield_proto::v1;

@@ -21,14 +21,14 @@ use crate::search::{self, Answer, Query, Target};
 const GROUP_SEARCHES: usize = 8;
 
 /// A search that is not answered yet.
-struct Asked {
-    query: Query,
+pub(super) struct Asked {
+    pub(super) query: Query,
     incarnation: u64,
     /// It is run to be explained, though its answer is kept.
     is_kept: bool,
 }
 
-enum LookedUp {
+pub(super) enum LookedUp {
     Answer(Arc<Answer>),
     Asked(Asked),
 }
@@ -40,11 +40,13 @@ impl Service {
         let query = self.checked(message, caller).await?;
         match self.look_up(query)? {
             LookedUp::Answer(answer) => Ok(answer),
-            LookedUp::Asked(asked) => {
-                let outcome = self.run_group(vec![asked], caller).await.pop();
-                outcome.unwrap_or_else(|| Err(Status::internal("the search failed")))
-            }
+            LookedUp::Asked(asked) => self.run_one(asked, caller).await,
         }
+    }
+
+    pub(super) async fn run_one(&self, asked: Asked, caller: &Caller) -> Outcome {
+        let outcome = self.run_group(vec![asked], caller).await.pop();
+        outcome.unwrap_or_else(|| Err(Status::internal("the search failed")))
     }
 
     /// Answers each search by itself, in their order.
@@ -83,7 +85,7 @@ impl Service {
         request::query(&caller.tenant, message, |address| self.settings(address))
     }
 
-    fn look_up(&self, query: Query) -> Result<LookedUp, Status> {
+    pub(super) fn look_up(&self, query: Query) -> Result<LookedUp, Status> {
         let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
         let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
         // A search that is to be explained is run, whether its answer is kept or not.
@@ -117,11 +119,7 @@ impl Service {
             Err(error) => return group.iter().map(|_| Err(status::pool(error))).collect(),
         };
         let outcomes = group.iter().zip(answers).map(|(Asked { query, incarnation, is_kept }, answer)| {
-            let point = match &query.target {
-                Target::Point(id) => id,
-                Target::Values(_) => "",
-            };
-            let mut answer = answer.map_err(|error| self.failed(error, &query.address.name, point))?;
+            let mut answer = answer.map_err(|error| self.failed(error, &query.address.name, point(query)))?;
             if let Some(explanation) = &mut answer.explanation {
                 explanation.is_kept = *is_kept;
                 explanation.phases.insert(0, ("wait", waited));
@@ -133,6 +131,14 @@ impl Service {
             Ok(answer)
         });
         outcomes.collect()
+    }
+}
+
+/// The id that a search starts from, empty for none.
+pub(super) fn point(query: &Query) -> &str {
+    match &query.target {
+        Target::Point(id) => id,
+        Target::Values(_) => "",
     }
 }
 

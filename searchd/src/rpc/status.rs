@@ -149,3 +149,17 @@ pub(super) fn problem(status: &Status) -> v1::Problem {
 
 /// More would not fit into the trailers that carry them.
 const MAX_VIOLATIONS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_names_the_point_and_where_it_is() {
+        let status = search(search::Error::Damaged { segment: 7, id: "p-1".into() }, "docs", "");
+        assert_eq!(status.code(), Code::DataLoss);
+        for word in ["\"p-1\"", "segment 7", "\"docs\""] {
+            assert!(status.message().contains(word), "{word}: {status:?}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::caller::Caller;
-use super::vector_search::{Outgoing, results};
+use super::vector_search::Outgoing;
 use super::{Service, status};
 
 /// Searches of one stream that run at once.
@@ -81,21 +81,27 @@ impl Service {
             let description = format!("has {} bytes, at most {MAX_REQUEST_ID_BYTES} are allowed", request_id.len());
             Err(status::violation("/request_id", description))
         } else {
-            caller.limit(self.search_once(message, caller)).await
+            caller.limit(self.blocks(message, caller)).await
         };
-        match outcome {
-            Ok(answer) => {
-                for message in results(&answer, &request_id) {
-                    if sender.send(Ok(message)).await.is_err() {
-                        return;
+        let failure = match outcome {
+            Err(error) => error,
+            Ok(mut blocks) => loop {
+                match blocks.next().await {
+                    None => return,
+                    Some(Err(error)) => break error,
+                    Some(Ok(messages)) => {
+                        for message in messages {
+                            let message = v1::SearchResult { request_id: request_id.clone(), ..message };
+                            if sender.send(Ok(message)).await.is_err() {
+                                return;
+                            }
+                        }
                     }
                 }
-            }
-            Err(error) => {
-                let problem = Some(status::problem(&error));
-                let last = v1::SearchResult { request_id, last: true, problem, ..Default::default() };
-                let _ = sender.send(Ok(last)).await;
-            }
-        }
+            },
+        };
+        let problem = Some(status::problem(&failure));
+        let last = v1::SearchResult { request_id, last: true, problem, ..Default::default() };
+        let _ = sender.send(Ok(last)).await;
     }
 }

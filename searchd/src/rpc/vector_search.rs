@@ -33,13 +33,8 @@ impl VectorSearch for Service {
         request: Request<v1::SearchRequest>,
     ) -> Result<Response<Self::StreamSearchStream>, Status> {
         let caller = Caller::of(request.metadata())?;
-        let answer = caller.limit(self.search_once(request.into_inner(), &caller)).await?;
-        let admitted = self.0.drain.admit();
-        let results = results(&answer, "").map(move |result| {
-            let _until_sent = &admitted;
-            Ok(result)
-        });
-        Ok(Response::new(Box::pin(futures::stream::iter(results))))
+        let blocks = caller.limit(self.blocks(request.into_inner(), &caller)).await?;
+        Ok(Response::new(blocks.into_stream(self.0.drain.admit())))
     }
 
     async fn bidirectional_search(
@@ -145,26 +140,7 @@ fn response(answer: &Answer) -> Result<v1::SearchResponse, Status> {
     })
 }
 
-/// The messages of one streamed search; the last one says so.
-pub(super) fn results(answer: &Answer, request_id: &str) -> impl Iterator<Item = v1::SearchResult> + Send + use<> {
-    let total = answer.hits.len();
-    let mut messages: Vec<_> = answer.hits.iter().map(result).collect();
-    if messages.is_empty() {
-        messages.push(v1::SearchResult::default());
-    }
-    let request_id = request_id.to_owned();
-    let end = messages.len();
-    messages.into_iter().enumerate().map(move |(i, mut message)| {
-        message.request_id.clone_from(&request_id);
-        if i + 1 == end {
-            message.last = true;
-            message.total_results = total as u64;
-        }
-        message
-    })
-}
-
-fn result(found: &Found) -> v1::SearchResult {
+pub(super) fn result(found: &Found) -> v1::SearchResult {
     v1::SearchResult {
         vector_id: found.id.clone(),
         score: found.score,

@@ -360,3 +360,60 @@ fn an_answer_that_needs_a_damaged_vector_is_refused_by_name() {
     }
     assert_eq!(answers[2].as_ref().unwrap().hits.len(), 2_000, "what does not need it is answered");
 }
+
+#[test]
+fn hits_that_are_looked_up_late_show_nothing_that_was_not_found() {
+    let mut world = World::new();
+    let filter = filter::parse(br#"{"n":{"$lt":900}}"#, "").map(Arc::new).ok();
+    let query = Query {
+        address: address(),
+        target: Target::Values(vec![0.25; DIMENSION]),
+        k: 1_000,
+        effort: None,
+        exact: false,
+        filter,
+        include: Include { metadata: true, values: true },
+        explain: false,
+    };
+    let before = run(&world.store, &query, &Stop::default()).unwrap().hits;
+    let hits = hits::find(&world.store, query.clone(), &Stop::default()).unwrap();
+    let in_blocks = |store: &Store, from: usize| {
+        let blocks = (from..hits.len())
+            .step_by(128)
+            .map(|start| hits.look_up(store, start..hits.len().min(start + 128)).unwrap());
+        blocks.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(in_blocks(&world.store, 0), before, "without a write it is the answer");
+    // A row that moves to a segment is the same row.
+    let index = world.index();
+    let sources = index.sources_at_rest().unwrap();
+    index.seal(&sources, world._directory.path(), &Engines::new(2)).unwrap();
+    assert_eq!(in_blocks(&world.store, 0), before);
+    let number = |place: usize| before[place].id[1..].parse::<u64>().unwrap();
+    let (deleted, replaced, excluded, changed) = (300, 301, 302, 303);
+    world.delete(number(deleted));
+    world.put(number(replaced), &mut SmallRng::seed_from_u64(1));
+    let patch = |place: usize, n: &str| {
+        let metadata = [("n".to_owned(), n.to_owned().into())].into_iter().collect();
+        log::entry::Change::Patch(log::Patch {
+            id: before[place].id.clone(),
+            values: Bytes::new(),
+            metadata,
+            version: 2,
+        })
+    };
+    world.apply(patch(excluded, "950"));
+    world.apply(patch(changed, "17"));
+    let expected: Vec<Found> = before
+        .iter()
+        .enumerate()
+        .filter_map(|(place, found)| match place {
+            _ if place == deleted || place == replaced || place == excluded => None,
+            _ if place == changed => Some(Found { metadata: r#"{"n":17}"#.into(), ..found.clone() }),
+            _ => Some(found.clone()),
+        })
+        .collect();
+    assert_eq!(in_blocks(&world.store, 0), expected);
+    world.apply(log::entry::Change::DeleteCollection(log::DeleteCollection {}));
+    assert_eq!(in_blocks(&world.store, 0), []);
+}

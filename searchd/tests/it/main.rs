@@ -16,3 +16,4 @@ mod replication;
 mod restart;
 mod running;
 mod search;
+mod streaming;
