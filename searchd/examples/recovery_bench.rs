@@ -3,9 +3,10 @@
 //! `log`: so many acknowledged inserts of one 384-d point each, none of them in a checkpoint, then kill -9. `disk`: so many
 //! points in sealed segments and a checkpoint. Each is then started again, several times, and timed from the start of the
 //! process until the ready line and until the first answer, which is compared with the exact one. `--url` of an object
-//! storage also times a start from an empty directory.
+//! storage also times a start from an empty directory, and says how much of the data had come by the first answer.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ const STARTS: usize = 5;
 const IN_FLIGHT: usize = 512;
 /// Points of one insert when segments are wanted.
 const BLOCK: u64 = 1_000;
+const CENTRES: u64 = 4_000;
 
 #[derive(Parser)]
 struct Arguments {
@@ -34,6 +36,9 @@ struct Arguments {
     /// An object storage for a start from nothing
     #[arg(long)]
     url: Option<String>,
+    /// Where the points of `disk` are made and stay, to be used again
+    #[arg(long)]
+    directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -106,9 +111,11 @@ fn id(row: u64) -> String {
     format!("p{row:08}")
 }
 
+/// Around one of many centres, as embeddings are: noise has no neighbourhoods to find.
 fn values(row: u64) -> Vec<f32> {
+    let mut centre = SmallRng::seed_from_u64(u64::MAX - row % CENTRES);
     let mut random = SmallRng::seed_from_u64(row);
-    (0..DIMENSION).map(|_| random.random_range(-1.0..1.0)).collect()
+    (0..DIMENSION).map(|_| centre.random_range(-1.0..1.0) + random.random_range(-0.5..0.5)).collect()
 }
 
 fn block(rows: std::ops::Range<u64>) -> v1::InsertRequest {
@@ -132,47 +139,93 @@ async fn fill(served: &Served, rows: u64, size: u64) -> Result<()> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (directory, rows) = (tempfile::tempdir()?, arguments.rows);
+    let (scratch, rows) = (tempfile::tempdir()?, arguments.rows);
+    let directory = arguments.directory.as_deref().unwrap_or_else(|| scratch.path());
     let no_checkpoints = ("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "1000000000000");
     let settings: Vec<(&str, &str)> = match arguments.what {
         What::Disk => Vec::new(),
         What::Log => vec![no_checkpoints, ("NEARFIELD_ENGINE__SEAL_ROWS", "1000000000")],
     };
-    let served = start(directory.path(), &settings).await?;
-    let filling = Instant::now();
-    fill(&served, rows, if arguments.what == What::Log { 1 } else { BLOCK }).await?;
-    println!("{rows} points of {DIMENSION} dimensions were acknowledged in {:.1} s", filling.elapsed().as_secs_f64());
-    match arguments.what {
-        // Its last act is to seal what is due and to write a checkpoint.
-        What::Disk => served.stop()?,
-        What::Log => served.kill()?,
+    if !directory.join("MANIFEST").exists() {
+        let served = start(directory, &settings).await?;
+        let filling = Instant::now();
+        fill(&served, rows, if arguments.what == What::Log { 1 } else { BLOCK }).await?;
+        println!(
+            "{rows} points of {DIMENSION} dimensions were acknowledged in {:.1} s",
+            filling.elapsed().as_secs_f64()
+        );
+        match arguments.what {
+            // Its last act is to seal what is due and to write a checkpoint.
+            What::Disk => served.stop()?,
+            What::Log => served.kill()?,
+        }
     }
+    let mut starts = Vec::new();
     for _ in 0..STARTS {
-        report("restart", start(directory.path(), &settings).await?, rows).await?;
+        starts.push(began(start(directory, &settings).await?, directory, rows).await?);
     }
+    report("restart", &starts);
     if let Some(url) = &arguments.url {
-        let archive = [("NEARFIELD_ARCHIVE__URL", url.as_str()), ("NEARFIELD_ARCHIVE__BACKUP_EVERY", "1h")];
-        let served = start(directory.path(), &archive).await?;
+        let archive = [("NEARFIELD_ARCHIVE__URL", url.as_str()), ("NEARFIELD_ARCHIVE__BACKUP_EVERY", "0s")];
+        let served = start(directory, &archive).await?;
         let made =
             Command::new(program()?).args(["backup", "create", "--server", &served.grpc]).envs(archive).status()?;
         ensure!(made.success(), "no backup was made");
         served.kill()?;
+        let mut starts = Vec::new();
         for _ in 0..STARTS {
             let fresh = tempfile::tempdir()?;
             let from = [("NEARFIELD_STORAGE__RESTORE_FROM", url.as_str())];
-            report("start from object storage", start(fresh.path(), &from).await?, rows).await?;
+            starts.push(began(start(fresh.path(), &from).await?, fresh.path(), rows).await?);
         }
+        report("start from object storage", &starts);
     }
     Ok(())
 }
 
-/// Prints how long a start took, and ends it.
-async fn report(what: &str, served: Served, rows: u64) -> Result<()> {
+/// How one start went.
+struct Start {
+    ready: Duration,
+    first: Duration,
+    /// Of the data directory on the disk by the first answer: of a start from object storage, what had come.
+    bytes: u64,
+}
+
+/// Times a start, and ends it.
+async fn began(served: Served, directory: &Path, rows: u64) -> Result<Start> {
     let first = served.answers(rows / 2).await?;
+    let bytes = stored(directory)?;
     // Others are right, too.
     for row in [0, rows - 1] {
         served.answers(row).await?;
     }
-    println!("{what}: ready after {} ms, first answer after {} ms", served.ready.as_millis(), first.as_millis());
-    served.kill()
+    let ready = served.ready;
+    served.kill()?;
+    Ok(Start { ready, first, bytes })
+}
+
+/// Bytes on the disk, holes left out.
+fn stored(directory: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let meta = std::fs::metadata(&path)?;
+        bytes += if meta.is_dir() { stored(&path)? } else { meta.blocks() * 512 };
+    }
+    Ok(bytes)
+}
+
+fn report(what: &str, starts: &[Start]) {
+    let spread = |of: fn(&Start) -> u64| {
+        let mut all: Vec<u64> = starts.iter().map(of).collect();
+        all.sort_unstable();
+        format!("{} / {} / {}", all[0], all[all.len() / 2], all[all.len() - 1])
+    };
+    println!(
+        "{what}, min / median / max of {}: ready after {} ms, first answer after {} ms with {} MB on the disk",
+        starts.len(),
+        spread(|start| start.ready.as_millis() as u64),
+        spread(|start| start.first.as_millis() as u64),
+        spread(|start| start.bytes / 1_000_000)
+    );
 }

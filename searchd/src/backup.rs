@@ -12,6 +12,7 @@
 //! | `log/<node>/<first>-<last>-<BLAKE3>` | records of an instance's log |
 
 pub mod archive;
+pub mod arriving;
 pub mod create;
 pub mod manifest;
 pub mod repository;
@@ -19,6 +20,8 @@ pub mod restore;
 pub mod retention;
 pub mod running;
 pub mod schedule;
+
+mod coming;
 
 use std::io;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@
 //! checkpoint or the new one.
 
 mod format;
+mod records;
 mod restore;
 mod snapshot;
 mod write;

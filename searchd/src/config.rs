@@ -64,6 +64,9 @@ pub struct Storage {
     pub reserve_bytes: u64,
     /// An object storage, as `archive.url` names one: an empty data directory is restored from it before the start.
     pub restore_from: String,
+    /// Most bytes a second that such a start fetches in the background while it serves; what searches wait for is not counted.
+    /// 0 for no bound.
+    pub restore_bytes_per_second: u64,
 }
 
 impl Default for Storage {
@@ -74,6 +77,7 @@ impl Default for Storage {
             checkpoint_bytes: MIB * 64,
             reserve_bytes: MIB * 256,
             restore_from: String::new(),
+            restore_bytes_per_second: 0,
         }
     }
 }

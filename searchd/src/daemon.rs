@@ -19,10 +19,12 @@ use nearfield_telemetry::readiness::{Readiness, State as Ready};
 use nearfield_telemetry::{admin, process};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::Config;
+use crate::backup::arriving::Arriving;
 use crate::backup::{self, create::Identity, restore};
 use crate::cache::{Caches, Results};
 use crate::checkpoint::{self, Checkpointer};
@@ -86,7 +88,28 @@ pub struct Searchd {
     observing: Observing,
     links: Links,
     archiving: Option<backup::running::Running>,
+    filling: Filling,
     _node: Arc<Node>,
+}
+
+/// Fetches what a start from object storage has left there.
+struct Filling {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Filling {
+    fn start(config: &Config, arriving: Arriving) -> Self {
+        let (stop, concurrency) = (CancellationToken::new(), config.archive.concurrency);
+        let task = tokio::spawn(arriving.fill(concurrency, config.storage.restore_bytes_per_second, stop.clone()));
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // A panic was reported by itself.
+        let _ = self.task.await;
+    }
 }
 
 /// The threads that only look: for what filters ask, and at how much searches find.
@@ -118,6 +141,7 @@ impl Searchd {
         let caches = Caches::new(&config.cache);
         let kept = caches.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
+        let arriving = opened.arriving.clone();
         let Written { node, store, log, committer, committing, maintaining, archiving } = write(&config, opened)?;
         let watch = recall::Watch::new(store.clone(), config.engine.recall_interval, &mut registry);
         let observing = Observing::start(&store, watch).map_err(Error::Thread)?;
@@ -137,6 +161,7 @@ impl Searchd {
             caches,
             links: links.states.clone(),
             archive: archiving.as_ref().map(|archiving| archiving.states.clone()),
+            arriving: arriving.clone(),
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
         let service = Service::new(Parts { store, committer, pool: pool.clone(), results, drain: drain.clone() });
@@ -147,7 +172,7 @@ impl Searchd {
         let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
-        let patience = config.server.drain;
+        let (patience, filling) = (config.server.drain, Filling::start(&config, arriving));
         Ok(Self {
             grpc,
             admin,
@@ -160,6 +185,7 @@ impl Searchd {
             observing,
             links,
             archiving,
+            filling,
             _node: node,
         })
     }
@@ -183,6 +209,7 @@ impl Searchd {
             self.serving.abort();
             let _ = self.serving.await;
         }
+        self.filling.stop().await;
         // The services held the last handles; the committer ends when its queue is empty and closed.
         self.links.stop().await;
         let (committing, maintaining, observing) = (self.committing, self.maintaining, self.observing);
@@ -207,7 +234,7 @@ struct Written {
 }
 
 fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
-    let Opened { node, store, wal, clock, progress, checkpointer } = opened;
+    let Opened { node, store, wal, clock, progress, checkpointer, arriving } = opened;
     let (log, region) = (wal.reader(), &config.server.region);
     let room = || Room::new(&node.directory, config.storage.reserve_bytes);
     let parts = commit::Parts {
@@ -236,7 +263,7 @@ fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
     let maintaining = maintenance.start().map_err(Error::Thread)?;
     let identity = Identity { node: node.id, region: region.clone() };
     let snapshots = maintaining.snapshots();
-    let archiving = backup::running::start(&config.archive, identity, log.clone(), progress, snapshots)?;
+    let archiving = backup::running::start(&config.archive, identity, log.clone(), progress, snapshots, arriving)?;
     Ok(Written { node, store, log, committer, committing, maintaining, archiving })
 }
 
@@ -248,6 +275,7 @@ struct Opened {
     clock: HybridClock,
     progress: Arc<Progress>,
     checkpointer: Checkpointer,
+    arriving: Arriving,
 }
 
 fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
@@ -257,7 +285,8 @@ fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
         return Err(Error::Restoring(node.directory.clone()));
     }
     checkpoint::remove_leftovers(&node.directory);
-    let restored = checkpoint::restore(&node.directory, &builder(config), caches)?;
+    let arriving = Arriving::open(&node.directory, &tokio::runtime::Handle::current())?;
+    let restored = checkpoint::restore(&node.directory, &builder(config), caches, &arriving.arrivals())?;
     let (store, from, checkpointer) = (restored.store, restored.from_record, restored.checkpointer);
     let (mut records, mut bytes) = (0u64, 0u64);
     let wal = Wal::open(&node.directory.join("wal"), config.storage.log_file_bytes, from, |replay| {
@@ -276,10 +305,10 @@ fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
     let progress = Arc::new(Progress::new(&wal, from, bytes, kept));
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(from, records, seconds, "read the checkpoint and the log after it");
-    Ok(Opened { node: Arc::new(node), store: Arc::new(store), wal, clock, progress, checkpointer })
+    Ok(Opened { node: Arc::new(node), store: Arc::new(store), wal, clock, progress, checkpointer, arriving })
 }
 
-/// Fetches everything from object storage when the settings say so and the data directory has nothing.
+/// Fetches what a start needs first from object storage when the settings say so and the data directory has nothing.
 async fn restore_empty(config: &Config) -> Result<(), Error> {
     let directory = &config.storage.data_dir;
     if config.storage.restore_from.is_empty() || !restore::is_empty(directory)? && !restore::is_unfinished(directory) {
@@ -292,6 +321,7 @@ async fn restore_empty(config: &Config) -> Result<(), Error> {
         until: restore::Until::Latest,
         concurrency: config.archive.concurrency,
         log_file_bytes: config.storage.log_file_bytes,
+        lazily: true,
     };
     match restore::restore(&repository, &wanted, directory).await {
         Ok(restored) => {

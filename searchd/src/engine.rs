@@ -6,6 +6,7 @@
 
 pub mod collection;
 pub mod record;
+pub mod records;
 pub mod settings;
 pub mod stamp;
 pub mod vector_clock;
@@ -66,7 +67,7 @@ pub enum Malformed {
 }
 
 /// What a name stands for.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Holder {
     /// The latest deletion of the collection: everything up to it is void.
     pub deleted: Option<Stamp>,
@@ -82,7 +83,7 @@ impl Holder {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct State {
     holders: BTreeMap<Address, Holder>,
     sites: Sites,

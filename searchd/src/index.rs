@@ -5,6 +5,7 @@
 //! gets a tombstone. Readers take no lock that a writer holds for longer than one row.
 
 pub mod admitted;
+pub mod arrival;
 pub mod batch;
 pub mod bits;
 pub mod calibration;
@@ -26,6 +27,7 @@ mod hnsw;
 mod mend;
 mod packed;
 mod parts;
+mod restore;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -46,7 +48,7 @@ use damage::Damaged;
 use head::Chunk;
 use kernel::Kernel;
 use nearest::ById;
-use parts::Parts;
+use parts::{Listed, Parts};
 use score::Scorer;
 use segment::Segment;
 
@@ -153,7 +155,23 @@ impl Index {
         self.parts.load().segment(row.part).is_some()
     }
 
-    /// The slot's vector in full precision.
+    /// Whether all vectors are there: after a start from object storage they come bit by bit.
+    pub fn is_there(&self) -> bool {
+        self.parts.load().segments.iter().all(|segment| segment.vectors.is_there())
+    }
+
+    /// Returns when the vectors of these slots are there. To be called by whoever is about to ask for them under a lock.
+    pub fn bring(&self, slots: impl Iterator<Item = Slot>, stop: &Stop) -> Result<(), Stopped> {
+        if self.is_there() {
+            return Ok(());
+        }
+        let listed = Listed::of_rows(slots.filter_map(|slot| self.row(slot)));
+        let parts = self.parts.load_full();
+        parts.segments.iter().try_for_each(|segment| segment.vectors.bring(listed.of(segment.part()), stop))
+    }
+
+    /// The slot's vector in full precision. One that has not come yet is waited for, however long it takes: see
+    /// [`Index::bring`].
     ///
     /// # Errors
     /// It is damaged.
@@ -166,6 +184,7 @@ impl Index {
                 return Ok(chunk.values(row.row));
             }
             if let Some(segment) = parts.segment(row.part) {
+                segment.vectors.await_row(row.row);
                 if !segment.vectors.is_sound(row.row) {
                     return Err(Damaged { row, slot });
                 }

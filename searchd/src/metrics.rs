@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::backup::arriving::Arriving;
 use crate::backup::running::States;
 use crate::cache::{Caches, Counts, Results};
 use crate::commit::Queue;
@@ -62,6 +63,7 @@ pub struct Gauges {
     pub caches: Caches,
     pub links: Vec<(String, Arc<Link>)>,
     pub archive: Option<States>,
+    pub arriving: Arriving,
 }
 
 impl fmt::Debug for Gauges {
@@ -99,6 +101,12 @@ impl Collector for Gauges {
         gauge("nearfield_searchd_result_cache_bytes", "Answers that are kept", self.results.bytes())?;
         gauge("nearfield_searchd_vector_cache_bytes", "Vectors that are kept", self.caches.vectors.bytes())?;
         gauge("nearfield_searchd_filter_cache_bytes", "What filters admit that is kept", self.caches.masks.bytes())?;
+        let missing = self.arriving.missing_bytes();
+        gauge(
+            "nearfield_searchd_restore_missing_bytes",
+            "Vectors that have not come from the object storage",
+            missing,
+        )?;
         self.caches(&mut encoder)?;
         let mut count = |name: &str, help: &str, value: &AtomicU64| {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));

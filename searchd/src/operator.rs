@@ -127,6 +127,7 @@ pub(crate) async fn run(command: Command, config: &Config) -> anyhow::Result<()>
                 until: until.until()?,
                 concurrency: config.archive.concurrency,
                 log_file_bytes: config.storage.log_file_bytes,
+                lazily: false,
             };
             let restored = restore(&storage.open(config)?, &wanted, &config.storage.data_dir).await?;
             println!(

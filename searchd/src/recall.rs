@@ -132,7 +132,8 @@ impl Watch {
             live.map(|(address, found)| (address.clone(), found.incarnation, found.generation)).collect()
         };
         let with_graphs = collections.into_iter().filter_map(|(address, incarnation, generation)| {
-            let index = self.store.index(incarnation).filter(|index| !index.segments().is_empty())?;
+            let index =
+                self.store.index(incarnation).filter(|index| !index.segments().is_empty() && index.is_there())?;
             Some((address, incarnation, generation, index))
         });
         let watched: Vec<_> = with_graphs.take(MAX_WATCHED).collect();

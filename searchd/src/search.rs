@@ -105,11 +105,24 @@ pub fn run(store: &Store, query: &Query, stop: &Stop) -> Result<Answer, Error> {
 /// Finds min(k, matches) hits for each of several queries of one collection, in their order. What they share is done
 /// once: looks at the state, filters that are the same, rows that are compared.
 pub fn run_all(store: &Store, queries: &[&Query], stop: &Stop) -> Vec<Result<Answer, Error>> {
+    if let Err(stopped) = bring_targets(store, queries, stop) {
+        return queries.iter().map(|_| Err(stopped.into())).collect();
+    }
     let done = batch::run(store, queries, stop, &gather);
     let answers = done.into_iter().zip(queries).map(|((answer, explanation), query)| {
         Ok(Answer { explanation: query.explain.then(|| Box::new(explanation)), ..answer? })
     });
     answers.collect()
+}
+
+/// Vectors of stored points from which searches start: to be there before they are asked for under a lock.
+fn bring_targets(store: &Store, queries: &[&Query], stop: &Stop) -> Result<(), Stopped> {
+    let ids = queries.iter().filter_map(|query| match &query.target {
+        Target::Values(_) => None,
+        Target::Point(id) => Some(id),
+    });
+    let slots = |collection: &Collection| ids.filter_map(|id| Some(collection.get(id)?.0)).collect();
+    queries.first().map_or(Ok(()), |query| store.bring(&query.address, slots, stop))
 }
 
 /// The state: locked anew for each look, or held all the time.

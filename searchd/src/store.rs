@@ -19,6 +19,7 @@ use crate::index::Index;
 use crate::index::kernel::Kernel;
 use crate::metadata;
 use crate::metadata::catch_up::Backlog;
+use crate::search::stop::{Stop, Stopped};
 
 pub struct Store {
     state: RwLock<State>,
@@ -84,6 +85,23 @@ impl Store {
         Some(look(collection, &index))
     }
 
+    /// Returns when the vectors of these slots of a collection are there. Blocks, and holds no lock meanwhile; for those who are
+    /// about to ask for them under one.
+    pub fn bring(
+        &self,
+        address: &Address,
+        slots: impl FnOnce(&Collection) -> Vec<Slot>,
+        stop: &Stop,
+    ) -> Result<(), Stopped> {
+        let incomplete = |collection: &Collection, index: &Arc<Index>| {
+            (!index.is_there()).then(|| (index.clone(), slots(collection)))
+        };
+        match self.with_collection(address, incomplete).flatten() {
+            Some((index, slots)) => index.bring(slots.into_iter(), stop),
+            None => Ok(()),
+        }
+    }
+
     pub fn index(&self, incarnation: u64) -> Option<Arc<Index>> {
         self.indexes.read().0.get(&incarnation).map(|followers| followers.vectors.clone())
     }
@@ -140,6 +158,11 @@ impl Store {
         if !metadata.is_complete() && !std::mem::replace(&mut metadata.is_awaited, true) {
             self.backlog.push(address.clone(), collection.incarnation);
         }
+    }
+
+    /// Whether all vectors are there: see [`Index::is_there`].
+    pub fn is_there(&self) -> bool {
+        self.indexes.read().0.values().all(|followers| followers.vectors.is_there())
     }
 
     /// All indexes.

@@ -105,7 +105,7 @@ struct Format {
 
 impl File {
     /// Whether the path stays below the directory that it is for.
-    fn is_inside(&self) -> bool {
+    pub(super) fn is_inside(&self) -> bool {
         let mut parts = Path::new(&self.path).components();
         !self.path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
     }

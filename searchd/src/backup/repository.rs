@@ -1,5 +1,6 @@
 //! The object storage, under one prefix, whatever it is.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::Error;
+use super::manifest::File;
 
 /// Bytes of a chunk; the last one of a file is smaller.
 pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
@@ -83,6 +85,16 @@ impl Repository {
             return Err(Error::Damaged(object.to_owned()));
         }
         found.bytes().await.map(Some).map_err(failed)
+    }
+
+    /// These bytes of a file, which are in one of its chunks; nothing tells yet that they are what they should be.
+    pub async fn range(&self, file: &File, bytes: Range<u64>) -> Result<Bytes, Error> {
+        let chunk = bytes.start / CHUNK_BYTES as u64;
+        let object = chunk_object(file.chunks.get(chunk as usize).map_or("", String::as_str));
+        let start = chunk * CHUNK_BYTES as u64;
+        let found = self.store.get_range(&Path::from(object.as_str()), bytes.start - start..bytes.end - start).await;
+        let found = found.map_err(|source| Error::Store { doing: "reading", object: object.clone(), source })?;
+        if found.len() as u64 == bytes.end - bytes.start { Ok(found) } else { Err(Error::Damaged(object)) }
     }
 
     /// Everything in a folder and the folders in it; the paths begin with the folder's.

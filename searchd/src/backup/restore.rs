@@ -13,8 +13,10 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::manifest::{self, Backup, File};
 use super::repository::{CHUNK_BYTES, Repository};
-use super::{Error, archive, blocking};
+use super::{Error, archive, arriving, blocking};
 use crate::engine::vector_clock::VectorClock;
+use crate::index::segment::VECTORS;
+use crate::index::vectors::{HEADER, Header, Vectors};
 use crate::node;
 use crate::wal::{Replay, Wal, sync_directory};
 
@@ -46,6 +48,8 @@ pub struct Wanted {
     pub concurrency: usize,
     /// Size of the log files that are written.
     pub log_file_bytes: u64,
+    /// Leave the vectors where they are: searchd fetches them while it serves (see [`super::arriving`]).
+    pub lazily: bool,
 }
 
 /// What was restored.
@@ -102,15 +106,23 @@ pub async fn restore(repository: &Repository, wanted: &Wanted, directory: &Path)
     let backup = choose(repository, wanted).await?;
     mark(directory, &backup.id)?;
     remove_replayed(directory, &backup)?;
-    let files = &backup.files;
-    let jobs: Vec<(usize, usize)> =
-        (0..files.len()).flat_map(|at| (0..files[at].chunks.len()).map(move |chunk| (at, chunk))).collect();
-    for file in files {
+    for file in &backup.files {
         prepare(directory, file)?;
     }
-    let fetching =
-        futures::stream::iter(jobs).map(|(at, chunk)| place(repository, directory, &files[at], chunk).boxed());
+    let (later, now): (Vec<&File>, Vec<&File>) =
+        backup.files.iter().partition(|file| wanted.lazily && is_vectors(file));
+    let whole = now.into_iter().flat_map(|file| (0..file.chunks.len()).map(move |chunk| (file, Some(chunk))));
+    let jobs = later.iter().map(|file| (*file, None)).chain(whole);
+    let fetching = futures::stream::iter(jobs).map(|(file, chunk)| match chunk {
+        Some(chunk) => place(repository, directory, file, chunk).boxed(),
+        None => lay_out(repository, directory, file).boxed(),
+    });
     fetching.buffer_unordered(wanted.concurrency.max(1)).try_collect::<Vec<()>>().await?;
+    if later.is_empty() {
+        arriving::unmark(directory)?;
+    } else {
+        arriving::mark(directory, repository.url(), later.into_iter().cloned().collect())?;
+    }
     settle(directory, &backup)?;
     let mut restored = Restored { last_record: backup.next_record - 1, backup, records: 0 };
     if wanted.until != Until::Backup {
@@ -180,6 +192,34 @@ fn prepare(directory: &Path, file: &File) -> Result<(), Error> {
         made.sync_all()
     };
     make().map_err(|source| Error::Io { doing: "making", path: path.clone(), source })
+}
+
+fn is_vectors(file: &File) -> bool {
+    file.path.ends_with(VECTORS)
+}
+
+/// Makes a file of vectors in its full length, and fetches its header and tables: what it takes to open it.
+async fn lay_out(repository: &Repository, directory: &Path, file: &File) -> Result<(), Error> {
+    let path = directory.join(&file.path);
+    let damaged = || Error::Damaged(file.path.clone());
+    let header = repository.range(file, 0..(HEADER as u64).min(file.bytes)).await?;
+    let tables = Header::read(&header).and_then(|header| header.tables(file.bytes)).ok_or_else(damaged)?;
+    let mut parts = vec![(0, header)];
+    let mut start = tables.start;
+    while start < tables.end {
+        let end = ((start / CHUNK_BYTES as u64 + 1) * CHUNK_BYTES as u64).min(tables.end);
+        parts.push((start, repository.range(file, start..end).await?));
+        start = end;
+    }
+    let (made, bytes) = (path.clone(), file.bytes);
+    let make = move || {
+        std::fs::OpenOptions::new().write(true).open(&made)?.set_len(bytes)?;
+        Ok(made)
+    };
+    let made = blocking(make).await?.map_err(|source| Error::Io { doing: "making", path: path.clone(), source })?;
+    blocking(move || parts.iter().try_for_each(|(offset, bytes)| write(&made, *offset, bytes))).await??;
+    // Both have checksums.
+    blocking(move || Vectors::open(&path)).await?.map(drop).map_err(|_| damaged())
 }
 
 /// Fetches one chunk to its place, unless it is there.

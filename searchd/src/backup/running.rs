@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{self, Shipper};
+use super::arriving::Arriving;
 use super::create::Identity;
 use super::retention::Keep;
 use super::schedule::{self, Backups};
@@ -42,6 +43,7 @@ pub fn start(
     log: Reader,
     progress: Arc<Progress>,
     snapshots: Snapshots,
+    arriving: Arriving,
 ) -> Result<Option<Running>, Error> {
     if settings.url.is_empty() {
         return Ok(None);
@@ -52,7 +54,8 @@ pub fn start(
     let (node, rpo, state) = (identity.node, settings.rpo, states.archive.clone());
     let shipper = Shipper { repository: repository.clone(), node, log, progress, rpo, state };
     let keep = Keep { newest: settings.keep, younger_than: settings.keep_for };
-    let backups = Backups::new(repository, snapshots, identity, settings.concurrency, keep, states.backups.clone());
+    let backups =
+        Backups::new(repository, snapshots, identity, settings.concurrency, keep, arriving, states.backups.clone());
     let every = settings.backup_every;
     let scheduling = (!every.is_zero()).then(|| tokio::spawn(backups.clone().run(every, stop.clone())));
     let shipping = tokio::spawn(shipper.run(stop.clone()));

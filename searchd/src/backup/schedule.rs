@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use super::arriving::Arriving;
 use super::create::{self, Created, Identity};
 use super::retention::{self, GRACE, Keep};
 use super::{Error, Repository, manifest};
@@ -24,6 +25,7 @@ struct Parts {
     identity: Identity,
     concurrency: usize,
     keep: Keep,
+    arriving: Arriving,
     state: Arc<State>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -44,10 +46,11 @@ impl Backups {
         identity: Identity,
         concurrency: usize,
         keep: Keep,
+        arriving: Arriving,
         state: Arc<State>,
     ) -> Self {
         let turn = tokio::sync::Mutex::default();
-        Self(Arc::new(Parts { repository, snapshots, identity, concurrency, keep, state, turn }))
+        Self(Arc::new(Parts { repository, snapshots, identity, concurrency, keep, arriving, state, turn }))
     }
 
     /// Makes a backup of everything that was acknowledged before the call, and removes those past their time.
@@ -75,6 +78,8 @@ impl Backups {
 
     async fn make(&self) -> Result<Created, Error> {
         let parts = &*self.0;
+        // A file with holes is not to be copied.
+        parts.arriving.whole().await;
         let snapshot = parts.snapshots.take().await.ok_or(Error::Stopped)??;
         create::create(&parts.repository, &snapshot, &parts.identity, parts.concurrency).await
     }

@@ -5,7 +5,7 @@ use nearfield_proto::log::v1 as log;
 use nearfield_proto::v1;
 
 /// The manifest's format, checked before anything else of it is believed.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Manifest {
@@ -78,30 +78,26 @@ pub(super) struct Segment {
     pub graph: Bytes,
 }
 
-/// One slot. The records file holds one a slot, in order, each with its length before it.
+/// One slot's record in a file of records (see [`super::records`]).
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Record {
-    #[prost(string, tag = "1")]
-    pub id: String,
-    #[prost(uint64, tag = "2")]
+    #[prost(uint64, tag = "1")]
     pub version: u64,
+    #[prost(message, optional, tag = "2")]
+    pub base: Option<Stamp>,
     #[prost(message, optional, tag = "3")]
-    pub base: Option<log::Stamp>,
-    #[prost(message, optional, tag = "4")]
-    pub deleted: Option<log::Stamp>,
+    pub deleted: Option<Stamp>,
     /// Absent when it equals `base`, as it mostly does.
-    #[prost(message, optional, tag = "5")]
-    pub vector: Option<log::Stamp>,
-    #[prost(bytes = "bytes", optional, tag = "6")]
+    #[prost(message, optional, tag = "4")]
+    pub vector: Option<Stamp>,
+    #[prost(bytes = "bytes", optional, tag = "5")]
     pub waiting: Option<Bytes>,
-    #[prost(bytes = "bytes", tag = "7")]
+    #[prost(bytes = "bytes", tag = "6")]
     pub metadata: Bytes,
-    #[prost(message, repeated, tag = "8")]
+    #[prost(message, repeated, tag = "7")]
     pub patches: Vec<Patch>,
-    /// Where the values are: in a segment, or else right here.
-    #[prost(message, optional, tag = "9")]
-    pub row: Option<Row>,
-    #[prost(bytes = "bytes", tag = "10")]
+    /// Of a live record that is in no segment.
+    #[prost(bytes = "bytes", tag = "8")]
     pub values: Bytes,
 }
 
@@ -110,15 +106,40 @@ pub(super) struct Patch {
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(message, optional, tag = "2")]
-    pub stamp: Option<log::Stamp>,
+    pub stamp: Option<Stamp>,
     #[prost(bool, tag = "3")]
     pub removed: bool,
 }
 
+/// A stamp, whose site is a place in [`Tail::sites`].
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct Row {
-    #[prost(uint32, tag = "1")]
-    pub part: u32,
+pub(super) struct Stamp {
+    #[prost(fixed64, tag = "1")]
+    pub physical: u64,
     #[prost(uint32, tag = "2")]
-    pub row: u32,
+    pub logical: u32,
+    #[prost(uint32, tag = "3")]
+    pub site: u32,
+}
+
+/// What a file of records says of all of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Tail {
+    #[prost(uint32, tag = "1")]
+    pub slots: u32,
+    #[prost(uint64, tag = "2")]
+    pub live: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub sites: Vec<Site>,
+    /// Slots whose values are in their records, in order.
+    #[prost(uint32, repeated, tag = "4")]
+    pub waiting: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Site {
+    #[prost(string, tag = "1")]
+    pub region: String,
+    #[prost(fixed64, tag = "2")]
+    pub writer: u64,
 }

@@ -1,23 +1,21 @@
 //! Coming back from a checkpoint.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
+use parking_lot::Mutex;
+use rayon::prelude::*;
 
-use super::format;
-use super::{Checkpointer, Error, collection_directory, manifest_file, read_manifest, records_file};
+use super::records::{self, Opened};
+use super::{Checkpointer, Error, collection_directory, format, manifest_file, read_manifest, records_file};
 use crate::cache::Caches;
-use crate::engine::record::Record;
 use crate::engine::settings::Settings;
-use crate::engine::stamp::Stamp;
+use crate::engine::stamp::Sites;
 use crate::engine::vector_clock::VectorClock;
 use crate::engine::{Address, Collection, Holder, State};
+use crate::index::arrival::Arrivals;
 use crate::index::graph::Builder;
-use crate::index::segment::{Sealed, Segment};
-use crate::index::{Index, Row};
+use crate::index::segment::{Sealed, Segment, vectors_file};
 use crate::store::{Store, decode_values};
 
 /// What a checkpoint had.
@@ -30,7 +28,12 @@ pub struct Restored {
 }
 
 /// Reads the checkpoint in `directory`; without one everything is empty and the whole log is to be replayed.
-pub fn restore(directory: &Path, builder: &dyn Builder, caches: Caches) -> Result<Restored, Error> {
+pub fn restore(
+    directory: &Path,
+    builder: &dyn Builder,
+    caches: Caches,
+    arrivals: &Arrivals,
+) -> Result<Restored, Error> {
     let store = Store::new(State::default(), caches);
     let manifest = read_manifest(directory)?;
     let checkpointer = Checkpointer::new(directory.into(), manifest.clone());
@@ -39,99 +42,67 @@ pub fn restore(directory: &Path, builder: &dyn Builder, caches: Caches) -> Resul
     let mut state = State::default();
     let applied: VectorClock = manifest.clock.iter().map(|applied| (applied.origin, applied.sequence)).collect();
     state.restore_clock(&applied, manifest.latest.as_ref());
-    for holder in manifest.holders {
-        restore_holder(directory, holder, &mut state, &store, builder)?;
+    let sites = Mutex::new(std::mem::take(state.sites_mut()));
+    let reading = Reading { directory, builder, store: &store, sites: &sites, arrivals };
+    let collections = manifest.holders.par_iter().map(|holder| {
+        let collection = holder.collection.as_ref();
+        collection.map(|collection| reading.collection(collection)).transpose()
+    });
+    let collections: Vec<Option<Collection>> = collections.collect::<Result<_, Error>>()?;
+    *state.sites_mut() = sites.into_inner();
+    for (holder, collection) in manifest.holders.into_iter().zip(collections) {
+        let deleted = holder.deleted.as_ref().map(|stamp| state.sites_mut().stamp(stamp));
+        let restored = Holder { deleted, collection, generation: holder.generation };
+        state.restore(Address::new(&holder.tenant, &holder.name), restored);
     }
     state.restore_pending(manifest.pending);
     store.restore(state);
     Ok(Restored { store, from_record, checkpointer })
 }
 
-fn restore_holder(
-    directory: &Path,
-    holder: format::Holder,
-    state: &mut State,
-    store: &Store,
-    builder: &dyn Builder,
-) -> Result<(), Error> {
-    let damaged = || Error::Damaged(manifest_file(directory));
-    let mut restored = Holder {
-        deleted: holder.deleted.as_ref().map(|stamp| state.sites_mut().stamp(stamp)),
-        collection: None,
-        generation: holder.generation,
-    };
-    if let Some(message) = holder.collection {
+/// Opens what a manifest names, on all cores.
+struct Reading<'a> {
+    directory: &'a Path,
+    builder: &'a dyn Builder,
+    store: &'a Store,
+    sites: &'a Mutex<Sites>,
+    arrivals: &'a Arrivals,
+}
+
+impl Reading<'_> {
+    fn collection(&self, message: &format::Collection) -> Result<Collection, Error> {
+        let damaged = || Error::Damaged(manifest_file(self.directory));
         let settings = message.settings.as_ref().and_then(|settings| Settings::from_message(settings).ok());
         let settings = settings.ok_or_else(damaged)?;
-        let created = state.sites_mut().stamp(message.created.as_ref().ok_or_else(damaged)?);
-        let index = Arc::new(store.new_index(settings.clone(), message.incarnation));
-        let home = collection_directory(directory, message.incarnation);
-        for segment in &message.segments {
-            let sealed = sealed(segment).ok_or_else(damaged)?;
-            index.restore_segment(Segment::open(&home, sealed, &settings, builder)?);
+        let created = message.created.as_ref().ok_or_else(damaged)?;
+        let created = self.sites.lock().stamp(created);
+        let sealed: Vec<Sealed> = message.segments.iter().map(sealed).collect::<Option<_>>().ok_or_else(damaged)?;
+        let home = collection_directory(self.directory, message.incarnation);
+        let file = records_file(self.directory, message.incarnation, message.records);
+        let (opened, segments) = rayon::join(
+            || records::open(&file, &message.records_hash, self.sites),
+            || {
+                let segments = sealed.into_par_iter();
+                let segments = segments.map(|sealed| {
+                    let arrival = self.arrivals.get(&vectors_file(&home, sealed.part)).cloned();
+                    Segment::open_arriving(&home, sealed, &settings, self.builder, arrival)
+                });
+                segments.collect::<Result<Vec<_>, _>>()
+            },
+        );
+        let (Opened { records, live, rows, waiting }, segments) = (opened?, segments?);
+        let index = self.store.new_index(settings.clone(), message.incarnation);
+        segments.into_iter().for_each(|segment| index.restore_segment(segment));
+        let values_fit = waiting.iter().all(|(_, values)| values.len() == settings.dimension as usize * 4);
+        if !values_fit || !index.restore_rows(rows) {
+            return Err(Error::Damaged(file));
         }
+        waiting.into_iter().for_each(|(slot, values)| index.put(slot, &decode_values(&values)));
+        self.store.restore_index(message.incarnation, Arc::new(index));
         let mut collection = Collection::new(settings, created, message.incarnation, message.generation);
-        let file = records_file(directory, message.incarnation, message.records);
-        restore_records(&file, &message.records_hash, state, &mut collection, &index)?;
-        store.restore_index(message.incarnation, index);
-        restored.collection = Some(collection);
+        collection.restore(records, live);
+        Ok(collection)
     }
-    state.restore(Address::new(&holder.tenant, &holder.name), restored);
-    Ok(())
-}
-
-fn restore_records(
-    file: &Path,
-    expected: &[u8],
-    state: &mut State,
-    collection: &mut Collection,
-    index: &Index,
-) -> Result<(), Error> {
-    let damaged = || Error::Damaged(file.into());
-    let read = |source| Error::Io { doing: "reading", path: file.into(), source };
-    let mut bytes = Bytes::from(std::fs::read(file).map_err(read)?);
-    if blake3::hash(&bytes).as_bytes() != expected {
-        return Err(damaged());
-    }
-    let mut claimed = Vec::new();
-    let mut head = Vec::new();
-    while !bytes.is_empty() {
-        let message = format::Record::decode_length_delimited(&mut bytes).map_err(|_| damaged())?;
-        let slot = collection.slots();
-        if let Some(row) = message.row {
-            claimed.push((slot, Row { part: row.part, row: row.row }));
-        } else if !message.values.is_empty() {
-            head.push((slot, message.values.clone()));
-        }
-        let record = restore_record(&message, state);
-        collection.restore(message.id.into(), record);
-    }
-    if !index.restore_rows(&claimed) {
-        return Err(damaged());
-    }
-    for (slot, values) in head {
-        if values.len() != index.settings.dimension as usize * 4 {
-            return Err(damaged());
-        }
-        index.put(slot, &decode_values(&values));
-    }
-    Ok(())
-}
-
-fn restore_record(message: &format::Record, state: &mut State) -> Record {
-    let sites = state.sites_mut();
-    let base: Option<Stamp> = message.base.as_ref().map(|stamp| sites.stamp(stamp));
-    let deleted = message.deleted.as_ref().map(|stamp| sites.stamp(stamp));
-    let vector = message.vector.as_ref().map(|stamp| sites.stamp(stamp)).or_else(|| base.clone());
-    let patches: BTreeMap<_, _> = message
-        .patches
-        .iter()
-        .filter_map(|patch| Some((patch.key.as_str().into(), (sites.stamp(patch.stamp.as_ref()?), patch.removed))))
-        .collect();
-    // A copy of its own: the rest of the file must not stay in memory for it.
-    let metadata = Bytes::copy_from_slice(&message.metadata);
-    let waiting = message.waiting.as_deref().map(Bytes::copy_from_slice);
-    Record::restore(message.version, [base, deleted, vector], waiting, metadata, patches)
 }
 
 fn sealed(message: &format::Segment) -> Option<Sealed> {

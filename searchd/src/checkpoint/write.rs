@@ -1,15 +1,14 @@
 //! Writing checkpoints, and removing what none needs any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::format::{self, FORMAT, Manifest};
+use super::records::Writer;
 use super::{Error, collection_directory, collections_directory, records_file, write_manifest};
 use crate::engine::{Address, Holder, Slot};
 use crate::index::Index;
@@ -221,56 +220,29 @@ fn write_records(
     index: &Index,
     file: &Path,
 ) -> io::Result<blake3::Hash> {
-    let mut writer = BufWriter::with_capacity(1024 * 1024, File::create(file)?);
-    let mut hasher = blake3::Hasher::new();
+    let mut writer = Writer::create(file)?;
     let mut start: Slot = 0;
     loop {
-        let mut block = Vec::new();
         let done = {
             let state = store.read();
             let collection = state.holder(address).and_then(|holder| holder.collection.as_ref());
             // Dropped while it was being written: what is there is enough, for the log drops it again.
             let Some(collection) = collection.filter(|found| found.incarnation == incarnation) else { break };
             let end = collection.slots().min(start.saturating_add(BLOCK));
-            for (id, record) in (start..end).filter_map(|slot| collection.slot(slot)) {
-                let slot = start;
-                start += 1;
-                encode_record(id, record, index, slot).encode_length_delimited(&mut block).map_err(io::Error::other)?;
+            for (slot, (id, record)) in (start..end).filter_map(|slot| Some((slot, collection.slot(slot)?))) {
+                let sealed = index.row(slot).filter(|row| index.is_sealed(*row));
+                // What is not sealed is in memory, and never damaged.
+                let is_waiting = sealed.is_none() && record.is_live();
+                let values = if is_waiting { index.values(slot).ok().flatten() } else { None };
+                writer.push(id, record, sealed, values.map(|values| encode_values(&values)).unwrap_or_default());
             }
+            start = end;
             end == collection.slots()
         };
-        hasher.update(&block);
-        writer.write_all(&block)?;
+        writer.flush()?;
         if done {
             break;
         }
     }
-    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    Ok(hasher.finalize())
-}
-
-fn encode_record(id: &str, record: &crate::engine::record::Record, index: &Index, slot: Slot) -> format::Record {
-    let sealed = index.row(slot).filter(|row| index.is_sealed(*row));
-    // What is not sealed is in memory, and never damaged.
-    let values = if sealed.is_none() && record.is_live() { index.values(slot).ok().flatten() } else { None };
-    let message = |stamp: Option<&crate::engine::stamp::Stamp>| stamp.map(|stamp| stamp.to_message());
-    format::Record {
-        id: id.to_owned(),
-        version: record.version,
-        base: message(record.base()),
-        deleted: message(record.deleted()),
-        vector: message(record.vector().filter(|vector| Some(*vector) != record.base())),
-        waiting: record.waiting().cloned(),
-        metadata: record.stored_metadata(),
-        patches: record
-            .patches()
-            .map(|(key, stamp, removed)| format::Patch {
-                key: key.to_owned(),
-                stamp: Some(stamp.to_message()),
-                removed,
-            })
-            .collect(),
-        row: sealed.map(|row| format::Row { part: row.part, row: row.row }),
-        values: values.map(|values| encode_values(&values)).unwrap_or_default(),
-    }
+    writer.finish()
 }

@@ -1,10 +1,10 @@
 //! One collection: its settings and its records, each in a slot of its own for as long as the process knows its id.
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use nearfield_proto::log::v1 as log;
 
 use super::record::{Merged, Record};
+use super::records::Records;
 use super::settings::Settings;
 use super::stamp::Stamp;
 
@@ -28,7 +28,7 @@ pub trait Vectors {
     fn values(&self, incarnation: u64, slot: Slot) -> Option<Bytes>;
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Collection {
     pub settings: Settings,
     /// The latest creation that was applied.
@@ -37,13 +37,13 @@ pub struct Collection {
     pub incarnation: u64,
     /// Grows with every change that this instance applied.
     pub generation: u64,
-    records: IndexMap<Box<str>, Record>,
+    records: Records,
     live: u64,
 }
 
 impl Collection {
     pub fn new(settings: Settings, created: Stamp, incarnation: u64, generation: u64) -> Self {
-        Self { settings, created, incarnation, generation, records: IndexMap::new(), live: 0 }
+        Self { settings, created, incarnation, generation, records: Records::default(), live: 0 }
     }
 
     /// Live points.
@@ -58,24 +58,24 @@ impl Collection {
 
     /// A live record.
     pub fn get(&self, id: &str) -> Option<(Slot, &Record)> {
-        let (slot, _, record) = self.records.get_full(id)?;
-        record.is_live().then_some((slot as Slot, record))
+        let slot = self.records.find(id)?;
+        let record = &self.records.get(slot)?.record;
+        record.is_live().then_some((slot, record))
     }
 
     /// A record whether it lives or not: its version goes on after a delete.
     pub fn remembered(&self, id: &str) -> Option<&Record> {
-        self.records.get(id)
+        Some(&self.records.get(self.records.find(id)?)?.record)
     }
 
     /// A slot's id and record, living or not.
     pub fn slot(&self, slot: Slot) -> Option<(&str, &Record)> {
-        self.records.get_index(slot as usize).map(|(id, record)| (&**id, record))
+        self.records.get(slot).map(|entry| (&*entry.id, &entry.record))
     }
 
-    /// Puts back a record that a snapshot kept; slots are given in the order of calls.
-    pub fn restore(&mut self, id: Box<str>, record: Record) {
-        self.live += u64::from(record.is_live());
-        self.records.insert(id, record);
+    /// Puts back the records that a checkpoint had, and how many of them live.
+    pub fn restore(&mut self, records: Records, live: u64) {
+        (self.records, self.live) = (records, live);
     }
 
     pub(super) fn put(
@@ -125,7 +125,8 @@ impl Collection {
     /// Deletes everything up to `stamp`.
     pub(super) fn clear(&mut self, stamp: &Stamp, vectors: &dyn Vectors, changes: &mut Vec<Change>) {
         for slot in 0..self.slots() {
-            let record = &mut self.records[slot as usize];
+            let Some(entry) = self.records.get_mut(slot) else { continue };
+            let record = &mut entry.record;
             let before = visible(record);
             let merged =
                 record.delete(stamp, || latest(changes, slot).or_else(|| vectors.values(self.incarnation, slot)));
@@ -140,21 +141,18 @@ impl Collection {
     /// Whether nothing is left that is later than `stamp`: no put, no patch, and no delete that a put may yet come before.
     pub(super) fn is_void(&self, stamp: &Stamp) -> bool {
         let void = |record: &Record| record.base().is_none() && record.is_bare() && record.deleted() <= Some(stamp);
-        self.records.values().all(void)
+        self.records.iter().all(|entry| void(&entry.record))
     }
 
     fn record(&mut self, id: &str) -> (Slot, &mut Record) {
-        if let Some(slot) = self.records.get_index_of(id) {
-            return (slot as Slot, &mut self.records[slot]);
-        }
-        let (slot, _) = self.records.insert_full(id.into(), Record::default());
-        (slot as Slot, &mut self.records[slot])
+        let slot = self.records.find_or_insert(id);
+        (slot, &mut self.records.get_mut(slot).expect("it was just found").record)
     }
 
     fn settle(&mut self, slot: Slot, merged: Merged, before: Option<Bytes>, changes: &mut Vec<Change>) {
         self.generation += u64::from(merged.changed());
         if merged.metadata || merged.life.is_some() {
-            let after = visible(&self.records[slot as usize]);
+            let after = self.records.get(slot).and_then(|entry| visible(&entry.record));
             if before != after {
                 changes.push(Change::Metadata { slot, before, after });
             }

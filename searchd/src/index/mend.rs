@@ -13,7 +13,8 @@ use super::segment::{Error, Segment, vectors_file};
 impl Index {
     /// Builds the graphs of segments that have none; returns how many.
     pub fn mend(&self, directory: &Path, builder: &dyn Builder) -> Result<usize, Error> {
-        let broken: Vec<Arc<Segment>> = self.segments().into_iter().filter(|segment| !segment.is_whole()).collect();
+        let broken: Vec<Arc<Segment>> =
+            self.segments().into_iter().filter(|segment| !segment.is_whole() && segment.vectors.is_there()).collect();
         for segment in &broken {
             let whole = Arc::new(segment.with_graph(directory, &self.settings, builder)?);
             let _moving = self.moving.lock();
@@ -30,7 +31,7 @@ impl Index {
     /// whenever they come up, and the segment with them is not taken for checked; it is reported once.
     pub fn check_one(&self, directory: &Path) -> Option<usize> {
         let segments = self.segments();
-        let unchecked = segments.iter().find(|segment| !segment.vectors.is_reviewed())?;
+        let unchecked = segments.iter().find(|segment| segment.vectors.is_there() && !segment.vectors.is_reviewed())?;
         let damaged = unchecked.vectors.check_all();
         if let Some(first) = damaged.first() {
             let (file, slot) = (vectors_file(directory, unchecked.part()), unchecked.vectors.slot(*first));

@@ -156,38 +156,4 @@ impl Index {
             parts.segments.extend(segment);
         });
     }
-
-    /// Adds a segment that a snapshot names. Its rows are dead until [`Index::restore_row`] claims them.
-    pub fn restore_segment(&self, segment: Segment) {
-        let _moving = self.moving.lock();
-        self.next_part.fetch_max(segment.part() + 1, std::sync::atomic::Ordering::Relaxed);
-        self.replace(|parts| parts.segments.push(Arc::new(segment)));
-    }
-
-    /// Gives the slots their rows in restored segments, and buries the rows that no slot claims. False when a row does
-    /// not exist or belongs to another slot.
-    pub fn restore_rows(&self, claimed: &[(Slot, Row)]) -> bool {
-        let _moving = self.moving.lock();
-        let parts = self.parts.load();
-        let mut rows = self.rows.write();
-        for (slot, row) in claimed {
-            let Some(segment) = parts.segment(row.part) else { return false };
-            if segment.vectors.slots().get(row.row as usize) != Some(slot) {
-                return false;
-            }
-            if rows.len() <= *slot as usize {
-                rows.resize(*slot as usize + 1, None);
-            }
-            rows[*slot as usize] = Some(*row);
-        }
-        for segment in &parts.segments {
-            for (row, slot) in segment.vectors.slots().iter().enumerate() {
-                let here = Row { part: segment.part(), row: row as u32 };
-                if rows.get(*slot as usize).copied().flatten() != Some(here) {
-                    segment.dead.insert(row as u32);
-                }
-            }
-        }
-        true
-    }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::arrival::Arrival;
 use super::bits::Tombstones;
 use super::graph::Builder;
 use super::proposer::{self, Proposer};
@@ -40,8 +41,11 @@ pub struct Segment {
     disk_bytes: u64,
 }
 
+/// How the names of files of vectors end.
+pub(crate) const VECTORS: &str = ".vectors";
+
 pub(crate) fn vectors_file(directory: &Path, part: u32) -> PathBuf {
-    directory.join(format!("segment-{part:08}.vectors"))
+    directory.join(format!("segment-{part:08}{VECTORS}"))
 }
 
 pub(crate) fn graph_file(directory: &Path, part: u32) -> PathBuf {
@@ -62,7 +66,22 @@ impl Segment {
     /// Opens what was built before. A graph that is missing or damaged is no error: it can be built anew.
     /// Damaged vectors are one: where the file is small enough for all of it to be checked here.
     pub fn open(directory: &Path, sealed: Sealed, settings: &Settings, builder: &dyn Builder) -> Result<Self, Error> {
+        Self::open_arriving(directory, sealed, settings, builder, None)
+    }
+
+    /// As [`Segment::open`], where the vectors may still be on their way: those are checked when they come.
+    pub fn open_arriving(
+        directory: &Path,
+        sealed: Sealed,
+        settings: &Settings,
+        builder: &dyn Builder,
+        arrival: Option<Arc<Arrival>>,
+    ) -> Result<Self, Error> {
         let segment = Self::open_unchecked(directory, sealed, settings, builder)?;
+        if let Some(arrival) = arrival {
+            let vectors = Arc::into_inner(segment.vectors).expect("nobody else has it yet");
+            return Ok(Self { vectors: Arc::new(vectors.arriving(arrival)), ..segment });
+        }
         if segment.vectors.file_bytes() <= CHECKED_AT_OPEN && !segment.vectors.check_all().is_empty() {
             let source = io::Error::new(io::ErrorKind::InvalidData, "its vectors are damaged");
             return Err(opening(&vectors_file(directory, sealed.part), source));

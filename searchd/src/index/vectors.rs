@@ -9,21 +9,29 @@
 //! | rows × 4 | CRC-32 of each row's values, u32 |
 //!
 //! All numbers are little-endian. Opening reads the header and the tables. Values are checked row by row: the first time that
-//! one is looked at, and all of them once in the background; after that nobody checks any more.
+//! one is looked at, and all of them once in the background; after that nobody checks any more. Of a file that is still on
+//! its way ([`Arrival`]) the header and the tables are there; rows are brought before they are looked at.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use memmap2::Mmap;
 
+use super::arrival::Arrival;
 use super::score;
 use crate::engine::Slot;
 use crate::graph::{self, kernel};
+use crate::search::stop::{Stop, Stopped};
 
 const MAGIC: [u8; 8] = *b"NFVEC\0\0\x02";
-const HEADER: usize = 64;
+pub const HEADER: usize = 64;
+/// Between two attempts to fetch a row that cannot be done without.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Numbers of a row that are kept in tables.
 const TABLES: usize = 3;
 
@@ -38,6 +46,8 @@ pub struct Vectors {
     is_reviewed: AtomicBool,
     /// The rows that are known to be sound, until all are checked.
     sound: Box<[AtomicU64]>,
+    /// Rows may not be there yet.
+    arrival: Option<Arc<Arrival>>,
 }
 
 /// Writes a file row by row.
@@ -101,19 +111,10 @@ impl Vectors {
         // SAFETY: segment files are written once, under the data directory's lock, and only ever unlinked.
         let map = unsafe { Mmap::map(&file)? };
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
-        let header = map.get(..HEADER).ok_or_else(damaged)?;
-        let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-        let crc = u32::from_le_bytes(header[HEADER - 4..].try_into().expect("four bytes"));
-        if header[..8] != MAGIC || crc32fast::hash(&header[..HEADER - 4]) != crc {
-            return Err(damaged());
-        }
-        let (dimension, rows, longest) = (number(8) as usize, number(16) as usize, f64::from_bits(number(24)));
-        if rows.checked_mul((dimension + TABLES) * 4).and_then(|bytes| bytes.checked_add(HEADER)) != Some(map.len()) {
-            return Err(damaged());
-        }
-        if crc32fast::hash(&map[HEADER + rows * dimension * 4..])
-            != u32::from_le_bytes(header[32..36].try_into().expect("four bytes"))
-        {
+        let header = Header::read(&map).ok_or_else(damaged)?;
+        let Header { dimension, rows, longest, .. } = header;
+        let tables = header.tables(map.len() as u64).ok_or_else(damaged)?;
+        if crc32fast::hash(&map[tables.start as usize..]) != header.checksum {
             return Err(damaged());
         }
         let sound = (0..rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
@@ -125,7 +126,50 @@ impl Vectors {
             is_checked: AtomicBool::new(false),
             is_reviewed: AtomicBool::new(false),
             sound,
+            arrival: None,
         })
+    }
+
+    /// The same, with rows that are still on their way. The header and the tables are there.
+    pub fn arriving(self, arrival: Arc<Arrival>) -> Self {
+        Self { arrival: Some(arrival), ..self }
+    }
+
+    /// Whether all rows are there.
+    pub fn is_there(&self) -> bool {
+        self.arrival.as_ref().is_none_or(|arrival| arrival.is_whole())
+    }
+
+    /// Returns when these rows are there and sound; to be called before any is looked at. One that is damaged after all rows
+    /// have come is not an error here: see [`Vectors::is_sound`].
+    #[inline]
+    pub fn bring(&self, rows: &[u32], stop: &Stop) -> Result<(), Stopped> {
+        match self.arrival.as_ref().filter(|arrival| !arrival.is_whole()) {
+            None => Ok(()),
+            Some(arrival) => self.fetch(arrival, rows, stop),
+        }
+    }
+
+    /// As [`Vectors::bring`], until it succeeds: for the few who cannot go on without, such as a delete that must know what it
+    /// leaves.
+    pub fn await_row(&self, row: u32) {
+        while let Err(stopped) = self.bring(&[row], &Stop::default()) {
+            tracing::error!(%stopped, "waiting for a vector");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    #[cold]
+    fn fetch(&self, arrival: &Arc<Arrival>, rows: &[u32], stop: &Stop) -> Result<(), Stopped> {
+        let bytes = self.dimension * 4;
+        let start = |row: &u32| HEADER + *row as usize * bytes;
+        arrival.bring(rows.iter().map(|row| start(row)..start(row) + bytes), stop)?;
+        // What came in pieces is known to be right by its rows' checksums alone.
+        if arrival.is_whole() || rows.iter().all(|row| self.is_sound(*row)) {
+            Ok(())
+        } else {
+            Err(Stopped::Unavailable)
+        }
     }
 
     /// As [`Vectors::open`], of a file that was written just now.
@@ -222,6 +266,37 @@ impl Vectors {
     fn table<T: bytemuck::Pod>(&self, number: usize) -> &[T] {
         let start = HEADER + (self.dimension + number) * self.rows * 4;
         bytemuck::cast_slice(&self.map[start..start + self.rows * 4])
+    }
+}
+
+/// What a file begins with.
+pub struct Header {
+    dimension: usize,
+    rows: usize,
+    longest: f64,
+    checksum: u32,
+}
+
+impl Header {
+    /// None if it is not one.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..HEADER)?;
+        let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+        let is_whole = header[..8] == MAGIC && crc32fast::hash(&header[..HEADER - 4]) == word(HEADER - 4);
+        is_whole.then(|| Self {
+            dimension: number(8) as usize,
+            rows: number(16) as usize,
+            longest: f64::from_bits(number(24)),
+            checksum: word(32),
+        })
+    }
+
+    /// Where the tables of a file of so many bytes are. None if it has another length.
+    pub fn tables(&self, bytes: u64) -> Option<Range<u64>> {
+        let values = self.rows.checked_mul(self.dimension.checked_mul(4)?)?.checked_add(HEADER)?;
+        let end = self.rows.checked_mul(TABLES * 4)?.checked_add(values)?;
+        (end as u64 == bytes).then_some(values as u64..bytes)
     }
 }
 

@@ -135,6 +135,9 @@ impl Server {
 
     /// Sends everything that this instance knows, as entries; returns the number up to which that reaches.
     async fn send_state(&self, sender: &Responses) -> Result<u64, Status> {
+        if !self.store.is_there() {
+            return Err(Status::unavailable("its vectors are still on their way from the object storage"));
+        }
         // Before the first look at the state: it may have more by the time it is read, never less.
         let through = self.store.read().clock().get(self.origin);
         tracing::info!(through, "sending the whole state to a peer");

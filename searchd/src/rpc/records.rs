@@ -43,14 +43,17 @@ impl Service {
         }
         let (store, wanted) = (self.0.store.clone(), address.clone());
         // Values may have to come from the disk.
-        let fetching = self.0.pool.run(caller.deadline, move |_| {
-            store.with_collection(&wanted, |collection, index| {
+        let fetching = self.0.pool.run(caller.deadline, move |stop| {
+            let slots = |collection: &Collection| ids.iter().filter_map(|id| Some(collection.get(id)?.0)).collect();
+            store.bring(&wanted, slots, stop)?;
+            let found = store.with_collection(&wanted, |collection, index| {
                 let known = ids.iter().filter_map(|id| Some((id, collection.get(id)?)));
                 let found = known.map(|(id, (slot, known))| record(collection, index, slot, (id, known)));
                 found.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
-            })
+            });
+            found.unwrap_or(Err(search::Error::NoCollection))
         });
-        let found = fetching.await.map_err(status::pool)?.ok_or_else(|| status::no_collection(&address.name))?;
+        let found = fetching.await.map_err(status::pool)?;
         found.map_err(|error| self.failed(error, &address.name, ""))
     }
 
@@ -125,12 +128,14 @@ impl Scan {
         stop: &Stop,
     ) -> Result<Vec<v1::Record>, search::Error> {
         stop.check()?;
+        let places = start..start.saturating_add(block).min(self.wanted.len());
+        let slots = |_: &Collection| places.clone().map(|place| self.wanted.slot(place)).collect();
+        store.bring(&self.address, slots, stop)?;
         let records = store.with_collection(&self.address, |collection, index| {
             if collection.incarnation != self.incarnation {
                 return Ok(Vec::new());
             }
-            let places = start..start.saturating_add(block).min(self.wanted.len());
-            let live = places.map(|place| self.wanted.slot(place)).filter_map(|slot| {
+            let live = places.clone().map(|place| self.wanted.slot(place)).filter_map(|slot| {
                 let (id, found) = collection.slot(slot).filter(|(_, record)| record.is_live())?;
                 if self.filter.as_ref().is_some_and(|filter| !filter.matches_json(found.metadata())) {
                     return None;

@@ -75,6 +75,7 @@ pub(super) fn stopped(stopped: Stopped) -> Status {
     match stopped {
         Stopped::Cancelled => Status::cancelled("the caller has gone"),
         Stopped::Deadline => deadline(),
+        Stopped::Unavailable => Status::unavailable(stopped.to_string()),
     }
 }
 

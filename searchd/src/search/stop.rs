@@ -16,6 +16,8 @@ pub enum Stopped {
     Cancelled,
     #[error("the deadline has passed")]
     Deadline,
+    #[error("what it needs has not come from the object storage yet, and cannot be fetched now")]
+    Unavailable,
 }
 
 impl Stop {

@@ -325,9 +325,8 @@ fn an_answer_that_needs_a_damaged_vector_is_refused_by_name() {
         let opened = Segment::open_unchecked(world._directory.path(), segment.sealed, settings, &Engines::new(2));
         after.restore_segment(opened.unwrap());
     }
-    let claimed =
-        (0..ROWS as Slot).filter_map(|slot| Some((slot, before.row(slot).filter(|row| before.is_sealed(*row))?)));
-    assert!(after.restore_rows(&claimed.collect::<Vec<_>>()));
+    let sealed = (0..ROWS as Slot).map(|slot| before.row(slot).filter(|row| before.is_sealed(*row)));
+    assert!(after.restore_rows(sealed.collect()));
     let slot = segment.vectors.slot(0);
     let (name, incarnation) = world
         .store

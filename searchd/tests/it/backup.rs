@@ -14,7 +14,7 @@ use crate::process::{Served, command};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// searchd with this storage as its archive.
-fn archived(storage: &ObjectStorage, url: &str, directory: &Path) -> Command {
+pub(crate) fn archived(storage: &ObjectStorage, url: &str, directory: &Path) -> Command {
     let mut command = command(directory);
     command.envs(storage.environment.iter().map(|(name, value)| (*name, value.as_str())));
     command.env("NEARFIELD_ARCHIVE__URL", url);
@@ -23,7 +23,12 @@ fn archived(storage: &ObjectStorage, url: &str, directory: &Path) -> Command {
 }
 
 /// `searchd backup …` with the same settings; what it printed, or why it failed.
-fn backup(storage: &ObjectStorage, url: &str, directory: &Path, arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn backup(
+    storage: &ObjectStorage,
+    url: &str,
+    directory: &Path,
+    arguments: &[&str],
+) -> Result<String, String> {
     let mut command = archived(storage, url, directory);
     let output = command.arg("backup").args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -46,13 +51,13 @@ async fn session(served: &Served, block: u64) -> String {
 }
 
 /// Number `name` of the process's metrics.
-async fn metric(served: &Served, name: &str) -> Option<f64> {
+pub(crate) async fn metric(served: &Served, name: &str) -> Option<f64> {
     let text = crate::process::metrics(served).await?;
     let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
-async fn is_archived(served: &Served) {
+pub(crate) async fn is_archived(served: &Served) {
     let lag = || async { (metric(served, "nearfield_searchd_archive_lag_seconds").await? == 0.0).then_some(()) };
     eventually("the log is in the archive", PATIENCE, lag).await.unwrap();
 }

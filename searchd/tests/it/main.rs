@@ -3,6 +3,7 @@
 // Helpers are tests, too; clippy knows only functions marked as such.
 #![allow(clippy::unwrap_used)]
 
+mod arriving;
 mod backup;
 mod collections;
 mod faults;

@@ -58,6 +58,7 @@ impl Segment {
             stop.check()?;
             for course in sweep.courses() {
                 let search = &mut *searches[course.search];
+                self.bring(&course.rows, search.wanted, stop)?;
                 compared[course.search] += self.compare(&course.rows, search);
             }
         }
@@ -140,6 +141,7 @@ impl Segment {
             Ok(proposal) => {
                 (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
                 if proposal.rows.len() >= least && !proposal.is_short {
+                    self.vectors.bring(&proposal.rows, stop)?;
                     step.compared = self.compare(&Rows::Listed(&proposal.rows), search);
                     return Ok(true);
                 }
@@ -151,6 +153,18 @@ impl Segment {
         }
         step.fell_back = true;
         Ok(false)
+    }
+
+    /// Returns when what is about to be compared is there, which it nearly always is.
+    fn bring(&self, rows: &Rows<'_>, wanted: &Wanted<'_>, stop: &Stop) -> Result<(), Stopped> {
+        match rows {
+            _ if self.vectors.is_there() => Ok(()),
+            Rows::Listed(rows) => self.vectors.bring(rows, stop),
+            Rows::All(rows) => {
+                let is_compared = |row: &u32| wanted.admits(self.vectors.slot(*row)) && !self.dead.contains(*row);
+                self.vectors.bring(&rows.clone().filter(is_compared).collect::<Vec<_>>(), stop)
+            }
+        }
     }
 
     /// Returns how many rows were compared. A damaged one ends the search.
