@@ -30,6 +30,19 @@ impl Kernel {
 const LANES: usize = 16;
 const ROWS: usize = 4;
 
+/// One step of every lane.
+macro_rules! block {
+    ($sums:ident, $left:expr, $right:expr, |$a:ident, $b:ident, $sum:ident| $step:expr) => {
+        for row in 0..ROWS {
+            for lane in 0..LANES {
+                let ($a, $b) = ($left[row * LANES + lane], $right[row * LANES + lane]);
+                let $sum = $sums[row][lane];
+                $sums[row][lane] = $step;
+            }
+        }
+    };
+}
+
 macro_rules! accumulate {
     ($left:expr, $right:expr, |$a:ident, $b:ident, $sum:ident| $step:expr) => {{
         let (left, right) = ($left, $right);
@@ -37,18 +50,16 @@ macro_rules! accumulate {
         let mut left_blocks = left.chunks_exact(LANES * ROWS);
         let mut right_blocks = right.chunks_exact(LANES * ROWS);
         for (left, right) in (&mut left_blocks).zip(&mut right_blocks) {
-            for row in 0..ROWS {
-                for lane in 0..LANES {
-                    let ($a, $b) = (left[row * LANES + lane], right[row * LANES + lane]);
-                    let $sum = sums[row][lane];
-                    sums[row][lane] = $step;
-                }
-            }
+            block!(sums, left, right, |$a, $b, $sum| $step);
         }
-        for (i, (left, right)) in left_blocks.remainder().iter().zip(right_blocks.remainder()).enumerate() {
-            let ($a, $b) = (*left, *right);
-            let $sum = sums[i / LANES][i % LANES];
-            sums[i / LANES][i % LANES] = $step;
+        let (left, right) = (left_blocks.remainder(), right_blocks.remainder());
+        let rest = left.len().min(right.len());
+        if rest > 0 {
+            // Filled up with zeros, which add nothing: so all lanes are always the same ones, and stay in registers.
+            let (mut left_end, mut right_end) = ([0f32; LANES * ROWS], [0f32; LANES * ROWS]);
+            left_end[..rest].copy_from_slice(&left[..rest]);
+            right_end[..rest].copy_from_slice(&right[..rest]);
+            block!(sums, left_end, right_end, |$a, $b, $sum| $step);
         }
         let mut total = [0f32; LANES];
         for row in &sums {
