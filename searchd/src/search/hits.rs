@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::stop::Stop;
-use super::{Error, Found, Opened, Query, batch, current, look_up, still_matches};
+use super::{Error, Found, Opened, Query, batch, bring_targets, current, look_up, still_matches};
 use crate::engine::State;
 use crate::engine::stamp::Stamp;
 use crate::index::Index;
@@ -35,6 +35,7 @@ struct Settled {
 /// # Errors
 /// As [`super::run`].
 pub fn find(store: &Store, query: Query, stop: &Stop) -> Result<Hits, Error> {
+    bring_targets(store, &[&query], stop)?;
     let (settled, _) = batch::run(store, &[&query], stop, &settle).pop().expect("one outcome for one query");
     Ok(Hits { settled: settled?, query })
 }
