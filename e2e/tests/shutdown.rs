@@ -18,6 +18,9 @@ struct Record {
     answered: AtomicUsize,
 }
 
+/// A request may be so long on its way to a server on a busy machine, and is not admitted before it is there.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
 /// Searches in a loop until a request fails; when the failed one was sent, and how it failed.
 async fn read_until_failure(client: Client, record: Arc<Record>) -> Result<(Instant, String)> {
     for i in 0.. {
@@ -77,7 +80,7 @@ async fn a_terminated_server_loses_nothing() -> Result<()> {
     assert!(!close.reason.is_empty(), "the close says why");
     for (protocol, reader) in readers {
         let (sent, how) = reader.await??;
-        assert!(sent >= terminated, "{protocol:?}: a request failed that was sent before SIGTERM: {how}");
+        assert!(sent + ON_ITS_WAY >= terminated, "{protocol:?}: a request failed that was sent before SIGTERM: {how}");
     }
     let mut acknowledged = Vec::new();
     for writer in writers {
