@@ -123,7 +123,8 @@ impl Gateway {
         I: FnOnce(Inside) -> F + Send + Sync + 'static,
     {
         Self::check(&config)?;
-        let certificates = Arc::new(Certificates::load(config.tls.clone()).map_err(Error::Tls)?);
+        let tls_metrics = tls::Metrics::register(&mut registry);
+        let certificates = Arc::new(Certificates::load(config.tls.clone(), tls_metrics).map_err(Error::Tls)?);
         let sockets = sockets::bind(&config.listener.https, config.listener.http3.enabled).map_err(Error::Bind)?;
         let https: Vec<SocketAddr> = sockets.iter().map(|bound| bound.addr).collect();
         let drain = Drain::new();
@@ -155,7 +156,7 @@ impl Gateway {
         tls::install_provider();
         config.check().map_err(Error::Config)?;
         Topology::load(config.topology.file.as_deref()).map_err(|e| Error::Regions(e.into()))?;
-        Certificates::load(config.tls.clone()).map_err(Error::Tls)?;
+        Certificates::load(config.tls.clone(), tls::Metrics::default()).map_err(Error::Tls)?;
         Ok(())
     }
 
@@ -173,10 +174,10 @@ impl Gateway {
         self.admin.addr()
     }
 
-    /// Reads the certificate's files again, for TCP at once and for QUIC with the next look at the files.
+    /// Reads the files of `[tls]` again, for TCP and QUIC.
     ///
     /// # Errors
-    /// When the new ones cannot be served; the old ones stay.
+    /// The first that cannot be used; in its place the old one stays.
     pub fn reload_certificate(&self) -> Result<(), tls::Error> {
         self.certificates.reload()
     }

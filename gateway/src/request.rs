@@ -40,6 +40,14 @@ impl Transport {
     }
 }
 
+/// By the listener, on connections whose client owns a certificate of `tls.client.ca`: the names that it was given there
+/// (RFC 5280 section 4.2.1.6). A SPIFFE id is the one URI of its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    pub uris: Arc<[String]>,
+    pub dns_names: Arc<[String]>,
+}
+
 /// By the listener, on requests that ask to leave HTTP: what has to be kept until the connection that they become ends.
 /// Whoever takes the upgrade keeps a clone with it; then limits count it and a drain waits for it.
 #[derive(Clone, Default)]

@@ -26,7 +26,7 @@ use super::patience::{Patience, Verdict};
 use super::watched::Watched;
 use super::{Config, Service};
 use crate::body::{self, Held};
-use crate::request::{ClientAddr, Leases, Transport};
+use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
@@ -37,8 +37,26 @@ pub(super) struct Shared {
     pub(super) alt_svc: Option<HeaderValue>,
 }
 
+/// Who is at the other end.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
+    /// By its certificate.
+    pub(super) identity: Option<PeerIdentity>,
+}
+
+impl Peer {
+    /// Tells the pipeline.
+    pub(super) fn mark(&self, extensions: &mut http::Extensions) {
+        extensions.insert(ClientAddr(self.addr));
+        if let Some(identity) = &self.identity {
+            extensions.insert(identity.clone());
+        }
+    }
+}
+
 /// Serves `io` until it closes. Protocol errors end the connection and concern nobody else.
-pub(super) async fn serve<I>(io: I, slot: OwnedSemaphorePermit, http2: bool, peer: SocketAddr, shared: Arc<Shared>)
+pub(super) async fn serve<I>(io: I, slot: OwnedSemaphorePermit, http2: bool, peer: Peer, shared: Arc<Shared>)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -132,7 +150,7 @@ async fn drive<C, E>(
 
 /// hyper's service for one connection: says where the request came from and calls the pipeline.
 struct Adapter {
-    peer: SocketAddr,
+    peer: Peer,
     transport: Transport,
     activity: Arc<Activity>,
     shared: Arc<Shared>,
@@ -146,7 +164,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let in_flight = self.activity.begin();
         let mut request = request.map(|body| incoming(body, &self.activity));
-        request.extensions_mut().insert(ClientAddr(self.peer));
+        self.peer.mark(request.extensions_mut());
         request.extensions_mut().insert(self.transport);
         if request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE) {
             // The answer to an upgrade has no body to hold these until the end.

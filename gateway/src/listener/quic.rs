@@ -3,7 +3,6 @@
 //! It runs inside the host's pingora service, on its runtime. Extended CONNECT is not advertised: h3 does not know
 //! RFC 9220 yet, and such requests would vanish.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,18 +12,19 @@ use h3::server::{RequestResolver, RequestStream};
 use http::{HeaderValue, Method, header};
 use http_body_util::BodyExt;
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use super::connection::Shared;
+use super::connection::{Peer, Shared};
 use super::quic_body::QuicBody;
 use super::quic_streams::{self, Stopped};
-use super::tls::{Certificates, Material};
+use super::tls::{self, Certificates, Material};
 use super::{Http3, tcp};
 use crate::body::{self, Response};
 use crate::gateway::Error;
-use crate::request::{ClientAddr, Transport};
+use crate::request::Transport;
 
 /// Whatever ends a connection or an answer early; it is only logged.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -115,12 +115,15 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
         h3::server::builder().max_field_section_size(shared.config.http3.max_header_bytes).build(streams).await?;
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
+    // Of the TLS handshake: a client may move to another address, not to another certificate.
+    let identity = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let identity = tls::identity(identity.as_deref().map(Vec::as_slice));
     let mut draining = false;
     let ended = loop {
         tokio::select! {
             accepted = h3.accept() => match accepted {
                 Ok(Some(resolver)) => {
-                    let peer = tcp::canonical(quic.remote_address());
+                    let peer = Peer { addr: tcp::canonical(quic.remote_address()), identity: identity.clone() };
                     requests.spawn(request(resolver, accepted_streams.take(), peer, shared.clone()));
                 }
                 Ok(None) => break Ok(()),
@@ -152,7 +155,7 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
     }
 }
 
-async fn request(resolver: Resolver, mut stopped: Stopped, peer: SocketAddr, shared: Arc<Shared>) {
+async fn request(resolver: Resolver, mut stopped: Stopped, peer: Peer, shared: Arc<Shared>) {
     let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
     let (head, stream) = match resolved {
         Ok(Ok(resolved)) => resolved,
@@ -171,7 +174,7 @@ async fn request(resolver: Resolver, mut stopped: Stopped, peer: SocketAddr, sha
     let is_head = *head.method() == Method::HEAD;
     let length = head.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let mut request = head.map(|()| body::boxed(QuicBody::new(recv, length)));
-    request.extensions_mut().insert(ClientAddr(peer));
+    peer.mark(request.extensions_mut());
     request.extensions_mut().insert(Transport::Http3);
     let answered = {
         let answering = async {

@@ -13,8 +13,8 @@ use pingora_core::server::ShutdownWatch;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Shared};
-use super::tls::Certificates;
+use super::connection::{self, Peer, Shared};
+use super::tls::{self, Certificates};
 
 pub(super) struct App {
     pub(super) certificates: Arc<Certificates>,
@@ -35,8 +35,8 @@ impl ServerApp for App {
         let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
         let material = self.certificates.current();
         let handshake = TlsAcceptor::from(material.tcp.clone()).accept(stream);
-        let tls = match tokio::time::timeout(self.certificates.handshake_timeout(), handshake).await {
-            Ok(Ok(tls)) => tls,
+        let stream = match tokio::time::timeout(self.certificates.handshake_timeout(), handshake).await {
+            Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "handshake failed");
                 return None;
@@ -46,8 +46,10 @@ impl ServerApp for App {
                 return None;
             }
         };
-        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        connection::serve(tls, permit, http2, canonical(peer), self.shared.clone()).await;
+        let session = stream.get_ref().1;
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let peer = Peer { addr: canonical(peer), identity: tls::identity(session.peer_certificates()) };
+        connection::serve(stream, permit, http2, peer, self.shared.clone()).await;
         None
     }
 }

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod authority;
 mod cancel;
 mod certificates;
 mod drain;
 mod grpc;
+mod handshake;
 mod limits;
+mod mutual_tls;
+mod sessions;
 mod support;
 mod transports;
 mod upgrades;

@@ -121,7 +121,7 @@ type H3Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 /// A caller with a connection.
 pub(crate) struct Client {
     pub(crate) connection: Connection,
-    authorization: http::HeaderValue,
+    pub(crate) authorization: http::HeaderValue,
 }
 
 pub(crate) enum Connection {
@@ -152,30 +152,40 @@ impl Answer {
 
 impl Connection {
     pub(crate) async fn connect(addr: SocketAddr, root: &CertificateDer<'static>, transport: Transport) -> Self {
-        match transport {
-            Transport::Http1 => {
-                let io = TokioIo::new(tls(addr, root, &[b"http/1.1"]).await.unwrap());
-                let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-                tokio::spawn(connection.with_upgrades());
-                Self::Http1(sender)
-            }
-            Transport::Http2 => {
-                let io = TokioIo::new(tls(addr, root, &[b"h2"]).await.unwrap());
-                let (sender, connection) =
-                    hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-                tokio::spawn(connection);
-                Self::Http2(sender)
-            }
-            Transport::Http3 => {
-                let any: SocketAddr = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
-                let mut endpoint = quinn::Endpoint::client(any).unwrap();
-                let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls_config(root, &[b"h3"])).unwrap();
-                endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-                let quic = endpoint.connect(addr, "localhost").unwrap().await.unwrap();
-                let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(quic)).await.unwrap();
-                tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-                Self::Http3(sender, endpoint)
-            }
+        Self::with(addr, tls_config(root, &[]), transport).await.unwrap()
+    }
+
+    /// A connection of this transport by `config`, whatever ALPN that has.
+    pub(crate) async fn with(
+        addr: SocketAddr,
+        mut config: rustls::ClientConfig,
+        transport: Transport,
+    ) -> anyhow::Result<Self> {
+        config.alpn_protocols = vec![match transport {
+            Transport::Http1 => b"http/1.1".to_vec(),
+            Transport::Http2 => b"h2".to_vec(),
+            Transport::Http3 => b"h3".to_vec(),
+        }];
+        if transport == Transport::Http3 {
+            let any: SocketAddr = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
+            let mut endpoint = quinn::Endpoint::client(any)?;
+            let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config)?;
+            endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+            let quic = endpoint.connect(addr, "localhost")?.await?;
+            let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(quic)).await?;
+            tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+            return Ok(Self::Http3(sender, endpoint));
+        }
+        let tls = TlsConnector::from(Arc::new(config));
+        let io = TokioIo::new(tls.connect(ServerName::try_from("localhost")?, TcpStream::connect(addr).await?).await?);
+        if transport == Transport::Http1 {
+            let (sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection.with_upgrades());
+            Ok(Self::Http1(sender))
+        } else {
+            let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            Ok(Self::Http2(sender))
         }
     }
 }
