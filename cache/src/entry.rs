@@ -5,83 +5,63 @@ mod wire;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode, header};
 
-use crate::{Lifetime, Stamp, Tags};
+use crate::semantics::fields::{self, Head};
+use crate::semantics::range::Span;
+use crate::{Age, Lifetime, Stamp, Tags};
 
-/// What of an answer's head is about the answer and not about the exchange. All else (`Set-Cookie`, `RateLimit`,
-/// `X-Request-Id`, `Server-Timing`, `traceparent`, hop-by-hop fields, …) stays with the request that it came for.
-const KEPT: [HeaderName; 4] = [
-    header::CONTENT_TYPE,
-    header::CONTENT_LANGUAGE,
-    header::LAST_MODIFIED,
-    // Which region's data this is.
-    HeaderName::from_static("nearfield-region"),
-];
 /// What an entry costs beside its body and head, by estimate: struct, reference counts, the cache's own bookkeeping.
 const OVERHEAD_BYTES: usize = 400;
 const HEADER_OVERHEAD_BYTES: usize = 64;
+const SIGNPOST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// An answer, complete and immutable: shared by reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub status: StatusCode,
-    /// In the order in which they are sent.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Before any content coding.
+    pub head: Head,
+    /// Before any content coding of ours.
     pub body: Bytes,
     pub stamp: Stamp,
     pub lifetime: Lifetime,
     pub tags: Tags,
-}
-
-/// How old an entry is, against its lifetime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
-    Fresh {
-        age: Duration,
-        left: Duration,
-    },
-    /// Too old to be given while the origin answers.
-    Stale {
-        age: Duration,
-        by: Duration,
-    },
-    Dead,
+    /// Of a part (206): where it lies in the whole.
+    pub span: Option<Span>,
+    /// No answer itself: the answer depends on these fields of the request, and is under [`crate::Key::variant`].
+    pub signpost: Option<Vec<HeaderName>>,
 }
 
 impl Entry {
-    /// Keeps of `headers` what is about the answer.
-    pub fn new(
-        status: StatusCode,
-        headers: &HeaderMap,
-        body: Bytes,
-        stamp: Stamp,
-        lifetime: Lifetime,
-        tags: Tags,
-    ) -> Self {
-        let kept = KEPT.into_iter().filter_map(|name| headers.get(&name).cloned().map(|value| (name, value)));
-        Self { status, headers: kept.collect(), body, stamp, lifetime, tags }
+    pub fn new(status: StatusCode, head: Head, body: Bytes, stamp: Stamp, lifetime: Lifetime, tags: Tags) -> Self {
+        Self { status, head, body, stamp, lifetime, tags, span: None, signpost: None }
+    }
+
+    /// Where the answers are that depend on the fields `names`, `answer` one of them. It outlives any of them, and is
+    /// purged with them.
+    pub fn signpost(names: Vec<HeaderName>, answer: &Self) -> Self {
+        let Self { status, stamp, .. } = *answer;
+        let lifetime = Lifetime { fresh: SIGNPOST_LIFETIME, ..Lifetime::default() };
+        let tags = answer.tags.clone();
+        Self { signpost: Some(names), ..Self::new(status, Head::new(), Bytes::new(), stamp, lifetime, tags) }
     }
 
     /// `now` in Unix microseconds. An entry is as old as the question, not as the answer: that is when it was true.
     pub fn age(&self, now: u64) -> Age {
-        let age = Duration::from_micros(now.saturating_sub(self.stamp.micros));
-        let Lifetime { fresh, stale } = self.lifetime;
-        if age < fresh {
-            Age::Fresh { age, left: fresh - age }
-        } else if age < fresh + stale {
-            Age::Stale { age, by: age - fresh }
-        } else {
-            Age::Dead
-        }
+        self.lifetime.age(Duration::from_micros(now.saturating_sub(self.stamp.micros)))
+    }
+
+    /// The first line of a field.
+    pub fn field(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        fields::first(&self.head, name)
     }
 
     /// Bytes of memory.
     pub fn weight(&self) -> usize {
         let header =
             |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES;
-        OVERHEAD_BYTES + self.body.len() + self.headers.iter().map(header).sum::<usize>()
+        let names = self.signpost.iter().flatten().map(|name| name.as_str().len() + HEADER_OVERHEAD_BYTES);
+        OVERHEAD_BYTES + self.body.len() + self.head.iter().map(header).sum::<usize>() + names.sum::<usize>()
     }
 }

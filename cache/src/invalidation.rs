@@ -3,8 +3,9 @@
 //! A fill takes its [`Stamp`] before it asks the origin. So a purge that comes while the origin works on an answer also
 //! ends that answer, and nothing has to be searched for or deleted: what is purged is no longer found, then forgotten.
 //!
-//! Purges are kept in a table of fixed size, by a hash of the tag. Two tags that share a slot purge one another; that
-//! costs a miss and no more.
+//! Purges are kept in tables of fixed size, by a hash of the tag. Two tags that share a slot purge one another; that
+//! costs a miss and no more. A soft purge makes stale what a hard one ends: what is stale may still be validated, or
+//! stand in for a failing origin.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use crate::{Clock, Tag, Tags};
 
-/// Slots of the table: half a mebibyte, and one collection in 65,536 shares another's purges.
+/// Slots of a table: half a mebibyte, and one collection in 65,536 shares another's purges.
 const SLOTS: usize = 1 << 16;
 /// Clocks of two gateways differ by less than this, or a purge reaches less far back than it should.
 const SKEW_MICROS: u64 = 2_000_000;
@@ -26,59 +27,115 @@ pub struct Stamp {
     pub origin: u64,
 }
 
-/// A cheap handle: clones purge, and ask, the same table.
+/// A cheap handle: clones purge, and ask, the same tables.
 #[derive(Clone)]
 pub struct Invalidation {
-    table: Arc<Table>,
+    shared: Arc<Shared>,
 }
 
-struct Table {
+struct Shared {
     clock: Clock,
     origin: u64,
+    /// The last time that was given out.
     last: AtomicU64,
+    /// The last purge of anything: what is younger is not looked up in the tables.
+    latest: AtomicU64,
+    hard: Table,
+    soft: Table,
+    relay: std::sync::OnceLock<Box<dyn Fn(Purge, Stamp) + Send + Sync>>,
+}
+
+/// When each tag, and everything, was last purged, in Unix microseconds; 0 for never.
+struct Table {
     everything: AtomicU64,
     slots: Box<[AtomicU64]>,
-    relay: std::sync::OnceLock<Box<dyn Fn(Purge, Stamp) + Send + Sync>>,
 }
 
 /// What is purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Purge {
+pub enum Reach {
     Everything,
     Tag(Tag),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Purge {
+    pub reach: Reach,
+    /// Answers become stale and are not forgotten.
+    pub soft: bool,
+}
+
+/// What purges have made of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purged {
+    Hard,
+    Not,
+    /// Stale for so long.
+    Soft(Duration),
+}
+
+impl Purge {
+    pub const EVERYTHING: Self = Self { reach: Reach::Everything, soft: false };
+
+    pub fn tag(tag: Tag) -> Self {
+        Self { reach: Reach::Tag(tag), soft: false }
+    }
+
+    #[must_use]
+    pub fn softly(self, soft: bool) -> Self {
+        Self { soft, ..self }
+    }
+}
+
+impl Table {
+    fn new() -> Self {
+        Self { everything: AtomicU64::new(0), slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn slot(&self, reach: Reach) -> &AtomicU64 {
+        match reach {
+            Reach::Everything => &self.everything,
+            Reach::Tag(tag) => &self.slots[tag.0 as usize % SLOTS],
+        }
+    }
+
+    fn last(&self, tags: &Tags) -> u64 {
+        let everything = self.everything.load(Ordering::SeqCst);
+        tags.iter().map(|tag| self.slot(Reach::Tag(tag)).load(Ordering::SeqCst)).fold(everything, u64::max)
+    }
+}
+
 impl Invalidation {
     pub fn new(clock: Clock) -> Self {
-        let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
-        let table = Table {
+        let shared = Shared {
             clock,
             origin: rand::random(),
             last: AtomicU64::new(0),
-            everything: AtomicU64::new(0),
-            slots,
+            latest: AtomicU64::new(0),
+            hard: Table::new(),
+            soft: Table::new(),
             relay: std::sync::OnceLock::new(),
         };
-        Self { table: Arc::new(table) }
+        Self { shared: Arc::new(shared) }
     }
 
     /// For whoever writes: `collection` was made, changed or deleted, and the writer has not been told yet. Every
     /// answer about it that was asked for before this call is gone when the call returns. Costs no I/O.
     pub fn collection_changed(&self, tenant: Option<&str>, collection: &str) {
         let collection = if collection.is_empty() { "default" } else { collection };
-        self.purge(Purge::Tag(Tag::collection(tenant, collection)));
+        self.purge(Purge::tag(Tag::collection(tenant, collection)));
     }
 
     /// The same for a write of which only the tenant is known.
     pub fn tenant_changed(&self, tenant: Option<&str>) {
-        self.purge(Purge::Tag(Tag::tenant(tenant)));
+        self.purge(Purge::tag(Tag::tenant(tenant)));
     }
 
     /// Purges here, and tells the other gateways if there is a way.
     pub fn purge(&self, purge: Purge) {
-        let stamp = Stamp { micros: self.advance(1), origin: self.table.origin };
-        self.slot(purge).fetch_max(stamp.micros, Ordering::SeqCst);
-        if let Some(relay) = self.table.relay.get() {
+        let stamp = Stamp { micros: self.advance(1), origin: self.shared.origin };
+        self.note(purge, stamp.micros);
+        if let Some(relay) = self.shared.relay.get() {
             relay(purge, stamp);
         }
     }
@@ -86,54 +143,70 @@ impl Invalidation {
     /// Another gateway's purge, as it told. Ours is the later clock at worst: what began here within the difference is
     /// purged too.
     pub(crate) fn learn(&self, purge: Purge, stamp: Stamp) {
-        if stamp.origin != self.table.origin {
-            self.slot(purge).fetch_max(stamp.micros.saturating_add(SKEW_MICROS), Ordering::SeqCst);
+        if stamp.origin != self.shared.origin {
+            self.note(purge, stamp.micros.saturating_add(SKEW_MICROS));
         }
+    }
+
+    fn note(&self, purge: Purge, micros: u64) {
+        let table = if purge.soft { &self.shared.soft } else { &self.shared.hard };
+        table.slot(purge.reach).fetch_max(micros, Ordering::SeqCst);
+        // Behind the table: who sees the one finds the other.
+        self.shared.latest.fetch_max(micros, Ordering::SeqCst);
     }
 
     /// How purges get to the other gateways; the first one given is used.
     pub(crate) fn relay_by(&self, relay: impl Fn(Purge, Stamp) + Send + Sync + 'static) {
-        let _ = self.table.relay.set(Box::new(relay));
+        let _ = self.shared.relay.set(Box::new(relay));
     }
 
     /// The stamp of a fill that begins now.
     pub fn begin(&self) -> Stamp {
-        Stamp { micros: self.advance(0), origin: self.table.origin }
+        Stamp { micros: self.advance(0), origin: self.shared.origin }
     }
 
-    /// Was what began at `stamp` purged since?
+    /// What became since of what began at `stamp`.
+    pub fn judge(&self, stamp: Stamp, tags: &Tags) -> Purged {
+        let Shared { origin, latest, hard, soft, clock, .. } = &*self.shared;
+        let ours = stamp.origin == *origin;
+        // By another gateway's clock it may be older than it says.
+        let began = if ours { stamp.micros } else { stamp.micros.saturating_sub(SKEW_MICROS) };
+        if began >= latest.load(Ordering::SeqCst) {
+            return Purged::Not;
+        }
+        let outlives = |purged: u64| purged == 0 || began >= purged;
+        if !outlives(hard.last(tags)) {
+            return Purged::Hard;
+        }
+        let softened = soft.last(tags);
+        if outlives(softened) {
+            return Purged::Not;
+        }
+        Purged::Soft(Duration::from_micros(clock.now().saturating_sub(softened)))
+    }
+
+    /// May what began at `stamp` be given at all?
     pub fn admits(&self, stamp: Stamp, tags: &Tags) -> bool {
-        let purged = self.purged(tags);
-        let allowance = if stamp.origin == self.table.origin || purged == 0 { 0 } else { SKEW_MICROS };
-        stamp.micros >= purged + allowance
+        self.judge(stamp, tags) != Purged::Hard
     }
 
     /// How long ago anything under `tags` was last purged; None for never.
     pub fn since_change(&self, tags: &Tags) -> Option<Duration> {
-        let purged = self.purged(tags);
-        (purged > 0).then(|| Duration::from_micros(self.table.clock.now().saturating_sub(purged)))
+        let purged = self.shared.hard.last(tags);
+        (purged > 0).then(|| Duration::from_micros(self.shared.clock.now().saturating_sub(purged)))
     }
 
     /// The last purge that touches `tags`, in the stamp's microseconds; 0 for none. Flights that began before and after
     /// a purge are different flights by it.
     pub fn purged(&self, tags: &Tags) -> u64 {
-        let everything = self.table.everything.load(Ordering::SeqCst);
-        tags.iter().map(|tag| self.slot(Purge::Tag(tag)).load(Ordering::SeqCst)).fold(everything, u64::max)
-    }
-
-    fn slot(&self, purge: Purge) -> &AtomicU64 {
-        match purge {
-            Purge::Everything => &self.table.everything,
-            Purge::Tag(tag) => &self.table.slots[tag.0 as usize % SLOTS],
-        }
+        self.shared.hard.last(tags).max(self.shared.soft.last(tags))
     }
 
     /// The time, `step` past the last one given at least.
     fn advance(&self, step: u64) -> u64 {
-        let now = self.table.clock.now();
-        let last = &self.table.last;
+        let now = self.shared.clock.now();
         let next = |seen: u64| Some(now.max(seen + step));
-        match last.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
+        match self.shared.last.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
             Ok(seen) | Err(seen) => now.max(seen + step),
         }
     }
@@ -158,9 +231,9 @@ mod tests {
         assert!(!invalidation.admits(before, &tags("shoes")));
         assert!(invalidation.admits(after, &tags("shoes")));
         assert!(invalidation.admits(before, &tags("hats")));
-        invalidation.purge(Purge::Tag(Tag::point(None, "hats", "1")));
+        invalidation.purge(Purge::tag(Tag::point(None, "hats", "1")));
         assert!(!invalidation.admits(before, &tags("hats")));
-        invalidation.purge(Purge::Everything);
+        invalidation.purge(Purge::EVERYTHING);
         assert!(!invalidation.admits(after, &tags("coats")));
         assert!(invalidation.admits(invalidation.begin(), &tags("coats")));
     }
@@ -207,5 +280,21 @@ mod tests {
         assert!(ours.admits(ours.begin(), &tags("shoes")));
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(theirs.admits(theirs.begin(), &tags("shoes")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_soft_purge_makes_stale_and_a_hard_one_goes_before_it() {
+        let invalidation = Invalidation::new(Clock::start());
+        let before = invalidation.begin();
+        let purge = Purge::tag(Tag::collection(None, "shoes"));
+        invalidation.purge(purge.softly(true));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let Purged::Soft(since) = invalidation.judge(before, &tags("shoes")) else { panic!("not stale") };
+        assert_eq!(since.as_secs(), 2, "less than three seconds by the microsecond of the purge");
+        assert_eq!(invalidation.judge(before, &tags("hats")), Purged::Not);
+        assert_eq!(invalidation.judge(invalidation.begin(), &tags("shoes")), Purged::Not);
+        assert!(invalidation.since_change(&tags("shoes")).is_none());
+        invalidation.purge(purge);
+        assert_eq!(invalidation.judge(before, &tags("shoes")), Purged::Hard);
     }
 }

@@ -6,11 +6,13 @@
 use std::fmt;
 
 use blake3::Hasher;
+use http::{HeaderMap, HeaderName};
 
 use crate::canonical::{hash_bytes, hash_json};
+use crate::semantics::vary;
 
 /// Changes when the meaning of a key does, so that what an older gateway left in Redis is not found.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// searchd's defaults: a caller that spells them out asks the same.
 const DEFAULT_COLLECTION: &str = "default";
 const DEFAULT_K: u32 = 10;
@@ -87,6 +89,39 @@ impl Key {
         hasher.update(&query.recall_target.to_le_bytes());
         hasher.update(&[u8::from(query.exact)]);
         Self(hasher.finalize().into())
+    }
+
+    /// What is at a path of a host: by GET, or by a QUERY with a body of some media type.
+    pub fn resource(host: &str, path: &str, query: Option<(&[u8], &[u8])>) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(&[VERSION]);
+        hash_bytes(&mut hasher, if query.is_some() { b"query" } else { b"resource" });
+        hash_bytes(&mut hasher, host.to_ascii_lowercase().as_bytes());
+        hash_bytes(&mut hasher, path.as_bytes());
+        let (media, body) = query.unwrap_or_default();
+        hash_bytes(&mut hasher, media);
+        hash_bytes(&mut hasher, body);
+        Self(hasher.finalize().into())
+    }
+
+    /// Of the answers under this key, the one for what `request` says in the fields `names`.
+    #[must_use]
+    pub fn variant(&self, names: &[HeaderName], request: &HeaderMap) -> Self {
+        let mut hasher = Hasher::new_keyed(&self.0);
+        hasher.update(b"v");
+        for name in names {
+            hash_bytes(&mut hasher, name.as_str().as_bytes());
+            let value = vary::normalised(request, name);
+            hasher.update(&[u8::from(value.is_some())]);
+            hash_bytes(&mut hasher, &value.unwrap_or_default());
+        }
+        Self(hasher.finalize().into())
+    }
+
+    /// A part of the answer under this key.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self(blake3::keyed_hash(&self.0, b"part").into())
     }
 
     /// A request by its bytes, to be mapped to the key of what it means without reading it again.

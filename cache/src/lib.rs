@@ -1,4 +1,4 @@
-//! The response cache without the HTTP server around it: keys, lifetimes, tiers, coalescing and invalidation.
+//! The cache without the HTTP server around it: what HTTP says of caching, keys, tiers, coalescing and invalidation.
 //!
 //! Nothing here does I/O but [`redis`], and nothing knows a route. Time comes from a [`Clock`].
 
@@ -6,24 +6,27 @@ mod canonical;
 mod clock;
 mod coalesce;
 mod entry;
-pub mod freshness;
 mod invalidation;
 mod key;
+mod lifetime;
 mod memory;
 mod metrics;
+mod policy;
 pub mod redis;
+pub mod semantics;
 mod store;
 mod tag;
 mod tiered;
 
 pub use clock::Clock;
 pub use coalesce::{Coalescer, Flight, Lost};
-pub use entry::{Age, Entry};
-pub use freshness::{Content, Lifetime};
-pub use invalidation::{Invalidation, Purge, Stamp};
+pub use entry::Entry;
+pub use invalidation::{Invalidation, Purge, Purged, Reach, Stamp};
 pub use key::{Audience, Key, Query, Target};
+pub use lifetime::{Age, Lifetime};
 pub use memory::Memory;
 pub use metrics::{Metrics, Snapshot};
+pub use policy::{Content, Policy};
 pub use store::Store;
 pub use tag::{Tag, Tags};
 pub use tiered::{Found, Tier, Tiered};

@@ -66,17 +66,17 @@ struct AtDeath;
 
 impl moka::Expiry<Key, Arc<Entry>> for AtDeath {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.lifetime.fresh + entry.lifetime.stale)
+        Some(entry.lifetime.total())
     }
 
     fn expire_after_update(&self, _: &Key, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
-        Some(entry.lifetime.fresh + entry.lifetime.stale)
+        Some(entry.lifetime.total())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
 
     use super::*;
     use crate::{Audience, Clock, Invalidation, Lifetime, Tags};
@@ -87,9 +87,9 @@ mod tests {
         let stamp = Invalidation::new(Clock::start()).begin();
         for i in 0..1000 {
             let tags = Tags::new(None, "c", None);
-            let lifetime = Lifetime { fresh: Duration::from_secs(30), stale: Duration::ZERO };
+            let lifetime = Lifetime { fresh: Duration::from_secs(30), ..Lifetime::default() };
             let body = vec![0; 10_000].into();
-            let entry = Entry::new(StatusCode::OK, &HeaderMap::new(), body, stamp, lifetime, tags);
+            let entry = Entry::new(StatusCode::OK, Vec::new(), body, stamp, lifetime, tags);
             let key = Key::embed(Audience { tenant: None, scope: "vectors:read" }, "c", &i.to_string());
             memory.put(key, Arc::new(entry));
             memory.entries.run_pending_tasks();

@@ -32,6 +32,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_QUEUED: usize = 1_000;
 /// Commands sent together.
 const PIPELINE: usize = 10;
+/// Fields of a head; answers with more stay in the gateway too.
+const MAX_FIELDS: usize = 256;
 const PREFIX: &[u8] = b"nearfield:1:";
 
 /// `[cache.redis]`.
@@ -111,7 +113,10 @@ impl Store for Redis {
     }
 
     async fn put(&self, key: Key, entry: Arc<Entry>) {
-        if entry.body.len() <= MAX_ENTRY_BYTES && self.puts.try_send((key, entry)).is_err() {
+        if entry.body.len() <= MAX_ENTRY_BYTES
+            && entry.head.len() <= MAX_FIELDS
+            && self.puts.try_send((key, entry)).is_err()
+        {
             Metrics::count(&self.shared.metrics.redis_skipped);
         }
     }

@@ -1,6 +1,8 @@
-//! What an answer depends on, and by which it is purged: its collection, and the point that it is about.
+//! What an answer depends on, and by which it is purged: its tenant, its collection, the point that it is about; or the
+//! resource that it is of, and what its origin says of it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::canonical::hash_bytes;
 
@@ -20,6 +22,16 @@ impl Tag {
 
     pub fn point(tenant: Option<&str>, collection: &str, id: &str) -> Self {
         Self::of(b"point", tenant, &[collection, id])
+    }
+
+    /// A path with its query at a host, in all its variants.
+    pub fn resource(host: &str, path: &str) -> Self {
+        Self::of(b"resource", None, &[host, path])
+    }
+
+    /// A word that an origin gave to its answer.
+    pub fn word(word: &str) -> Self {
+        Self::of(b"word", None, &[word])
     }
 
     /// A tag as `Cache-Tag` spells it: `collection:shoes`, `point:shoes/42`.
@@ -51,25 +63,26 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// The tags of one answer: its tenant's, its collection's, and its point's when it is about one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tags {
-    pub tenant: Tag,
-    pub collection: Tag,
-    pub point: Option<Tag>,
-}
+/// The tags of one answer. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tags(Arc<[Tag]>);
 
 impl Tags {
+    /// Of an answer to a question: its tenant's, its collection's, and its point's when it is about one.
     pub fn new(tenant: Option<&str>, collection: &str, point: Option<&str>) -> Self {
-        Self {
-            tenant: Tag::tenant(tenant),
-            collection: Tag::collection(tenant, collection),
-            point: point.map(|id| Tag::point(tenant, collection, id)),
-        }
+        let whole = [Tag::tenant(tenant), Tag::collection(tenant, collection)];
+        let point = point.map(|id| Tag::point(tenant, collection, id));
+        Self(whole.into_iter().chain(point).collect())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Tag> {
-        [self.tenant, self.collection].into_iter().chain(self.point)
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Tag> {
+        self.0.iter().copied()
+    }
+}
+
+impl From<Vec<Tag>> for Tags {
+    fn from(tags: Vec<Tag>) -> Self {
+        Self(tags.into())
     }
 }
 

@@ -143,6 +143,7 @@ impl Gateway {
             certificates: certificates.clone(),
             drain: drain.clone(),
             build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(inside).await?)) })),
+            interim: false,
         };
         let host = Host::start(plan).await?;
         Ok(Self { https, admin, certificates, readiness, drain, host, following: None, config: config.server })
@@ -208,7 +209,7 @@ fn dispatch(
     Ok((Dispatch::new(regions.clone(), websockets, stream), regions))
 }
 
-fn threads(configured: usize) -> usize {
+pub(crate) fn threads(configured: usize) -> usize {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

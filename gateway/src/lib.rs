@@ -5,6 +5,7 @@ pub mod config;
 pub mod dispatch;
 pub mod error;
 pub mod forward;
+pub mod front;
 pub mod gateway;
 pub mod layers;
 pub mod listener;

@@ -15,6 +15,7 @@ use crate::body::{Request, Response};
 mod activity;
 mod connection;
 pub(crate) mod host;
+mod interim;
 mod patience;
 mod quic;
 mod quic_body;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::{HeaderMap, StatusCode};
 use nearfield_auth::Principal;
 use parking_lot::Mutex;
 
@@ -57,6 +58,23 @@ impl Leases {
     /// Keeps `held` with the connection.
     pub fn keep(&self, held: impl Any + Send) {
         self.0.lock().push(Box::new(held));
+    }
+}
+
+type SendInterim = dyn Fn(StatusCode, &HeaderMap) + Send + Sync;
+
+/// By the listener, where it can: the way for answers that come before the final one (1xx, but 100 and 101).
+#[derive(Clone)]
+pub struct Interim(Arc<SendInterim>);
+
+impl Interim {
+    pub fn new(send: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(send))
+    }
+
+    /// Sent at once, or never: once the final answer has begun, or when the client reads too slowly.
+    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        (self.0)(status, headers);
     }
 }
 

@@ -8,10 +8,13 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use super::Entry;
+use crate::semantics::fields::Head;
+use crate::semantics::range::Span;
 use crate::{Key, Lifetime, Stamp, Tag, Tags};
 
-const VERSION: u8 = 1;
-const MAX_HEADERS: u16 = 32;
+const VERSION: u8 = 2;
+const MAX_HEADERS: u16 = 256;
+const MAX_TAGS: u16 = 64;
 
 /// Bytes that are not an entry of this version under this key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,21 +27,35 @@ impl Entry {
         out.push(VERSION);
         out.extend_from_slice(key.as_bytes());
         out.extend_from_slice(&self.status.as_u16().to_le_bytes());
+        let Lifetime { initial, fresh, while_revalidate, if_error, retained, strict } = self.lifetime;
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let span = self.span.unwrap_or(Span { first: 0, last: 0, total: None });
         for number in [
             self.stamp.micros,
             self.stamp.origin,
-            self.lifetime.fresh.as_micros() as u64,
-            self.lifetime.stale.as_micros() as u64,
-            self.tags.tenant.0,
-            self.tags.collection.0,
-            u64::from(self.tags.point.is_some()),
-            self.tags.point.map_or(0, |tag| tag.0),
+            micros(initial),
+            micros(fresh),
+            micros(while_revalidate),
+            micros(if_error),
+            micros(retained),
+            u64::from(strict) | u64::from(self.span.is_some()) << 1 | u64::from(self.signpost.is_some()) << 2,
+            span.first,
+            span.last,
+            span.total.unwrap_or(u64::MAX),
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        let headers = self.headers.iter().take(usize::from(MAX_HEADERS));
-        out.extend_from_slice(&(headers.len() as u16).to_le_bytes());
-        for (name, value) in headers {
+        let tags = self.tags.iter().take(usize::from(MAX_TAGS));
+        out.extend_from_slice(&(tags.len() as u16).to_le_bytes());
+        for tag in tags {
+            out.extend_from_slice(&tag.0.to_le_bytes());
+        }
+        let empty = HeaderValue::from_static("");
+        let signpost = self.signpost.iter().flatten().map(|name| (name, &empty));
+        let head: Vec<_> = self.head.iter().map(|(name, value)| (name, value)).chain(signpost).collect();
+        let head = &head[..head.len().min(usize::from(MAX_HEADERS))];
+        out.extend_from_slice(&(head.len() as u16).to_le_bytes());
+        for (name, value) in head {
             for bytes in [name.as_str().as_bytes(), value.as_bytes()] {
                 out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
                 out.extend_from_slice(bytes);
@@ -62,24 +79,24 @@ impl Entry {
         }
         let status = StatusCode::from_u16(u16::from_le_bytes(reader.array()?)).map_err(|_| Undecodable)?;
         let stamp = Stamp { micros: reader.number()?, origin: reader.number()? };
-        let lifetime =
-            Lifetime { fresh: Duration::from_micros(reader.number()?), stale: Duration::from_micros(reader.number()?) };
-        let tenant = Tag(reader.number()?);
-        let collection = Tag(reader.number()?);
-        let has_point = reader.number()? != 0;
-        let point = Tag(reader.number()?);
-        let tags = Tags { tenant, collection, point: has_point.then_some(point) };
-        let count = u16::from_le_bytes(reader.array()?);
-        if count > MAX_HEADERS {
-            return Err(Undecodable);
-        }
-        let mut headers = Vec::with_capacity(usize::from(count));
-        for _ in 0..count {
+        let [initial, fresh, while_revalidate, if_error, retained] = reader.durations()?;
+        let flags = reader.number()?;
+        let lifetime = Lifetime { initial, fresh, while_revalidate, if_error, retained, strict: flags & 1 != 0 };
+        let (first, last, total) = (reader.number()?, reader.number()?, reader.number()?);
+        let span = Span { first, last, total: (total != u64::MAX).then_some(total) };
+        let tags = (0..reader.count(MAX_TAGS)?).map(|_| reader.number().map(Tag)).collect::<Result<Vec<_>, _>>()?;
+        let mut head = Head::new();
+        for _ in 0..reader.count(MAX_HEADERS)? {
             let name = HeaderName::from_bytes(&reader.bytes()?).map_err(|_| Undecodable)?;
             let value = HeaderValue::from_maybe_shared(reader.bytes()?).map_err(|_| Undecodable)?;
-            headers.push((name, value));
+            head.push((name, value));
         }
-        Ok(Self { status, headers, body: reader.0, stamp, lifetime, tags })
+        let entry = Self::new(status, Head::new(), reader.0, stamp, lifetime, Tags::from(tags));
+        let span = (flags & 2 != 0).then_some(span);
+        Ok(match flags & 4 != 0 {
+            true => Self { signpost: Some(head.into_iter().map(|(name, _)| name).collect()), span, ..entry },
+            false => Self { head, span, ..entry },
+        })
     }
 }
 
@@ -100,6 +117,19 @@ impl Reader {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    fn durations<const N: usize>(&mut self) -> Result<[Duration; N], Undecodable> {
+        let mut durations = [Duration::ZERO; N];
+        for duration in &mut durations {
+            *duration = Duration::from_micros(self.number()?);
+        }
+        Ok(durations)
+    }
+
+    fn count(&mut self, most: u16) -> Result<u16, Undecodable> {
+        let count = u16::from_le_bytes(self.array()?);
+        if count > most { Err(Undecodable) } else { Ok(count) }
+    }
+
     fn bytes(&mut self) -> Result<Bytes, Undecodable> {
         let length = u32::from_le_bytes(self.array()?);
         self.take(length as usize)
@@ -108,7 +138,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, header};
+    use http::header;
     use proptest::prelude::*;
 
     use super::*;
@@ -118,20 +148,32 @@ mod tests {
         Key::embed(Audience { tenant: None, scope: "vectors:read" }, "c", id)
     }
 
-    fn entry(body: Vec<u8>, point: bool) -> Entry {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::SET_COOKIE, HeaderValue::from_static("a=b"));
-        headers.insert("x-request-id", HeaderValue::from_static("req_1"));
-        let tags = Tags { tenant: Tag(5), collection: Tag(7), point: point.then_some(Tag(9)) };
-        let lifetime = Lifetime { fresh: Duration::from_secs(30), stale: Duration::from_micros(1) };
-        Entry::new(StatusCode::OK, &headers, body.into(), Stamp { micros: 1, origin: 2 }, lifetime, tags)
+    fn entry(body: Vec<u8>, some: bool) -> Entry {
+        let head = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::SET_COOKIE, HeaderValue::from_static("a=b")),
+            (header::SET_COOKIE, HeaderValue::from_static("c=d")),
+        ];
+        let tags = Tags::from((5..if some { 8 } else { 5 }).map(Tag).collect::<Vec<_>>());
+        let seconds = Duration::from_secs;
+        let lifetime = Lifetime {
+            initial: Duration::from_micros(1),
+            fresh: seconds(30),
+            while_revalidate: seconds(31),
+            if_error: seconds(32),
+            retained: seconds(33),
+            strict: some,
+        };
+        let span = some.then_some(Span { first: 1, last: 2, total: None });
+        let stamp = Stamp { micros: 1, origin: 2 };
+        Entry { span, ..Entry::new(StatusCode::OK, head, body.into(), stamp, lifetime, tags) }
     }
 
     #[test]
-    fn only_what_is_about_the_answer_is_kept() {
-        let kept: Vec<_> = entry(Vec::new(), false).headers;
-        assert_eq!(kept, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    fn a_signpost_is_written_too() {
+        let names = vec![header::ACCEPT, HeaderName::from_static("foo")];
+        let signpost = Entry::signpost(names, &entry(Vec::new(), true));
+        assert_eq!(Entry::decode(&key("a"), signpost.encode(&key("a")).into()), Ok(signpost));
     }
 
     #[test]
@@ -142,14 +184,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(body in any::<Vec<u8>>(), point in any::<bool>()) {
-            let entry = entry(body, point);
+        fn what_is_written_is_read(body in any::<Vec<u8>>(), some in any::<bool>()) {
+            let entry = entry(body, some);
             let bytes = Bytes::from(entry.encode(&key("a")));
             prop_assert_eq!(Entry::decode(&key("a"), bytes), Ok(entry));
         }
 
         #[test]
-        fn damage_is_noticed(cut in 0usize..300, flip in 0usize..300, bit in 0u8..8) {
+        fn damage_is_noticed(cut in 0usize..400, flip in 0usize..400, bit in 0u8..8) {
             let good = entry(b"{\"results\":[]}".to_vec(), true).encode(&key("a"));
             let mut flipped = good.clone();
             flipped[flip % good.len()] ^= 1 << bit;

@@ -210,3 +210,37 @@ fn a_tenant_has_keys_of_its_own() {
     }
     assert_ne!(Key::embed(READER, "c", "d/e"), Key::embed(READER, "c/d", "e"));
 }
+
+#[test]
+fn a_resource_is_known_by_host_path_and_the_body_of_a_query() {
+    let plain = Key::resource("example.org", "/a?b", None);
+    assert_eq!(plain, Key::resource("Example.ORG", "/a?b", None));
+    let others = [
+        Key::resource("example.com", "/a?b", None),
+        Key::resource("example.org", "/a?c", None),
+        Key::resource("example.org", "/A?b", None),
+        Key::resource("example.org", "/a?b", Some((b"", b""))),
+        Key::resource("example.org", "/a?b", Some((b"x", b"y"))),
+        Key::resource("example.org", "/a?b", Some((b"", b"xy"))),
+        plain.part(),
+        plain.variant(&[], &HeaderMap::new()),
+    ];
+    for (i, one) in others.iter().enumerate() {
+        assert!(*one != plain && !others[..i].contains(one), "{i}");
+    }
+}
+
+#[test]
+fn variants_differ_by_the_fields_that_choose() {
+    let (foo, bar) = (HeaderName::from_static("foo"), HeaderName::from_static("bar"));
+    let request = |lines: &[(&HeaderName, &str)]| -> HeaderMap {
+        lines.iter().map(|(name, value)| ((*name).clone(), value.parse().unwrap())).collect()
+    };
+    let variant = |lines: &[(&HeaderName, &str)]| {
+        Key::resource("h", "/", None).variant(&[bar.clone(), foo.clone()], &request(lines))
+    };
+    assert_eq!(variant(&[(&foo, "1,2"), (&bar, "x")]), variant(&[(&bar, "x"), (&foo, " 1, 2 ")]));
+    assert_eq!(variant(&[(&foo, "1"), (&http::header::ACCEPT, "x")]), variant(&[(&foo, "1")]));
+    assert_ne!(variant(&[(&foo, "1")]), variant(&[(&bar, "1")]));
+    assert_ne!(variant(&[(&foo, "1")]), variant(&[(&foo, "1"), (&bar, "")]));
+}

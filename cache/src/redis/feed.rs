@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::TIMEOUT;
 use super::pool::Pool;
-use crate::invalidation::Purge;
+use crate::invalidation::{Purge, Reach};
 use crate::{Invalidation, Stamp, Tag};
 
 const STREAM: &str = "nearfield:1:purges";
@@ -54,7 +54,7 @@ impl Due {
         let mut purges = self.purges.lock();
         if purges.len() >= MAX_DUE && !purges.contains_key(&purge) {
             purges.clear();
-            purges.insert(Purge::Everything, stamp);
+            purges.insert(Purge::EVERYTHING, stamp);
         } else {
             purges.insert(purge, stamp);
         }
@@ -144,12 +144,12 @@ async fn follow(client: &Client, invalidation: &Invalidation, seen: &mut String)
 const ENCODED: usize = 25;
 
 fn encode(purge: Purge, stamp: Stamp) -> [u8; ENCODED] {
-    let (kind, tag) = match purge {
-        Purge::Everything => (0, 0),
-        Purge::Tag(tag) => (1, tag.0),
+    let (kind, tag) = match purge.reach {
+        Reach::Everything => (0, 0),
+        Reach::Tag(tag) => (1, tag.0),
     };
     let mut bytes = [0; ENCODED];
-    bytes[0] = kind;
+    bytes[0] = kind | u8::from(purge.soft) << 1;
     bytes[1..9].copy_from_slice(&tag.to_le_bytes());
     bytes[9..17].copy_from_slice(&stamp.micros.to_le_bytes());
     bytes[17..].copy_from_slice(&stamp.origin.to_le_bytes());
@@ -159,11 +159,12 @@ fn encode(purge: Purge, stamp: Stamp) -> [u8; ENCODED] {
 fn decode(bytes: &[u8]) -> Option<(Purge, Stamp)> {
     let bytes: &[u8; ENCODED] = bytes.try_into().ok()?;
     let number = |at: usize| bytes[at..at + 8].try_into().ok().map(u64::from_le_bytes);
-    let purge = match bytes[0] {
-        0 => Purge::Everything,
-        1 => Purge::Tag(Tag(number(1)?)),
+    let reach = match bytes[0] {
+        0 | 2 => Reach::Everything,
+        1 | 3 => Reach::Tag(Tag(number(1)?)),
         _ => return None,
     };
+    let purge = Purge { reach, soft: bytes[0] & 2 != 0 };
     Some((purge, Stamp { micros: number(9)?, origin: number(17)? }))
 }
 
@@ -175,8 +176,10 @@ mod tests {
     #[tokio::test]
     async fn purges_travel_as_bytes() {
         let stamp = Invalidation::new(Clock::start()).begin();
-        for purge in [Purge::Everything, Purge::Tag(Tag::collection(None, "shoes"))] {
-            assert_eq!(decode(&encode(purge, stamp)), Some((purge, stamp)));
+        for purge in [Purge::EVERYTHING, Purge::tag(Tag::collection(None, "shoes"))] {
+            for purge in [purge, purge.softly(true)] {
+                assert_eq!(decode(&encode(purge, stamp)), Some((purge, stamp)));
+            }
         }
         assert_eq!(decode(b"x"), None);
         assert_eq!(decode(&[7; ENCODED]), None);
@@ -186,8 +189,8 @@ mod tests {
     async fn too_many_purges_are_one() {
         let (due, stamp) = (Due::default(), Invalidation::new(Clock::start()).begin());
         for i in 0..=MAX_DUE {
-            due.add(Purge::Tag(Tag::collection(None, &i.to_string())), stamp);
+            due.add(Purge::tag(Tag::collection(None, &i.to_string())), stamp);
         }
-        assert_eq!(due.take(), [(Purge::Everything, stamp)]);
+        assert_eq!(due.take(), [(Purge::EVERYTHING, stamp)]);
     }
 }

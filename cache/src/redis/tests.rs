@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::*;
-use crate::invalidation::Purge;
-use crate::{Age, Audience, Clock, Lifetime, Memory, Tags, Tier, Tiered};
+use crate::{Age, Audience, Clock, Lifetime, Memory, Purge, Tags, Tier, Tiered};
 
+/// A request that says nothing.
+static NONE: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(http::HeaderMap::new);
 /// Long: the tests share few cores. What must be quick is measured apart.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -89,9 +90,10 @@ fn key(id: &str) -> Key {
 
 fn entry(cache: &Tiered, body: &'static [u8]) -> Arc<Entry> {
     let tags = Tags::new(None, "shoes", None);
-    let lifetime = Lifetime { fresh: Duration::from_secs(300), stale: Duration::from_secs(300) };
+    let seconds = Duration::from_secs(300);
+    let lifetime = Lifetime { fresh: seconds, if_error: seconds, ..Lifetime::default() };
     let stamp = cache.invalidation.begin();
-    Arc::new(Entry::new(StatusCode::OK, &HeaderMap::new(), Bytes::from_static(body), stamp, lifetime, tags))
+    Arc::new(Entry::new(StatusCode::OK, Vec::new(), Bytes::from_static(body), stamp, lifetime, tags))
 }
 
 /// Until it is so, and at most ten seconds.
@@ -110,14 +112,14 @@ async fn gateways_share_what_they_store() {
     let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
     eventually("a connects", || async {
         a.store(key("1"), entry(&a, b"one")).await;
-        b.fetch(&key("1")).await.is_some()
+        b.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
-    let found = b.fetch(&key("1")).await.unwrap();
+    let found = b.fetch(&key("1"), &NONE).await.unwrap();
     assert_eq!((&found.entry.body[..], found.tier), (&b"one"[..], Tier::Behind));
     assert!(matches!(found.age, Age::Fresh { .. }));
-    assert_eq!(b.peek(&key("1")).unwrap().tier, Tier::Memory);
-    assert!(b.fetch(&key("2")).await.is_none());
+    assert_eq!(b.peek(&key("1"), &NONE).unwrap().tier, Tier::Memory);
+    assert!(b.fetch(&key("2"), &NONE).await.is_none());
     assert!(b.metrics.snapshot().redis_misses > 0);
 }
 
@@ -127,7 +129,7 @@ async fn each_look_up_begins_the_hour_anew() {
     let cache = gateway(&server.url(), PATIENCE);
     eventually("stored", || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
-        cache.fetch(&key("1")).await.is_some()
+        cache.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
     let client = Client::open(server.url()).unwrap();
@@ -139,7 +141,7 @@ async fn each_look_up_begins_the_hour_anew() {
     };
     ttl("EXPIRE", Some(100)).await;
     assert!(ttl("TTL", None).await <= 100);
-    assert!(cache.fetch(&key("1")).await.is_some());
+    assert!(cache.fetch(&key("1"), &NONE).await.is_some());
     assert!(ttl("TTL", None).await > 3500);
 }
 
@@ -149,18 +151,18 @@ async fn a_purge_reaches_the_other_gateways_and_what_is_in_redis() {
     let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
     eventually("shared", || async {
         a.store(key("1"), entry(&a, b"old")).await;
-        b.fetch(&key("1")).await.is_some()
+        b.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
-    assert!(b.peek(&key("1")).is_some());
+    assert!(b.peek(&key("1"), &NONE).is_some());
     a.invalidation.collection_changed(None, "shoes");
-    assert!(a.peek(&key("1")).is_none() && a.fetch(&key("1")).await.is_none());
-    eventually("b learns", || async { b.peek(&key("1")).is_none() }).await;
-    assert!(b.fetch(&key("1")).await.is_none());
+    assert!(a.peek(&key("1"), &NONE).is_none() && a.fetch(&key("1"), &NONE).await.is_none());
+    eventually("b learns", || async { b.peek(&key("1"), &NONE).is_none() }).await;
+    assert!(b.fetch(&key("1"), &NONE).await.is_none());
     // One that starts later reads what was purged before.
     let c = gateway(&server.url(), PATIENCE);
     eventually("c learns", || async { c.invalidation.since_change(&entry(&c, b"").tags).is_some() }).await;
-    assert!(c.fetch(&key("1")).await.is_none());
+    assert!(c.fetch(&key("1"), &NONE).await.is_none());
 }
 
 #[tokio::test]
@@ -169,14 +171,14 @@ async fn a_purge_made_while_redis_is_down_is_told_later() {
     let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
     eventually("both connect", || async {
         a.store(key("1"), entry(&a, b"old")).await;
-        b.fetch(&key("1")).await.is_some()
+        b.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
     let port = server.kill();
     a.invalidation.collection_changed(None, "shoes");
-    assert!(b.peek(&key("1")).is_some());
+    assert!(b.peek(&key("1"), &NONE).is_some());
     let _server = Server::start_at(port);
-    eventually("b learns", || async { b.peek(&key("1")).is_none() }).await;
+    eventually("b learns", || async { b.peek(&key("1"), &NONE).is_none() }).await;
 }
 
 #[tokio::test]
@@ -185,11 +187,11 @@ async fn without_redis_a_look_up_is_a_miss_that_costs_nothing() {
     let cache = gateway(&url(port), PATIENCE);
     let begun = Instant::now();
     for _ in 0..1000 {
-        assert!(cache.fetch(&key("1")).await.is_none());
+        assert!(cache.fetch(&key("1"), &NONE).await.is_none());
         cache.store(key("1"), entry(&cache, b"one")).await;
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert!(cache.peek(&key("1")).is_some());
+    assert!(cache.peek(&key("1"), &NONE).is_some());
 }
 
 #[tokio::test]
@@ -198,13 +200,13 @@ async fn redis_may_die_and_come_back() {
     let cache = gateway(&server.url(), PATIENCE);
     let stored = || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
-        cache.fetch(&key("1")).await.is_some()
+        cache.fetch(&key("1"), &NONE).await.is_some()
     };
     eventually("stored", stored).await;
     let port = server.kill();
     let begun = Instant::now();
     for _ in 0..1000 {
-        assert!(cache.fetch(&key("1")).await.is_none());
+        assert!(cache.fetch(&key("1"), &NONE).await.is_none());
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let _server = Server::start_at(port);
@@ -217,13 +219,13 @@ async fn a_redis_that_hangs_holds_nobody_up() {
     let cache = gateway(&server.url(), Duration::from_millis(50));
     eventually("stored", || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
-        cache.fetch(&key("1")).await.is_some()
+        cache.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
     server.signal("-STOP");
     let begun = Instant::now();
     for _ in 0..1000 {
-        assert!(cache.fetch(&key("1")).await.is_none());
+        assert!(cache.fetch(&key("1"), &NONE).await.is_none());
     }
     let waited = begun.elapsed();
     server.signal("-CONT");
@@ -236,11 +238,11 @@ async fn a_hundred_at_once_open_connections_as_they_need_them() {
     let cache = gateway(&server.url(), PATIENCE);
     eventually("stored", || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
-        cache.fetch(&key("1")).await.is_some()
+        cache.fetch(&key("1"), &NONE).await.is_some()
     })
     .await;
     eventually("a hundred answers at once", || async {
-        let all = (0..100).map(|_| async { cache.fetch(&key("1")).await.is_some() });
+        let all = (0..100).map(|_| async { cache.fetch(&key("1"), &NONE).await.is_some() });
         futures::future::join_all(all).await.into_iter().all(|found| found)
     })
     .await;
@@ -256,16 +258,16 @@ async fn what_is_no_entry_is_a_miss() {
     redis::cmd("LPUSH").arg(name(&key("2"))).arg("junk").exec_async(&mut connection).await.unwrap();
     eventually("connected", || async {
         cache.store(key("3"), entry(&cache, b"one")).await;
-        cache.fetch(&key("3")).await.is_some()
+        cache.fetch(&key("3"), &NONE).await.is_some()
     })
     .await;
-    assert!(cache.fetch(&key("1")).await.is_none());
-    assert!(cache.fetch(&key("2")).await.is_none());
+    assert!(cache.fetch(&key("1"), &NONE).await.is_none());
+    assert!(cache.fetch(&key("2"), &NONE).await.is_none());
 }
 
 #[tokio::test]
 async fn a_url_that_is_none_is_an_error_at_the_start() {
     let invalidation = Invalidation::new(Clock::start());
-    invalidation.purge(Purge::Everything);
+    invalidation.purge(Purge::EVERYTHING);
     assert!(Redis::start("nonsense", &Config::default(), &invalidation, Arc::default()).is_err());
 }

@@ -74,7 +74,7 @@ fn run(invalidation: Invalidation, purges: Vec<Purge>, after_seconds: u32) {
 fn purges(context: &CallContext, asked: &operating::Purge) -> Result<Vec<Purge>, Error> {
     let tenant = context.principal.as_ref().and_then(|principal| principal.tenant.as_deref());
     if asked.all {
-        return Ok(vec![if tenant.is_some() { Purge::Tag(Tag::tenant(tenant)) } else { Purge::Everything }]);
+        return Ok(vec![if tenant.is_some() { Purge::tag(Tag::tenant(tenant)) } else { Purge::EVERYTHING }]);
     }
     let report = Report::default();
     let mut tags = Vec::with_capacity(1 + asked.ids.len() + asked.tags.len());
@@ -94,5 +94,5 @@ fn purges(context: &CallContext, asked: &operating::Purge) -> Result<Vec<Purge>,
             }
         }
     }
-    report.finish(tags.into_iter().map(Purge::Tag).collect())
+    report.finish(tags.into_iter().map(Purge::tag).collect())
 }

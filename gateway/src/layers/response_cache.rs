@@ -1,40 +1,47 @@
-//! The gateway's own cache of answers: searches and points by id, as they were before compression.
+//! The gateway's own cache of answers, as they were before compression: a shared HTTP cache to RFC 9111.
+//!
+//! It stands in front of two kinds of things. Of [`Layer`] these are our own questions, searches and points by id: their
+//! keys say what is asked, not how, and what a write through this gateway changed is not given from here again. Of
+//! [`resource::Layer`] it is whatever an HTTP origin has, by the origin's word alone. Tiers, coalescing and purges are
+//! the same.
 //!
 //! A hit costs a hash of the request as it came and a look into memory. A miss is asked for once, however many wait,
-//! and by a task of its own. What a write through this gateway changed is not given from here again. `Cache-Status`
-//! (RFC 9211) tells what happened; what a browser or a CDN may do is told by `Cache-Control` (RFC 9111) and
-//! `CDN-Cache-Control` (RFC 9213).
+//! and by a task of its own. `Cache-Status` (RFC 9211) tells what happened; what a browser or a CDN may do is told by
+//! `Cache-Control` (RFC 9111) and `CDN-Cache-Control` (RFC 9213).
 
 mod answer;
 mod asked;
+mod collect;
 mod fill;
+mod flow;
 mod metrics;
 mod question;
+pub mod resource;
 pub(crate) mod status;
+mod subject;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
-use nearfield_cache::freshness::Policy;
+use http::{HeaderName, Method};
 use nearfield_cache::redis::{self, Redis};
-use nearfield_cache::{Age, Clock, Coalescer, Content, Found, Invalidation, Key, Memory, Metrics, Store, Tier, Tiered};
+use nearfield_cache::semantics::request::is_query;
+use nearfield_cache::{Clock, Coalescer, Content, Invalidation, Key, Memory, Metrics, Policy, Store, Tiered};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
-use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-use self::asked::Asked;
-use self::fill::{Exchange, Outcome};
-use self::question::{Known, Question};
+use self::asked::{Asked, Exchange};
+use self::fill::Outcome;
+use self::question::Question;
+use self::subject::Known;
 use super::{Answering, classify};
-use crate::body::{self, Request, Response};
+use crate::body::{Request, Response};
 use crate::dispatch;
 use crate::error::Error;
 use crate::forward::codec::DecodedSearch;
-use crate::request::Deadline;
 use crate::route::Route;
 
 /// `[cache]`.
@@ -82,17 +89,40 @@ impl Default for Config {
 const MAX_REMEMBERED: u64 = 50_000;
 /// Larger answers are passed on as they come, and not kept.
 const MAX_ENTRY_BYTES: u64 = 8 << 20;
-/// How often a request asks anew because the one it waited for had less time.
+/// How often a request asks anew because the one that it waited for had less time, or asked for something else.
 const MAX_JOINS: usize = 3;
+/// What was not to be kept a moment ago is asked for by each for itself: that many, …
+const MAX_UNCACHED: u64 = 10_000;
+/// … for so long.
+const UNCACHED_FOR: Duration = Duration::from_secs(60);
+const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What a cache stands in front of.
+trait Inner:
+    tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Inner for S where
+    S: tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
 
 /// The cache itself. Cheap to clone; clones are the same cache.
 #[derive(Clone)]
-pub(crate) struct Cache(Arc<Shared>);
+pub struct Cache(Arc<Shared>);
 
 struct Shared {
     tiers: Tiered,
     flights: Coalescer<(Key, u64), Arc<Outcome>>,
     remembered: moka::sync::Cache<Key, Arc<Known>>,
+    uncached: moka::sync::Cache<Key, ()>,
     policy: Policy,
     cdn_max_age: Option<Duration>,
     enabled: bool,
@@ -103,7 +133,7 @@ impl Cache {
     ///
     /// # Errors
     /// A `redis_url` that is none. A Redis that does not answer is no error.
-    pub(crate) fn start(config: &Config, registry: &mut Registry) -> Result<Self, redis::BadUrl> {
+    pub fn start(config: &Config, registry: &mut Registry) -> Result<Self, redis::BadUrl> {
         let clock = Clock::start();
         let (invalidation, counts) = (Invalidation::new(clock), Arc::new(Metrics::default()));
         let behind = match &config.redis_url {
@@ -125,6 +155,7 @@ impl Cache {
             tiers,
             flights: Coalescer::default(),
             remembered: moka::sync::Cache::new(MAX_REMEMBERED),
+            uncached: moka::sync::Cache::builder().max_capacity(MAX_UNCACHED).time_to_live(UNCACHED_FOR).build(),
             policy,
             cdn_max_age: config.cdn_max_age,
             enabled: config.enabled,
@@ -151,11 +182,7 @@ pub(crate) struct Service<S> {
     cache: Cache,
 }
 
-impl<S> tower::Service<Request> for Service<S>
-where
-    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: Inner> tower::Service<Request> for Service<S> {
     type Response = Response;
     type Error = Error;
     type Future = Answering;
@@ -171,7 +198,7 @@ where
         // Whoever writes, inside, says what has changed.
         request.extensions_mut().insert(cache.0.tiers.invalidation.clone());
         match kept(classify::route(&request), request.method()) {
-            Some(content) if cache.0.enabled => Box::pin(cache.answer(inner, content, request)),
+            Some(content) if cache.0.enabled => Box::pin(cache.ask(inner, content, request)),
             _ => {
                 if classify::route(&request) == Route::CacheWarm {
                     // What is asked ahead of time goes through here, as clients' requests do.
@@ -195,21 +222,19 @@ fn kept(route: Route, method: &Method) -> Option<Content> {
     match (route, method) {
         (Route::Embed, &Method::GET | &Method::HEAD) => Some(Content::Embed),
         (Route::Search, &Method::GET | &Method::HEAD | &Method::POST) => Some(Content::Search),
+        (Route::Search, method) if is_query(method) => Some(Content::Search),
         _ => None,
     }
 }
 
 impl Cache {
-    async fn answer<S>(self, inner: S, content: Content, request: Request) -> Result<Response, Error>
-    where
-        S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-    {
-        let started = Instant::now();
+    /// Answers one of our own questions.
+    async fn ask<S: Inner>(self, inner: S, content: Content, request: Request) -> Result<Response, Error> {
         let (mut parts, body) = request.into_parts();
-        let body = if parts.method == Method::POST { dispatch::read_body(body).await? } else { Bytes::new() };
+        let bodied = parts.method == Method::POST || is_query(&parts.method);
+        let body = if bodied { dispatch::read_body(body).await? } else { Bytes::new() };
         let asked = Asked::of(&parts.method, &parts.headers);
-        let question = match self.question(content, &parts, &body)? {
+        let known = match self.question(content, &parts, &body)? {
             Question::Answerable { known, search } => {
                 parts.extensions.extend(of_one(search.map(DecodedSearch)));
                 known
@@ -217,212 +242,19 @@ impl Cache {
             // It has to see a write: that is for searchd to know.
             Question::Sessioned(search) => {
                 parts.extensions.extend(of_one(search.map(DecodedSearch)));
-                return self.bypass(inner, parts, body, status::SESSION).await;
+                return self.bypass(inner, Exchange { parts, body }, status::SESSION).await;
             }
             Question::Explained(search) => {
                 parts.extensions.insert(DecodedSearch(search));
-                return self.bypass(inner, parts, body, status::EXPLAIN).await;
+                return self.bypass(inner, Exchange { parts, body }, status::EXPLAIN).await;
             }
         };
-        if asked.no_store {
-            return self.bypass(inner, parts, body, status::REQUEST).await;
+        if asked.demand.no_store {
+            return self.bypass(inner, Exchange { parts, body }, status::REQUEST).await;
         }
-        let found = if asked.no_cache { None } else { self.0.tiers.peek(&question.key) };
-        if let Some(hit) = found.as_ref().filter(|found| asked.admits(found.age)) {
-            return Ok(self.hit(hit, &asked, &parts, started));
-        }
-        if asked.only_if_cached {
-            return self.only_if_cached(&question, &asked, &parts, started).await;
-        }
-        // A HEAD is answered from what a GET finds.
-        if parts.method == Method::HEAD {
-            parts.method = Method::GET;
-        }
-        let exchange = Exchange { parts, body };
-        self.miss(inner, question, asked, exchange, found).await
-    }
-
-    async fn bypass<S>(
-        &self,
-        inner: S,
-        parts: http::request::Parts,
-        body: Bytes,
-        status: http::HeaderValue,
-    ) -> Result<Response, Error>
-    where
-        S: tower::Service<Request, Response = Response, Error = Error>,
-    {
-        Metrics::count(&self.0.tiers.metrics.bypassed);
-        let mut response = inner.oneshot(Request::from_parts(parts, body::full(body))).await?;
-        response.headers_mut().insert(http::header::CACHE_CONTROL, answer::NO_STORE);
-        status::tell(&mut response, status);
-        Ok(response)
-    }
-
-    fn hit(&self, found: &Found, asked: &Asked, parts: &http::request::Parts, started: Instant) -> Response {
-        let metrics = &self.0.tiers.metrics;
-        Metrics::count(match found.tier {
-            Tier::Behind => &metrics.hits_redis,
-            Tier::Memory => &metrics.hits_memory,
-        });
-        let mut response = answer::of(&found.entry, found.age, asked, parts);
-        status::tell(&mut response, status::hit(found));
-        answer::timed(&mut response, started);
-        response
-    }
-
-    async fn only_if_cached(
-        &self,
-        question: &Known,
-        asked: &Asked,
-        parts: &http::request::Parts,
-        started: Instant,
-    ) -> Result<Response, Error> {
-        let behind = self.0.tiers.fetch(&question.key).await.filter(|found| asked.admits(found.age));
-        match behind {
-            Some(found) => Ok(self.hit(&found, asked, parts, started)),
-            None => Ok(answer::failed(&Error::NotCached, parts, status::NOT_CACHED)),
-        }
-    }
-
-    async fn miss<S>(
-        &self,
-        inner: S,
-        question: Arc<Known>,
-        asked: Asked,
-        exchange: Exchange,
-        found: Option<Found>,
-    ) -> Result<Response, Error>
-    where
-        S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-    {
-        let deadline = exchange.parts.extensions.get().map(|Deadline(at)| *at);
-        let stale = found.map(|found| found.entry);
-        let why = if asked.no_cache { status::Why::Request } else { status::Why::of(stale.is_some()) };
-        for _ in 0..MAX_JOINS {
-            let ask = || {
-                let (cache, inner, exchange) = (self.clone(), inner.clone(), exchange.clone());
-                fill::fill(cache, inner, Arc::clone(&question), exchange, asked.no_cache)
-            };
-            // Who wants a new answer does not wait for one that was asked for before.
-            let (landed, joined) = if asked.no_cache {
-                (within(deadline, async { Ok(ask().await) }).await, false)
-            } else {
-                let epoch = self.0.tiers.invalidation.purged(&question.tags);
-                let flight = self.0.flights.fly((question.key, epoch), ask);
-                let joined = flight.joined;
-                (within(deadline, flight.landed()).await, joined)
-            };
-            if joined {
-                Metrics::count(&self.0.tiers.metrics.coalesced);
-            }
-            let outcome = match landed {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(lost)) => return Err(Error::Internal(Box::new(lost))),
-                Err(_elapsed) => Arc::new(Outcome::Failed { error: Arc::new(Error::DeadlineExceeded), stale: None }),
-            };
-            match &*outcome {
-                Outcome::Kept(kept) => {
-                    return Ok(self.landed(kept, why, joined, &asked, &exchange));
-                }
-                Outcome::Passed(once) => {
-                    let passed = once.lock().take();
-                    return self.passed(passed, inner, exchange, why, asked.head).await;
-                }
-                // The one that asked had less time than this one has.
-                Outcome::Failed { error, .. }
-                    if joined && matches!(**error, Error::DeadlineExceeded) && has_time(deadline) => {}
-                Outcome::Failed { error, stale: behind } => {
-                    let stale = stale.or_else(|| behind.clone());
-                    return Ok(self.failed(error, stale, why, &asked, &exchange));
-                }
-            }
-        }
-        Err(Error::DeadlineExceeded)
-    }
-
-    fn landed(
-        &self,
-        kept: &fill::Kept,
-        why: status::Why,
-        joined: bool,
-        asked: &Asked,
-        exchange: &Exchange,
-    ) -> Response {
-        let Shared { tiers, .. } = &*self.0;
-        let age = kept.entry.age(tiers.clock.now());
-        let mut response = match kept.from {
-            fill::From::Origin => {
-                if !joined {
-                    Metrics::count(&tiers.metrics.misses);
-                }
-                let mut response = answer::first_hand(&kept.entry, asked, &exchange.parts);
-                status::tell(&mut response, status::asked(why, &kept.entry, kept.stored, joined));
-                response
-            }
-            fill::From::Behind => {
-                Metrics::count(&tiers.metrics.hits_redis);
-                let found = Found { entry: Arc::clone(&kept.entry), age, tier: Tier::Behind };
-                let mut response = answer::of(&kept.entry, age, asked, &exchange.parts);
-                status::tell(&mut response, status::hit(&found));
-                response
-            }
-        };
-        if let Some(timing) = &kept.timing {
-            response.headers_mut().append(answer::SERVER_TIMING, timing.clone());
-        }
-        response
-    }
-
-    /// An answer too large to share: the first to come has it, the others ask for themselves.
-    async fn passed<S>(
-        &self,
-        passed: Option<Response>,
-        inner: S,
-        exchange: Exchange,
-        why: status::Why,
-        head: bool,
-    ) -> Result<Response, Error>
-    where
-        S: tower::Service<Request, Response = Response, Error = Error>,
-    {
-        Metrics::count(&self.0.tiers.metrics.misses);
-        let mut response = match passed {
-            Some(response) => response,
-            None => inner.oneshot(exchange.into_request()).await?,
-        };
-        answer::unkept(&mut response);
-        if head {
-            answer::drop_body(&mut response);
-        }
-        let status = status::not_stored(why, response.status());
-        status::tell(&mut response, status);
-        Ok(response)
-    }
-
-    /// The failure, or an old answer in its place.
-    fn failed(
-        &self,
-        error: &Error,
-        stale: Option<Arc<nearfield_cache::Entry>>,
-        why: status::Why,
-        asked: &Asked,
-        exchange: &Exchange,
-    ) -> Response {
-        let Shared { tiers, .. } = &*self.0;
-        let code = answer::status_of(error);
-        if let Some(entry) =
-            stale.filter(|entry| code.is_server_error() && tiers.invalidation.admits(entry.stamp, &entry.tags))
-            && let age @ (Age::Fresh { .. } | Age::Stale { .. }) = entry.age(tiers.clock.now())
-        {
-            Metrics::count(&tiers.metrics.stale);
-            let mut response = answer::of(&entry, age, asked, &exchange.parts);
-            status::tell(&mut response, status::stale(age, code));
-            return response;
-        }
-        Metrics::count(&tiers.metrics.misses);
-        answer::failed(error, &exchange.parts, status::not_stored(why, code))
+        // Ranges are of resources.
+        let asked = Asked { range: None, ..asked };
+        self.answer(inner, known, asked, Exchange { parts, body }).await
     }
 }
 
@@ -432,20 +264,6 @@ fn of_one<T: Clone + Send + Sync + 'static>(value: Option<T>) -> http::Extension
         extensions.insert(value);
     }
     extensions
-}
-
-async fn within<T>(
-    deadline: Option<Instant>,
-    future: impl Future<Output = T>,
-) -> Result<T, tokio::time::error::Elapsed> {
-    match deadline {
-        Some(at) => tokio::time::timeout_at(at.into(), future).await,
-        None => Ok(future.await),
-    }
-}
-
-fn has_time(deadline: Option<Instant>) -> bool {
-    deadline.is_none_or(|at| tokio::time::Instant::now() < at.into())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::activity::{Activity, InFlight};
+use super::interim::Outbox;
 use super::patience::{Patience, Verdict};
 use super::watched::Watched;
 use super::{Config, Service};
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) service: Service,
     /// Told on HTTP/1.1 and HTTP/2 answers when HTTP/3 is served too.
     pub(super) alt_svc: Option<HeaderValue>,
+    /// Whether requests may be answered by more than one head.
+    pub(super) interim: bool,
 }
 
 /// Who is at the other end.
@@ -62,8 +65,9 @@ where
 {
     let activity = Activity::new();
     let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
-    let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone() };
-    let io = Watched::new(io, slot, activity.clone(), !http2);
+    let outbox = (shared.interim && !http2).then(Arc::<Outbox>::default);
+    let io = Watched::new(io, slot, activity.clone(), !http2, outbox.clone());
+    let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone(), outbox };
     let (config, drain) = (&shared.config, &shared.drain);
     if http2 {
         let patience = Patience::new(config.idle_timeout, None);
@@ -154,6 +158,7 @@ struct Adapter {
     transport: Transport,
     activity: Arc<Activity>,
     shared: Arc<Shared>,
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for Adapter {
@@ -172,11 +177,18 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
             leases.keep((self.activity.begin(), self.shared.drain.admit()));
             request.extensions_mut().insert(leases);
         }
+        let outbox = self.outbox.clone();
+        if let Some(outbox) = &outbox {
+            request.extensions_mut().insert(outbox.begin());
+        }
         let answer = self.shared.service.clone().oneshot(request);
         let alt_svc = self.shared.alt_svc.clone();
         let closing = if self.transport == Transport::Http1 { self.shared.drain.clone() } else { Drain::new() };
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = match outbox {
+                Some(outbox) => announced(answer, &outbox).await?,
+                None => answer.await?,
+            };
             if let Some(alt_svc) = alt_svc {
                 response.headers_mut().insert(header::ALT_SVC, alt_svc);
             }
@@ -187,6 +199,18 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
             Ok(response.map(|body| Held::new(body, in_flight)))
         })
     }
+}
+
+/// An answer that others may come before.
+async fn announced<F: Future>(answer: F, outbox: &Outbox) -> F::Output {
+    let mut answer = pin!(answer);
+    let output = std::future::poll_fn(|cx| {
+        outbox.watch(cx);
+        answer.as_mut().poll(cx)
+    })
+    .await;
+    std::future::poll_fn(|cx| outbox.poll_end(cx)).await;
+    output
 }
 
 /// hyper's body, which says when it was given up before its end.

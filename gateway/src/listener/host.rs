@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) drain: Drain,
     pub(crate) build: Build,
+    /// Whether the pipeline has answers to give before the final ones.
+    pub(crate) interim: bool,
 }
 
 /// The running host.
@@ -133,11 +135,11 @@ impl pingora_core::services::Service for Edge {
 
 /// Builds the pipeline and hands the sockets over. The future it gives is the serving itself, until the drain.
 async fn run(plan: Plan, fds: Option<ListenFds>, listeners_per_fd: usize) -> Result<impl Future<Output = ()>, Error> {
-    let Plan { config, sockets, certificates, drain, build, .. } = plan;
+    let Plan { config, sockets, certificates, drain, build, interim, .. } = plan;
     let service = build().await?;
     let fds = fds.ok_or(Error::Host)?;
     let alt_svc = alt_svc(&config, &sockets);
-    let shared = Arc::new(Shared { config, drain: drain.clone(), service, alt_svc });
+    let shared = Arc::new(Shared { config, drain: drain.clone(), service, alt_svc, interim });
     let connections = Arc::new(Semaphore::new(shared.config.max_connections));
     let app = tcp::App { certificates: certificates.clone(), connections: connections.clone(), shared: shared.clone() };
     let mut listening = Listening::new("https".to_owned(), app);

@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::interim::Outbox;
 use crate::error::Error;
 use crate::rescue;
 
@@ -30,11 +31,19 @@ pub(super) struct Watched<I> {
     refused: bool,
     /// The connection's place under the limit. It goes where the socket goes: into an upgraded WebSocket too.
     _slot: OwnedSemaphorePermit,
+    /// What is said before final answers.
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
-    pub(super) fn new(io: I, slot: OwnedSemaphorePermit, activity: Arc<Activity>, http1: bool) -> Self {
-        Self { io, activity, http1, refusal: None, lingering: None, refused: false, _slot: slot }
+    pub(super) fn new(
+        io: I,
+        slot: OwnedSemaphorePermit,
+        activity: Arc<Activity>,
+        http1: bool,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Self {
+        Self { io, activity, http1, refusal: None, lingering: None, refused: false, _slot: slot, outbox }
     }
 
     /// Writes what is left of the refusal.
@@ -157,7 +166,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        let this = &mut *self;
+        if let Some(outbox) = &this.outbox {
+            ready!(outbox.poll_write(&mut this.io, cx))?;
+        }
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

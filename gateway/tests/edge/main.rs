@@ -8,6 +8,7 @@ mod certificates;
 mod drain;
 mod grpc;
 mod handshake;
+mod http_cache;
 mod limits;
 mod mutual_tls;
 mod sessions;

@@ -45,7 +45,7 @@ impl Callers {
             config = builder.with_client_auth_cert(vec![leaf.der.clone()], leaf.private_key())?;
         }
         let connection = Connection::with(self.edge.gateway.https_addr(), config, transport).await?;
-        let mut client = Client { connection, authorization: self.edge.authorization.clone() };
+        let mut client = Client { connection, authorization: Some(self.edge.authorization.clone()) };
         let answer = client.try_send(http::Request::get(READ), "").await?;
         Ok(String::from_utf8(answer.body.to_vec())?)
     }
@@ -87,7 +87,7 @@ async fn a_certificate_is_revoked_without_a_restart_and_its_sessions_with_it() {
     let addr = callers.edge.gateway.https_addr();
     let resumable = || async {
         let connection = Connection::with(addr, (*session).clone(), Transport::Http1).await?;
-        let mut client = Client { connection, authorization: callers.edge.authorization.clone() };
+        let mut client = Client { connection, authorization: Some(callers.edge.authorization.clone()) };
         client.try_send(http::Request::get(READ), "").await
     };
     assert_eq!(resumable().await.unwrap().body, "bad");

@@ -77,7 +77,7 @@ impl Returning {
     async fn comes_back(&self, edge: &Edge) -> bool {
         let before = self.seen.0.load(Ordering::Relaxed);
         let connection = Connection::with(edge.gateway.https_addr(), self.config.clone(), self.transport).await;
-        let mut client = Client { connection: connection.unwrap(), authorization: edge.authorization.clone() };
+        let mut client = Client { connection: connection.unwrap(), authorization: Some(edge.authorization.clone()) };
         assert_eq!(client.get(READ).await.body, "hello");
         self.seen.0.load(Ordering::Relaxed) == before
     }

@@ -93,7 +93,7 @@ impl Edge {
 
     pub(crate) async fn connect_to(&self, addr: SocketAddr, transport: Transport) -> Client {
         let connection = Connection::connect(addr, &self.certificate.der, transport).await;
-        Client { connection, authorization: self.authorization.clone() }
+        Client { connection, authorization: Some(self.authorization.clone()) }
     }
 }
 
@@ -121,7 +121,7 @@ type H3Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 /// A caller with a connection.
 pub(crate) struct Client {
     pub(crate) connection: Connection,
-    pub(crate) authorization: http::HeaderValue,
+    pub(crate) authorization: Option<http::HeaderValue>,
 }
 
 pub(crate) enum Connection {
@@ -191,6 +191,11 @@ impl Connection {
 }
 
 impl Client {
+    /// One without credentials.
+    pub(crate) async fn anonymous(addr: SocketAddr, root: &CertificateDer<'static>, transport: Transport) -> Self {
+        Self { connection: Connection::connect(addr, root, transport).await, authorization: None }
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(http::Request::get(path), "").await
     }
@@ -206,7 +211,9 @@ impl Client {
     ) -> anyhow::Result<Answer> {
         let body = body.into();
         let mut request = request.body(body.clone())?;
-        request.headers_mut().insert(http::header::AUTHORIZATION, self.authorization.clone());
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, authorization.clone());
+        }
         match &mut self.connection {
             Connection::Http1(sender) => {
                 request.headers_mut().insert("host", "localhost".parse()?);

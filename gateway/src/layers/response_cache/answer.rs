@@ -1,76 +1,139 @@
-//! From an entry to an answer: whole, as a 304, or its head alone.
+//! From an entry to an answer: whole, as a 304, a part, or its head alone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use nearfield_cache::semantics::range::{self, Cut, Span};
+use nearfield_cache::semantics::validation;
 use nearfield_cache::{Age, Entry};
 
 use super::asked::Asked;
-use super::question::Known;
-use super::status;
+use super::subject::Known;
+use super::{CACHE_TAG, SERVER_TIMING, status};
 use crate::body::{self, Response};
 use crate::error::Error;
 use crate::request::RequestId;
 use crate::rescue;
 
-pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-/// A browser's cache serves all who use it, and a read that has to see a write is another read.
-const VARY: HeaderValue = HeaderValue::from_static("authorization, x-api-key, nearfield-session");
 
-/// Adds the fields that go out with every copy: validator, lifetimes for other caches, tags.
-pub(super) fn dress(entry: &mut Entry, question: &Known, cdn_max_age: Option<Duration>) {
-    let fresh = entry.lifetime.fresh.as_secs();
-    // Private: an answer to a request with credentials is no other caller's (RFC 9111 section 3.5), and a cache that
-    // does not see X-API-Key would not know that there were any.
-    let control = format!("private, max-age={fresh}");
-    let cdn = cdn_max_age.map(|most| format!("public, max-age={}", most.as_secs().min(fresh)));
-    let hash = blake3::hash(&entry.body).to_hex();
-    for (name, value) in [
-        (header::ETAG, format!("\"{}\"", &hash[..32])),
-        (header::CACHE_CONTROL, control),
-        (CDN_CACHE_CONTROL, cdn.unwrap_or_else(|| "no-store".to_owned())),
-    ] {
-        entry.headers.push((name, HeaderValue::try_from(value).expect("words and digits")));
-    }
-    entry.headers.push((header::VARY, VARY));
-    entry.headers.push((CACHE_TAG, question.cache_tag.clone()));
+/// What an answer is made of.
+pub(super) struct Source<'a> {
+    pub(super) known: &'a Known,
+    pub(super) entry: &'a Arc<Entry>,
+    /// None for the answer for which the origin was asked just now: it has no `Age`.
+    pub(super) age: Option<Duration>,
+    /// The head to send in place of the entry's.
+    pub(super) first_hand: Option<HeaderMap>,
 }
 
-/// An answer from the cache.
-pub(super) fn of(entry: &Arc<Entry>, age: Age, asked: &Asked, parts: &Parts) -> Response {
-    let mut response = first_hand(entry, asked, parts);
-    if let Age::Fresh { age, .. } | Age::Stale { age, .. } = age {
-        response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
+/// How old an answer is that is not dead.
+pub(super) fn age_of(age: Age) -> Option<Duration> {
+    match age {
+        Age::Fresh { age, .. } | Age::Stale { age, .. } => Some(age),
+        Age::Dead => None,
     }
-    response
 }
 
-/// The answer for which the origin was asked: it has no `Age`.
-pub(super) fn first_hand(entry: &Arc<Entry>, asked: &Asked, parts: &Parts) -> Response {
-    if entry.status == StatusCode::NOT_FOUND {
+/// None where the entry is a part, and not the one that is asked for.
+pub(super) fn of(source: Source<'_>, asked: &Asked, parts: &Parts) -> Option<Response> {
+    let Source { known, entry, age, first_hand } = source;
+    if entry.status == StatusCode::NOT_FOUND && !known.is_resource() {
         let words = String::from_utf8_lossy(&entry.body).into_owned();
-        return problem(&Error::NotFound(words), parts);
+        let mut response = problem(&Error::NotFound(words), parts);
+        grow_old(&mut response, age);
+        return Some(response);
     }
-    let etag = entry.headers.iter().find(|(name, _)| *name == header::ETAG).map(|(_, value)| value);
-    let known = etag.is_some_and(|etag| asked.has(etag));
-    let mut response = Response::new(if known || asked.head { body::empty() } else { body::full(entry.body.clone()) });
-    *response.status_mut() = if known { StatusCode::NOT_MODIFIED } else { entry.status };
+    let shape = match first_hand {
+        // As the origin has cut it.
+        Some(_) if entry.span.is_some() => Shape::Whole,
+        _ => Shape::of(entry, asked, &parts.headers)?,
+    };
+    let body = match &shape {
+        Shape::Whole | Shape::Part(..) if asked.head => body::empty(),
+        Shape::Whole => body::full(entry.body.clone()),
+        Shape::Part(bytes, _) => body::full(entry.body.slice(bytes.clone())),
+        Shape::NotModified | Shape::Unsatisfiable(_) => body::empty(),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = match &shape {
+        Shape::Whole => entry.status,
+        Shape::Part(..) => StatusCode::PARTIAL_CONTENT,
+        Shape::NotModified => StatusCode::NOT_MODIFIED,
+        Shape::Unsatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
+    };
     let headers = response.headers_mut();
-    headers.reserve(entry.headers.len() + 6);
-    for (name, value) in &entry.headers {
-        if !(known && *name == header::CONTENT_TYPE) {
-            headers.insert(name.clone(), value.clone());
+    match first_hand {
+        Some(head) => *headers = head,
+        None => {
+            headers.reserve(entry.head.len() + 6);
+            for (name, value) in &entry.head {
+                headers.append(name.clone(), value.clone());
+            }
         }
     }
-    if asked.head && !known {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(entry.body.len()));
+    shape.fit(headers, entry, asked.head);
+    grow_old(&mut response, age);
+    Some(response)
+}
+
+/// The form of an answer.
+enum Shape {
+    NotModified,
+    Part(std::ops::Range<usize>, Span),
+    Unsatisfiable(u64),
+    Whole,
+}
+
+impl Shape {
+    fn of(entry: &Entry, asked: &Asked, request: &HeaderMap) -> Option<Self> {
+        let part = entry.span.is_some();
+        if (entry.status.is_success() || part) && asked.conditions.hold(&entry.head) {
+            return Some(Self::NotModified);
+        }
+        let applies = || entry.status == StatusCode::OK && validation::range_applies(request, &entry.head);
+        match asked.range.filter(|_| part || applies()) {
+            Some(range) => match range.cut(entry.body.len(), entry.span) {
+                Cut::Bytes(bytes, span) => Some(Self::Part(bytes, span)),
+                Cut::Unsatisfiable { total } => Some(Self::Unsatisfiable(total)),
+                Cut::Elsewhere => None,
+            },
+            None => (!part).then_some(Self::Whole),
+        }
     }
-    response
+
+    /// Makes a stored head that of this form.
+    fn fit(&self, headers: &mut HeaderMap, entry: &Entry, head: bool) {
+        match self {
+            Self::NotModified => {
+                for name in
+                    [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::CONTENT_RANGE]
+                {
+                    headers.remove(name);
+                }
+            }
+            Self::Part(_, span) => {
+                headers.remove(header::CONTENT_LENGTH);
+                headers.insert(header::CONTENT_RANGE, span.field());
+            }
+            Self::Unsatisfiable(total) => {
+                headers.remove(header::CONTENT_LENGTH);
+                headers.insert(header::CONTENT_RANGE, range::unsatisfiable(*total));
+            }
+            Self::Whole if head => {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(entry.body.len()));
+            }
+            Self::Whole => {}
+        }
+    }
+}
+
+fn grow_old(response: &mut Response, age: Option<Duration>) {
+    if let Some(age) = age {
+        response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
+    }
 }
 
 /// Fields of an answer that is passed on and not kept.

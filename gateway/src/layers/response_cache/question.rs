@@ -7,24 +7,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
+use nearfield_cache::semantics::request::is_query;
 use nearfield_cache::{Audience, Content, Key, Query, Tags, Target};
 use nearfield_proto::v1;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Cache;
+use super::subject::{Known, Subject};
 use crate::error::Error;
 use crate::forward::codec::{self, SESSION_HEADER, point};
 use crate::request::Caller;
-
-/// What is remembered of a request.
-pub(super) struct Known {
-    pub(super) key: Key,
-    pub(super) tags: Tags,
-    pub(super) content: Content,
-    /// The tags as a CDN is told.
-    pub(super) cache_tag: HeaderValue,
-}
 
 pub(super) enum Question {
     /// `search` when it had to be read.
@@ -47,7 +40,11 @@ impl Cache {
         let audience = Audience { tenant, scope: nearfield_auth::Scope::VectorsRead.as_str() };
         let uri = &parts.uri;
         let media = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let method = if parts.method == http::Method::POST { &b"POST"[..] } else { b"GET" };
+        let method = match &parts.method {
+            &Method::POST => &b"POST"[..],
+            method if is_query(method) => b"QUERY",
+            _ => b"GET",
+        };
         let query = uri.query().unwrap_or_default();
         let raw = Key::raw(audience, &[method, uri.path().as_bytes(), query.as_bytes(), media, body]);
         if let Some(known) = self.0.remembered.get(&raw) {
@@ -61,7 +58,7 @@ impl Cache {
                 }
                 let id = fetch.ids.first().map(String::as_str).unwrap_or_default();
                 let key = Key::embed(audience, &fetch.collection, id);
-                (Known::new(key, content, tenant, &fetch.collection, Some(id))?, None)
+                (known(key, content, tenant, &fetch.collection, Some(id))?, None)
             }
             Content::Search => {
                 let search = codec::decode_search(parts, body)?;
@@ -73,7 +70,7 @@ impl Cache {
                 }
                 let id = Some(search.query_vector_id.as_str()).filter(|id| !id.is_empty());
                 let key = Key::search(audience, &query_of(&search));
-                (Known::new(key, content, tenant, &search.collection, id)?, Some(search))
+                (known(key, content, tenant, &search.collection, id)?, Some(search))
             }
         };
         let known = Arc::new(known);
@@ -82,22 +79,16 @@ impl Cache {
     }
 }
 
-impl Known {
-    fn new(
-        key: Key,
-        content: Content,
-        tenant: Option<&str>,
-        collection: &str,
-        id: Option<&str>,
-    ) -> Result<Self, Error> {
-        // Without the tenant: a caller's tags are looked up among its own.
-        let mut text = format!("collection:{collection}");
-        if let Some(id) = id {
-            text.push_str(&format!(",point:{collection}/{}", utf8_percent_encode(id, TAG_ESCAPES)));
-        }
-        let cache_tag = HeaderValue::try_from(text).map_err(|e| Error::Internal(Box::new(e)))?;
-        Ok(Self { key, tags: Tags::new(tenant, collection, id), content, cache_tag })
+/// `id` is that of the point that the question is about.
+fn known(key: Key, content: Content, tenant: Option<&str>, collection: &str, id: Option<&str>) -> Result<Known, Error> {
+    // Without the tenant: a caller's tags are looked up among its own.
+    let mut text = format!("collection:{collection}");
+    if let Some(id) = id {
+        text.push_str(&format!(",point:{collection}/{}", utf8_percent_encode(id, TAG_ESCAPES)));
     }
+    let cache_tag = HeaderValue::try_from(text).map_err(|e| Error::Internal(Box::new(e)))?;
+    let tags = Tags::new(tenant, collection, id);
+    Ok(Known { key, tags, subject: Subject::Answer { content, cache_tag } })
 }
 
 fn query_of(search: &v1::SearchRequest) -> Query<'_> {

@@ -11,8 +11,8 @@ use crate::route::Route;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-const BYPASS: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass");
-const METHOD: HeaderValue = HeaderValue::from_static("nearfield; fwd=method");
+pub(super) const BYPASS: HeaderValue = HeaderValue::from_static("nearfield; fwd=bypass");
+pub(super) const METHOD: HeaderValue = HeaderValue::from_static("nearfield; fwd=method");
 /// Answered before the cache was reached: neither a hit nor forwarded.
 const UNREACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=refused");
 pub(super) const NOT_CACHED: HeaderValue = HeaderValue::from_static("nearfield; detail=only-if-cached");
@@ -24,26 +24,29 @@ pub(super) const SESSION: HeaderValue = HeaderValue::from_static("nearfield; fwd
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Why {
     Miss,
+    /// Another part than the stored one.
+    Partial,
     Request,
     Stale,
+    /// Another variant than those stored.
+    Vary,
 }
 
 impl Why {
-    pub(super) fn of(stale: bool) -> Self {
-        if stale { Self::Stale } else { Self::Miss }
-    }
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Miss => "uri-miss",
+            Self::Partial => "partial",
             Self::Request => "request",
             Self::Stale => "stale",
+            Self::Vary => "vary-miss",
         }
     }
 }
 
+/// Behind what caches nearer to the origin said (RFC 9211 section 2).
 pub(super) fn tell(response: &mut Response, status: HeaderValue) {
-    response.headers_mut().insert(CACHE_STATUS, status);
+    response.headers_mut().append(CACHE_STATUS, status);
 }
 
 /// For what is not looked up.
@@ -52,14 +55,22 @@ pub(super) fn passed(request: &Request) -> HeaderValue {
 }
 
 pub(super) fn hit(found: &Found) -> HeaderValue {
-    let left = match found.age {
-        Age::Fresh { left, .. } => left.as_secs(),
-        Age::Stale { .. } | Age::Dead => 0,
+    let detail = match found.tier {
+        Tier::Memory => "",
+        Tier::Behind => "; detail=redis",
     };
-    value(match found.tier {
-        Tier::Memory => format!("nearfield; hit; ttl={left}"),
-        Tier::Behind => format!("nearfield; hit; ttl={left}; detail=redis"),
+    value(match found.age {
+        Age::Fresh { left, .. } => format!("nearfield; hit; ttl={}{detail}", left.as_secs()),
+        Age::Stale { by, .. } => format!("nearfield; hit; ttl=-{}{detail}", by.as_secs()),
+        Age::Dead => format!("nearfield; hit{detail}"),
     })
+}
+
+/// The origin said that an old answer still holds.
+pub(super) fn validated(why: Why, stored: bool, joined: bool) -> HeaderValue {
+    let stored = if stored { "; stored" } else { "" };
+    let collapsed = if joined { "; collapsed" } else { "" };
+    value(format!("nearfield; fwd={}; fwd-status=304{stored}{collapsed}", why.as_str()))
 }
 
 /// An answer of the origin that is, or could be, kept.

@@ -7,12 +7,12 @@ use http_body_util::BodyExt;
 use nearfield_auth::{Principal, Scopes};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tower::Layer as _;
-use tower::util::BoxCloneSyncService;
+use tower::{Layer as _, ServiceExt};
 
 use super::*;
+use crate::body;
 use crate::layers::rescue;
-use crate::request::{Caller, RequestId};
+use crate::request::{Caller, Deadline, RequestId};
 
 type Inner = BoxCloneSyncService<Request, Response, Error>;
 type Answers = dyn Fn(usize, &Request) -> Result<Response, Error> + Send + Sync;
@@ -113,7 +113,7 @@ fn of_tenant(tenant: Option<&str>, method: Method, path: &str, text: &str, heade
     let body = body::full(Bytes::copy_from_slice(text.as_bytes()));
     let mut request = http::Request::builder().method(method).uri(path).body(body).unwrap();
     for (name, value) in headers {
-        let name = http::HeaderName::try_from(*name).unwrap();
+        let name = HeaderName::try_from(*name).unwrap();
         request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
     }
     let principal = Principal {
