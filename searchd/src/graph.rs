@@ -10,6 +10,7 @@
 
 pub mod adjacency;
 pub mod build;
+mod checks;
 pub mod codes;
 pub mod exact;
 pub mod file;
@@ -30,6 +31,7 @@ mod tests;
 
 use adjacency::Lists;
 use build::Plan;
+use checks::Checks;
 use codes::{Codes, Shape};
 use kernel::Kernel;
 pub use kernel::Width;
@@ -85,6 +87,16 @@ pub struct Graph {
     /// Where searches begin.
     entries: Vec<u32>,
     kernel: Kernel,
+    /// None once all of it is known to be sound.
+    unchecked: Option<Unchecked>,
+}
+
+/// What a walk has to check before it believes it.
+struct Unchecked {
+    checks: Checks,
+    /// Where lists and codes begin in what the checks are of.
+    lists: usize,
+    codes: usize,
 }
 
 impl Graph {
@@ -132,7 +144,7 @@ impl Graph {
         let entries = moved(&entries);
         let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
-        Ok(Self { space, codes, lists, rows: Words::copied(&order), entries, kernel })
+        Ok(Self { space, codes, lists, rows: Words::copied(&order), entries, kernel, unchecked: None })
     }
 
     pub fn len(&self) -> usize {
@@ -141,6 +153,16 @@ impl Graph {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// False once a walk has come to a block that is not what was written. It must not be searched any more then.
+    pub fn is_sound(&self) -> bool {
+        self.unchecked.as_ref().is_none_or(|unchecked| !unchecked.checks.have_failed())
+    }
+
+    /// Whether all of it was checked when it was opened, or was built here.
+    pub fn is_checked(&self) -> bool {
+        self.unchecked.is_none()
     }
 
     pub fn width(&self) -> Width {

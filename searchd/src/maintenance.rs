@@ -136,6 +136,7 @@ impl Maintenance {
 
     fn tend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
+        while index.load_one(&directory, &*self.builder)? {}
         let mended = index.mend(&directory, &*self.builder)?;
         if mended > 0 {
             tracing::warn!(incarnation, mended, "built damaged graphs anew");

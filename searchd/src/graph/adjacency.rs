@@ -77,6 +77,12 @@ impl Lists {
         &self.ids
     }
 
+    /// Where in the ids' bytes a row's list is, with what is read along with it.
+    pub(super) fn bytes_of(&self, row: u32) -> std::ops::Range<usize> {
+        let (start, end) = self.range(row);
+        start * self.bits / 8..end * self.bits / 8 + SPARE
+    }
+
     fn range(&self, row: u32) -> (usize, usize) {
         let starts = self.starts.get();
         (starts[row as usize] as usize, starts[row as usize + 1] as usize)

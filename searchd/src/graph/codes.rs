@@ -102,6 +102,13 @@ impl Codes {
         &self.data
     }
 
+    /// Where in the bytes a row is.
+    #[inline]
+    pub(super) fn bytes_of(&self, row: u32) -> std::ops::Range<usize> {
+        let start = row as usize * self.stride;
+        start..start + self.stride
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

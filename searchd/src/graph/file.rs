@@ -1,33 +1,51 @@
-//! A graph as bytes: one flat layout that is written once, mapped, and checked before it is believed.
+//! A graph as bytes: one flat layout that is written once, used where it is, and checked before it is believed.
 //!
-//! All numbers are little endian; every section begins on a cache line, counted from the start of the file.
+//! All numbers are little endian; every section begins on a cache line, counted from the start.
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0..8 | `NFGRAPH` and the version of the layout, 1 |
+//! | 0..8 | `NFGRAPH` and the version of the layout, 2 |
 //! | 8..12 | CRC-32 of bytes 12..128 |
 //! | 12..16 | metric, width in bits, whether rows carry lengths, 0 |
 //! | 16..24 | dimension, number of entries |
 //! | 24..32 | rows |
 //! | 32..40 | seed of the rotation |
 //! | 40..48 | step of the grid and length of the longest row, f32 |
-//! | 48..112 | for the sections centre, entries, rows, list starts: bytes, CRC-32, 0 (8 + 4 + 4) |
-//! | 112..128 | 0 |
-//! | 128..192 | the same for the sections lists, codes; 0; CRC-32 of bytes 128..188 |
-//! | 192.. | the sections, in this order |
+//! | 48..96 | bytes of each section |
+//! | 96..100 | CRC-32 of the table of checksums |
+//! | 100..128 | 0 |
+//! | 128.. | the sections centre, entries, rows, list starts, lists, codes |
+//! | … | the table: CRC-32 of each [`BLOCK`] bytes of the sections and the gaps between them |
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::adjacency::Lists;
+use super::checks::{BLOCK, Checks, sums};
 use super::codes::{Codes, Shape};
 use super::kernel::{Kernel, Width};
 use super::memory::{LINE, Words};
 use super::space::Space;
-use super::{Graph, MAX_DIMENSION, MAX_ROWS, Metric};
+use super::{Graph, MAX_DIMENSION, MAX_ROWS, Metric, Unchecked};
 
-const MAGIC: [u8; 8] = *b"NFGRAPH\x01";
-const HEADER: usize = 192;
+const MAGIC: [u8; 8] = *b"NFGRAPH\x02";
+const HEADER: usize = 128;
+/// Where the lengths of the sections are.
+const LENGTHS: usize = 48;
 const SECTIONS: usize = 6;
+/// The sections that walks come to bit by bit.
+const LISTS: usize = 4;
+const CODES: usize = 5;
+
+/// When what is opened is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// All of it, before anything else is done.
+    AtOnce,
+    /// Tables at once; lists and codes block by block, when a walk comes to them. For bytes that are mapped from a file.
+    WhenTouched,
+}
 
 /// Why bytes are not a graph.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,8 +59,6 @@ pub enum OpenError {
     #[error("{0} of the graph makes no sense")]
     Content(&'static str),
 }
-
-const NAMES: [&str; SECTIONS] = ["centre", "entries", "row table", "list table", "lists", "codes"];
 
 impl Graph {
     /// The graph as bytes for [`Graph::open`].
@@ -67,48 +83,49 @@ impl Graph {
         put(&mut bytes, 32, &self.space.seed.to_le_bytes());
         put(&mut bytes, 40, &shape.step.to_le_bytes());
         put(&mut bytes, 44, &self.space.longest.to_le_bytes());
-        for (section, at) in sections.iter().zip(DESCRIPTIONS) {
-            put(&mut bytes, at, &(section.len() as u64).to_le_bytes());
-            put(&mut bytes, at + 8, &crc32fast::hash(section).to_le_bytes());
+        for (i, section) in sections.iter().enumerate() {
+            put(&mut bytes, LENGTHS + i * 8, &(section.len() as u64).to_le_bytes());
         }
-        let (first, second) = (crc32fast::hash(&bytes[12..128]), crc32fast::hash(&bytes[128..188]));
-        put(&mut bytes, 8, &first.to_le_bytes());
-        put(&mut bytes, 188, &second.to_le_bytes());
         for section in sections {
             bytes.extend_from_slice(section);
             bytes.resize(bytes.len().next_multiple_of(LINE), 0);
         }
+        let table: Vec<u8> = sums(&bytes[HEADER..]).flat_map(u32::to_le_bytes).collect();
+        put(&mut bytes, 96, &crc32fast::hash(&table).to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[12..HEADER]);
+        put(&mut bytes, 8, &checksum.to_le_bytes());
+        bytes.extend(table);
         bytes
     }
 
-    /// The graph in `bytes`, which it goes on reading: all large sections stay where they are. Reads all of them once, to
-    /// check them.
-    pub fn open(bytes: Bytes) -> Result<Self, OpenError> {
+    /// The graph in `bytes`, which it goes on reading: all large sections stay where they are.
+    pub fn open(bytes: Bytes, check: Check) -> Result<Self, OpenError> {
         let header = Header::read(&bytes)?;
-        let sections = header.sections(&bytes)?;
-        let part = |i: usize| bytes.slice(sections[i].clone());
-        let words = |i: usize, name| Words::open(part(i)).ok_or(OpenError::Content(name));
-        let centre: Vec<f32> = words(0, "centre")?.get().iter().map(|word| f32::from_bits(*word)).collect();
-        let (entries, rows) = (words(1, "entries")?.get().to_vec(), words(2, "row table")?);
-
-        let kernel = Kernel::detect();
-        let Header { metric, dimension, seed, longest, shape, .. } = header;
-        let space = Space::new(metric, dimension, longest, centre, seed, kernel);
-        let is_space = space.centre.len() == space.dims() && space.centre.iter().all(|value| value.is_finite());
-        check(is_space, "centre")?;
-        let are_rows = |rows: &[u32]| rows.iter().all(|row| (*row as usize) < header.rows);
-        check(rows.get().len() == header.rows && are_rows(rows.get()), "row table")?;
-        let has_entries = entries.len() == header.entries && (header.rows == 0) == entries.is_empty();
-        check(has_entries && are_rows(&entries), "entries")?;
-        let lists = Lists::open(header.rows, words(3, "list table")?, part(4)).ok_or(OpenError::Content("lists"))?;
-        let shape = Shape { dims: space.dims(), ..shape };
-        let codes = Codes::open(shape, header.rows, part(5)).ok_or(OpenError::Content("codes"))?;
-        Ok(Self { space, codes, lists, rows, entries, kernel })
+        let (sections, end) = header.sections()?;
+        if bytes.len() != end + (end - HEADER).div_ceil(BLOCK) * size_of::<u32>() {
+            return Err(OpenError::Length);
+        }
+        if crc32fast::hash(&bytes[end..]) != header.table {
+            return Err(OpenError::Checksum("table of checksums"));
+        }
+        let table = Words::open(bytes.slice(end..)).ok_or(OpenError::Length)?;
+        let checks = Checks::new(bytes.slice(HEADER..end), table).ok_or(OpenError::Length)?;
+        let first = match check {
+            Check::AtOnce => checks.all(),
+            Check::WhenTouched => 0..sections[LISTS].start,
+        };
+        if !checks.pass(first) {
+            return Err(OpenError::Checksum("a section"));
+        }
+        let unchecked = (check == Check::WhenTouched).then(|| Unchecked {
+            checks,
+            lists: sections[LISTS].start,
+            codes: sections[CODES].start,
+        });
+        let part = |i: usize| bytes.slice(HEADER + sections[i].start..HEADER + sections[i].end);
+        header.graph(part, unchecked)
     }
 }
-
-/// Where the length and checksum of each section are.
-const DESCRIPTIONS: [usize; SECTIONS] = [48, 64, 80, 96, 128, 144];
 
 struct Header {
     metric: Metric,
@@ -118,6 +135,10 @@ struct Header {
     seed: u64,
     longest: f32,
     shape: Shape,
+    /// Bytes of each section.
+    lengths: [u64; SECTIONS],
+    /// Checksum of the table.
+    table: u32,
 }
 
 impl Header {
@@ -128,9 +149,7 @@ impl Header {
         if bytes.len() < HEADER {
             return Err(OpenError::Length);
         }
-        let is_whole =
-            word(bytes, 8) == crc32fast::hash(&bytes[12..128]) && word(bytes, 188) == crc32fast::hash(&bytes[128..188]);
-        if !is_whole {
+        if word(bytes, 8) != crc32fast::hash(&bytes[12..HEADER]) {
             return Err(OpenError::Checksum("header"));
         }
         let metrics = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
@@ -139,9 +158,9 @@ impl Header {
         let (step, longest) = (f32::from_bits(word(bytes, 40)), f32::from_bits(word(bytes, 44)));
         let dimension = word(bytes, 16) as usize;
         let rows = long(bytes, 24);
-        check(rows <= MAX_ROWS as u64 && (1..MAX_DIMENSION).contains(&dimension), "header")?;
-        check(step.is_finite() && step > 0.0 && longest.is_finite(), "header")?;
         let (Some(metric), Some(width)) = (metric, width) else { return Err(OpenError::Content("header")) };
+        fits(rows <= MAX_ROWS as u64 && (1..MAX_DIMENSION).contains(&dimension), "header")?;
+        fits(step.is_finite() && step > 0.0 && longest.is_finite(), "header")?;
         Ok(Self {
             metric,
             dimension,
@@ -150,31 +169,48 @@ impl Header {
             seed: long(bytes, 32),
             longest,
             shape: Shape { width, dims: 0, lengths: bytes[14] == 1, step },
+            lengths: std::array::from_fn(|i| long(bytes, LENGTHS + i * 8)),
+            table: word(bytes, 96),
         })
     }
 
-    /// Where the sections are, after their checksums.
-    fn sections(&self, bytes: &[u8]) -> Result<Vec<std::ops::Range<usize>>, OpenError> {
-        let mut start = HEADER;
-        let mut sections = vec![];
-        for (at, name) in DESCRIPTIONS.into_iter().zip(NAMES) {
-            let len = usize::try_from(long(bytes, at)).map_err(|_| OpenError::Length)?;
-            let end = start.checked_add(len).ok_or(OpenError::Length)?;
-            let section = bytes.get(start..end).ok_or(OpenError::Length)?;
-            if crc32fast::hash(section) != word(bytes, at + 8) {
-                return Err(OpenError::Checksum(name));
-            }
+    /// Where the sections are, counted from the end of the header, and where the table begins, from the start of it.
+    fn sections(&self) -> Result<(Vec<Range<usize>>, usize), OpenError> {
+        let mut start = 0usize;
+        let mut sections = Vec::with_capacity(SECTIONS);
+        for length in self.lengths {
+            let length = usize::try_from(length).map_err(|_| OpenError::Length)?;
+            let end = start.checked_add(length).filter(|end| *end <= MAX_BYTES).ok_or(OpenError::Length)?;
             sections.push(start..end);
             start = end.next_multiple_of(LINE);
-            if bytes.get(end..start).is_none_or(|padding| padding.iter().any(|byte| *byte != 0)) {
-                return Err(OpenError::Length);
-            }
         }
-        if start == bytes.len() { Ok(sections) } else { Err(OpenError::Length) }
+        Ok((sections, HEADER + start))
+    }
+
+    /// The graph of these sections.
+    fn graph(self, part: impl Fn(usize) -> Bytes, unchecked: Option<Unchecked>) -> Result<Graph, OpenError> {
+        let words = |i: usize, name| Words::open(part(i)).ok_or(OpenError::Content(name));
+        let centre: Vec<f32> = words(0, "centre")?.get().iter().map(|word| f32::from_bits(*word)).collect();
+        let (entries, rows) = (words(1, "entries")?.get().to_vec(), words(2, "row table")?);
+        let kernel = Kernel::detect();
+        let space = Space::new(self.metric, self.dimension, self.longest, centre, self.seed, kernel);
+        let is_space = space.centre.len() == space.dims() && space.centre.iter().all(|value| value.is_finite());
+        fits(is_space, "centre")?;
+        let are_rows = |rows: &[u32]| rows.iter().all(|row| (*row as usize) < self.rows);
+        fits(rows.get().len() == self.rows && are_rows(rows.get()), "row table")?;
+        let has_entries = entries.len() == self.entries && (self.rows == 0) == entries.is_empty();
+        fits(has_entries && are_rows(&entries), "entries")?;
+        let lists = Lists::open(self.rows, words(3, "list table")?, part(LISTS)).ok_or(OpenError::Content("lists"))?;
+        let shape = Shape { dims: space.dims(), ..self.shape };
+        let codes = Codes::open(shape, self.rows, part(CODES)).ok_or(OpenError::Content("codes"))?;
+        Ok(Graph { space, codes, lists, rows, entries, kernel, unchecked })
     }
 }
 
-fn check(holds: bool, name: &'static str) -> Result<(), OpenError> {
+/// More than any section has: keeps sums of lengths within 64 bits.
+const MAX_BYTES: usize = 1 << 48;
+
+fn fits(holds: bool, name: &'static str) -> Result<(), OpenError> {
     if holds { Ok(()) } else { Err(OpenError::Content(name)) }
 }
 

@@ -1,11 +1,12 @@
 //! A search: a walk on packed codes, then the best of what it found by exact distances.
 
-use super::Graph;
-use super::codes::PackedQuery;
+use super::adjacency::Lists;
+use super::codes::{Codes, PackedQuery};
 use super::kernel::Kernel;
 use super::pool::Pool;
 use super::walk::{Alone, Guide, Scratch, Terrain};
-pub use super::walk::{Effort, Stopped};
+pub use super::walk::{Effort, Halted};
+use super::{Graph, Unchecked};
 
 /// The first walk under a filter keeps at most this many times the candidates of an open one.
 const MAX_WIDENING: f32 = 16.0;
@@ -126,30 +127,81 @@ impl Guide for Sieve<'_, '_> {
     }
 }
 
+/// Checks what was not checked yet on behalf of another guide.
+struct Wary<'a, G> {
+    guide: &'a mut G,
+    unchecked: &'a Unchecked,
+    lists: &'a Lists,
+    codes: &'a Codes,
+}
+
+impl<G: Guide> Guide for Wary<'_, G> {
+    fn met(&mut self, kernel: Kernel, rows: &[u32], distances: &[f32]) {
+        self.guide.met(kernel, rows, distances);
+    }
+
+    fn has_enough(&self, distance: f32) -> bool {
+        self.guide.has_enough(distance)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.guide.is_stopped()
+    }
+
+    fn believes_list(&self, row: u32) -> bool {
+        let Unchecked { checks, lists, .. } = self.unchecked;
+        let bytes = self.lists.bytes_of(row);
+        checks.pass(lists + bytes.start..lists + bytes.end)
+    }
+
+    fn believes_codes(&self, rows: &[u32]) -> bool {
+        let Unchecked { checks, codes, .. } = self.unchecked;
+        rows.iter().all(|row| {
+            let bytes = self.codes.bytes_of(*row);
+            checks.pass(codes + bytes.start..codes + bytes.end)
+        })
+    }
+}
+
 impl Graph {
+    /// Walks, and believes nothing that was not checked.
+    #[inline(always)]
+    fn walk<G: Guide>(
+        &self,
+        query: &PackedQuery,
+        ef: usize,
+        scratch: &mut Scratch,
+        guide: &mut G,
+    ) -> Result<(), Halted> {
+        let Self { codes, lists, kernel, entries, .. } = self;
+        let terrain = Terrain { codes, adjacency: lists, kernel: *kernel, entries };
+        match &self.unchecked {
+            None => terrain.walk(query, ef, scratch, guide),
+            Some(unchecked) => terrain.walk(query, ef, scratch, &mut Wary { guide, unchecked, lists, codes }),
+        }
+    }
+
     /// The rows worth an exact comparison: `wanted.rescored` at most, fewer where the walk met fewer that the filter
     /// admits.
     ///
     /// # Panics
     /// If the query is not of the graph's dimension.
-    pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Stopped> {
+    pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
         let Searcher { scratch, admitted, point, spare, query, found } = searcher;
         let ef = wanted.ef.max(wanted.k);
         let rescored = wanted.rescored.max(wanted.k);
         self.space.query(wanted.query, point, spare);
         let query = query.get_or_insert_with(|| self.codes.empty_query());
         self.codes.pack(point, query);
-        let terrain =
-            Terrain { codes: &self.codes, adjacency: &self.lists, kernel: self.kernel, entries: &self.entries };
         let rows = self.rows.get();
         let mut is_short = false;
         let candidates = match (wanted.filter, wanted.stop) {
             (None, None) => {
-                terrain.walk(query, ef, scratch, &mut Alone)?;
+                self.walk(query, ef, scratch, &mut Alone)?;
                 scratch.pool.candidates()
             }
             (None, stop) => {
-                terrain.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, stop })?;
+                self.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, stop })?;
                 scratch.pool.candidates()
             }
             (Some(filter), stop) => {
@@ -159,7 +211,7 @@ impl Graph {
                 loop {
                     admitted.reset(ef);
                     let mut sieve = Sieve { rows, filter: Some(filter), admitted, stop };
-                    terrain.walk(query, walked, scratch, &mut sieve)?;
+                    self.walk(query, walked, scratch, &mut sieve)?;
                     effort = effort + scratch.effort;
                     // Farther than its last candidate the walk met only what happened to be on its way.
                     is_short = admitted.within(scratch.pool.reach()) < enough;
@@ -182,12 +234,7 @@ impl Graph {
     ///
     /// # Panics
     /// As for [`Graph::propose`].
-    pub fn search(
-        &self,
-        searcher: &mut Searcher,
-        wanted: &Wanted<'_>,
-        exact: &impl Exact,
-    ) -> Result<Vec<Hit>, Stopped> {
+    pub fn search(&self, searcher: &mut Searcher, wanted: &Wanted<'_>, exact: &impl Exact) -> Result<Vec<Hit>, Halted> {
         Ok(rescore(self.propose(searcher, wanted)?.rows, wanted.k, exact))
     }
 }

@@ -7,10 +7,10 @@ use half::f16;
 use proptest::prelude::*;
 
 use super::build::Plan;
-use super::file::OpenError;
+use super::file::{Check, OpenError};
 use super::kernel::{Filled, Kernel, Level, POOL_SPARE, Packed, Query, Width};
 use super::random::Random;
-use super::search::{Exact, Filter, Hit, Searcher, Stopped, Wanted};
+use super::search::{Exact, Filter, Halted, Hit, Searcher, Wanted};
 use super::{Graph, Metric, Rows};
 
 const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42 };
@@ -222,7 +222,7 @@ fn a_search_stops_when_told() {
     let query = rows.row(3);
     let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
     let stopped = Wanted { stop: Some(&|| true), ..wanted(query) };
-    assert_eq!(graph.search(&mut Searcher::default(), &stopped, &oracle), Err(Stopped));
+    assert_eq!(graph.search(&mut Searcher::default(), &stopped, &oracle), Err(Halted::Stopped));
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn one_searcher_serves_graphs_of_any_shape() {
 }
 
 fn opened(bytes: Vec<u8>) -> Result<Graph, OpenError> {
-    Graph::open(Bytes::from(bytes))
+    Graph::open(Bytes::from(bytes), Check::AtOnce)
 }
 
 #[test]
@@ -276,6 +276,42 @@ fn damage_is_an_error() {
     let mut longer = bytes;
     longer.push(0);
     assert!(opened(longer).is_err());
+}
+
+#[test]
+fn what_is_checked_when_touched_gives_the_same_answers_or_says_that_it_is_damaged() {
+    let rows = Clustered::new(900, 40, 5);
+    let graph = Graph::build(Metric::Euclidean, &rows, Width::Two, &PLAN).unwrap();
+    let bytes = graph.to_bytes();
+    let answers = |graph: &Graph| {
+        let mut searcher = Searcher::default();
+        let queries = (0..6).map(|i| rows.row(i * 13));
+        let answer = |query| graph.propose(&mut searcher, &wanted(query)).map(|proposed| proposed.rows.to_vec());
+        queries.map(answer).collect::<Result<Vec<_>, _>>()
+    };
+    let right = answers(&graph);
+    let lazily = |bytes: Vec<u8>| Graph::open(Bytes::from(bytes), Check::WhenTouched);
+    let whole = lazily(bytes.clone()).unwrap();
+    assert!(answers(&whole) == right && whole.is_sound() && !whole.is_checked());
+    let (mut refused, mut noticed) = (0, 0);
+    for byte in (0..bytes.len()).step_by(61) {
+        let mut bytes = bytes.clone();
+        bytes[byte] ^= 1 << (byte % 8);
+        match lazily(bytes) {
+            Err(_) => refused += 1,
+            Ok(damaged) => match answers(&damaged) {
+                Err(halted) => {
+                    assert!(halted == Halted::Damaged && !damaged.is_sound());
+                    noticed += 1;
+                }
+                found => assert!(found == right && damaged.is_sound(), "byte {byte}"),
+            },
+        }
+    }
+    assert!(refused > 0 && noticed > 0, "{refused} {noticed}");
+    for length in 0..bytes.len() {
+        assert!(lazily(bytes[..length].to_vec()).is_err(), "cut at {length}");
+    }
 }
 
 fn levels() -> impl Iterator<Item = Kernel> {

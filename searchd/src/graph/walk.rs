@@ -19,6 +19,16 @@ pub(super) trait Guide {
     fn has_enough(&self, distance: f32) -> bool;
     /// Whether to give up.
     fn is_stopped(&self) -> bool;
+    /// Whether the row's list of neighbours is what was written; asked before it is read.
+    #[inline(always)]
+    fn believes_list(&self, _row: u32) -> bool {
+        true
+    }
+    /// The same of the codes of rows.
+    #[inline(always)]
+    fn believes_codes(&self, _rows: &[u32]) -> bool {
+        true
+    }
 }
 
 /// Nobody.
@@ -34,10 +44,14 @@ impl Guide for Alone {
     }
 }
 
-/// The walk was given up.
+/// Why a walk came to no end.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("search stopped before its end")]
-pub struct Stopped;
+pub enum Halted {
+    #[error("search stopped before its end")]
+    Stopped,
+    #[error("the graph is damaged")]
+    Damaged,
+}
 
 /// What a walk needs and the next one uses again.
 pub(super) struct Scratch {
@@ -95,13 +109,16 @@ impl<A: Neighbours> Terrain<'_, A> {
         ef: usize,
         scratch: &mut Scratch,
         guide: &mut G,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), Halted> {
         let Scratch { pool, visited, fresh, sums, distances, room, effort } = scratch;
         pool.reset(ef);
         visited.reset(self.codes.len());
         *effort = Effort::default();
         for chunk in self.entries.chunks(MAX_DEGREE) {
             let count = visited.sift(chunk, fresh);
+            if !guide.believes_codes(&fresh[..count]) {
+                return Err(Halted::Damaged);
+            }
             self.codes.distances(self.kernel, query, &fresh[..count], sums, distances);
             pool.offer(self.kernel, &fresh[..count], &distances[..count]);
             guide.met(self.kernel, &fresh[..count], &distances[..count]);
@@ -113,7 +130,10 @@ impl<A: Neighbours> Terrain<'_, A> {
             }
             effort.hops += 1;
             if effort.hops.is_multiple_of(HOPS_PER_CHECK) && guide.is_stopped() {
-                return Err(Stopped);
+                return Err(Halted::Stopped);
+            }
+            if !guide.believes_list(candidate.row()) {
+                return Err(Halted::Damaged);
             }
             let count = visited.sift(self.adjacency.neighbours(candidate.row(), room), fresh);
             for row in &fresh[..count.min(PREFETCHED)] {
@@ -121,6 +141,9 @@ impl<A: Neighbours> Terrain<'_, A> {
             }
             if let Some(next) = pool.peek() {
                 self.adjacency.prefetch(next);
+            }
+            if !guide.believes_codes(&fresh[..count]) {
+                return Err(Halted::Damaged);
             }
             self.codes.distances(self.kernel, query, &fresh[..count], sums, distances);
             effort.distances += count;

@@ -3,10 +3,8 @@
 //! `none`, `f16` and `bf16` mean what they say of the floats inside a graph, and usearch is good at those. All others pack
 //! vectors into fewer bits, which is what our own graph is for.
 
-use bytes::Bytes;
-
 use super::calibration::{Calibration, Trial};
-use super::graph::{Builder, Error, Graph, Kind};
+use super::graph::{Builder, Error, Graph, Kind, Stored};
 use super::hnsw::Hnsw;
 use super::packed;
 use super::vectors::Vectors;
@@ -45,10 +43,10 @@ impl Builder for Engines {
         }
     }
 
-    fn open(&self, kind: Kind, settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Box<dyn Graph>, Error> {
-        Ok(match kind {
-            Kind::Packed => Box::new(packed::open(settings, vectors, bytes)?),
-            Kind::Hnsw => Box::new(self.hnsw.open(settings, vectors, &bytes)?),
+    fn open(&self, settings: &Settings, vectors: &Vectors, stored: Stored) -> Result<Box<dyn Graph>, Error> {
+        Ok(match stored.kind {
+            Kind::Packed => Box::new(packed::open(settings, vectors, stored)?),
+            Kind::Hnsw => Box::new(self.hnsw.open(settings, vectors, &stored.bytes)?),
         })
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::calibration::{Calibration, Trial};
 use super::vectors::Vectors;
 use crate::engine::settings::Settings;
+pub use crate::graph::file::Check;
 use crate::search::stop::{Stop, Stopped};
 
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,8 @@ pub enum Error {
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the graph does not belong to its vectors")]
     Foreign,
+    #[error("the graph is damaged")]
+    Damaged,
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -33,6 +36,11 @@ pub enum Kind {
 impl Kind {
     pub fn from_number(number: u32) -> Option<Self> {
         [Self::Packed, Self::Hnsw].into_iter().find(|kind| *kind as u32 == number)
+    }
+
+    /// Whether it is searched where its bytes are.
+    pub fn is_used_in_place(self) -> bool {
+        self == Self::Packed
     }
 }
 
@@ -96,11 +104,28 @@ pub trait Graph: Send + Sync {
     /// Rows that no search can find.
     fn unreachable(&self, vectors: &Vectors) -> Result<Vec<u32>, Error>;
 
-    /// Bytes in memory, mapped files left out.
+    /// False once a search has come to something that is not what was written. It must not be searched any more then.
+    fn is_sound(&self) -> bool {
+        true
+    }
+
+    /// Whether all of it was checked.
+    fn is_checked(&self) -> bool {
+        true
+    }
+
+    /// Bytes that searches read.
     fn memory_bytes(&self) -> u64;
 
     /// The graph as bytes for [`Builder::open`].
     fn to_bytes(&self) -> Result<Vec<u8>, Error>;
+}
+
+/// A graph as it was written.
+pub struct Stored {
+    pub kind: Kind,
+    pub bytes: Bytes,
+    pub check: Check,
 }
 
 /// Builds and opens graphs.
@@ -113,6 +138,6 @@ pub trait Builder: Send + Sync {
         trial: &Trial<'_>,
     ) -> Result<(Box<dyn Graph>, Calibration), Error>;
 
-    /// Opens what [`Graph::to_bytes`] gave, and checks that it is undamaged.
-    fn open(&self, kind: Kind, settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Box<dyn Graph>, Error>;
+    /// Opens what [`Graph::to_bytes`] gave, and checks that it is undamaged: now or, if it is of a kind that can, later.
+    fn open(&self, settings: &Settings, vectors: &Vectors, stored: Stored) -> Result<Box<dyn Graph>, Error>;
 }

@@ -1,6 +1,6 @@
 //! What is damaged on the disk: noticed, and built anew where that can be done.
 //!
-//! A graph follows from its vectors; one that is damaged was noticed when it was opened, and is built again. Vectors follow
+//! A graph follows from its vectors; one that is damaged was noticed when it was opened or searched, and is built again. Vectors follow
 //! from nothing: an answer that needs a damaged row is refused, and whoever runs this searchd is told.
 
 use std::path::Path;
@@ -16,15 +16,28 @@ impl Index {
         let broken: Vec<Arc<Segment>> =
             self.segments().into_iter().filter(|segment| !segment.is_whole() && segment.vectors.is_there()).collect();
         for segment in &broken {
-            let whole = Arc::new(segment.with_graph(directory, &self.settings, builder)?);
-            let _moving = self.moving.lock();
-            self.replace(|parts| {
-                if let Some(place) = parts.segments.iter_mut().find(|known| known.part() == whole.part()) {
-                    *place = whole;
-                }
-            });
+            self.put_in_place(segment.with_graph(directory, &self.settings, builder)?);
         }
         Ok(broken.len())
+    }
+
+    /// Reads the mapped graph of one segment into memory, where searches go through it faster, and checks it; false when there is
+    /// none. One that turns out to be damaged is left out until it is built anew.
+    pub fn load_one(&self, directory: &Path, builder: &dyn Builder) -> Result<bool, Error> {
+        let mapped = self.segments().into_iter().find(|segment| segment.has_mapped_graph());
+        let Some(segment) = mapped else { return Ok(false) };
+        self.put_in_place(segment.with_graph_in_memory(directory, &self.settings, builder)?);
+        Ok(true)
+    }
+
+    /// Puts a segment in place of the one whose files it has.
+    fn put_in_place(&self, segment: Segment) {
+        let _moving = self.moving.lock();
+        self.replace(|parts| {
+            if let Some(place) = parts.segments.iter_mut().find(|known| known.part() == segment.part()) {
+                *place = Arc::new(segment);
+            }
+        });
     }
 
     /// Checks the vectors of one segment that was opened from the disk and not checked yet. Damaged rows are looked at again

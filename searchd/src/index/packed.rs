@@ -2,14 +2,12 @@
 
 use std::cell::RefCell;
 
-use bytes::Bytes;
-
 use super::calibration::{Calibration, Trial};
-use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal};
+use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal, Stored};
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::Plan;
-use crate::graph::search::{Filter, Searcher, Wanted};
+use crate::graph::search::{Filter, Halted, Searcher, Wanted};
 use crate::graph::{self, Metric, Width};
 
 /// Neighbours of a row at most, for each `hnsw.m`: HNSW, too, keeps twice `m` on the layer that counts, and here lists are as
@@ -52,8 +50,9 @@ pub(super) fn build(settings: &Settings, vectors: &Vectors, trial: &Trial<'_>) -
     Ok((packed, calibration))
 }
 
-pub(super) fn open(settings: &Settings, vectors: &Vectors, bytes: Bytes) -> Result<Packed, Error> {
-    let graph = graph::Graph::open(bytes).map_err(|error| Error::Engine(Box::new(error)))?;
+pub(super) fn open(settings: &Settings, vectors: &Vectors, stored: Stored) -> Result<Packed, Error> {
+    let opened = graph::Graph::open(stored.bytes, stored.check);
+    let graph = opened.map_err(|error| Error::Engine(Box::new(error)))?;
     let is_of_vectors = graph.len() == vectors.len()
         && graph.dimension() == settings.dimension as usize
         && graph.metric() == metric(settings.metric);
@@ -110,10 +109,11 @@ impl Graph for Packed {
         let ef = asked.ef.min(self.0.len()).max(k);
         let wanted = Wanted { query, k, ef, rescored: self.rescored(k, ef), filter, stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
-            let Ok(proposed) = self.0.propose(searcher, &wanted) else {
+            let proposed = self.0.propose(searcher, &wanted).map_err(|halted| match halted {
                 // The walk asked and was told; a deadline doesn't come back.
-                return Err(asked.stop.check().err().map_or(Error::Foreign, Error::Stopped));
-            };
+                Halted::Stopped => asked.stop.check().err().map_or(Error::Foreign, Error::Stopped),
+                Halted::Damaged => Error::Damaged,
+            })?;
             let (rows, is_short) = (proposed.rows.to_vec(), proposed.is_short);
             Ok(Proposal { rows, is_short, computed: Some(searcher.effort().distances) })
         })
@@ -131,6 +131,14 @@ impl Graph for Packed {
 
     fn unreachable(&self, _: &Vectors) -> Result<Vec<u32>, Error> {
         Ok(self.0.unreachable())
+    }
+
+    fn is_sound(&self) -> bool {
+        self.0.is_sound()
+    }
+
+    fn is_checked(&self) -> bool {
+        self.0.is_checked()
     }
 
     fn memory_bytes(&self) -> u64 {

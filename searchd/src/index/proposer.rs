@@ -19,8 +19,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytes::Bytes;
+use memmap2::Mmap;
+
 use super::calibration::{Calibration, K, Point, Trial};
-use super::graph::{self, Asked, Builder, Cost, Graph, Kind, Proposal};
+use super::graph::{self, Asked, Builder, Check, Cost, Graph, Kind, Proposal, Stored};
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Quantization, Settings};
 use crate::graph::memory::{LINE, Lines};
@@ -35,6 +38,8 @@ const MAX_STRAY_PART: usize = 50;
 const FEW_STRAYS: usize = 16;
 /// Most points of a calibration.
 const MAX_POINTS: usize = 64;
+/// Larger graphs are mapped where they need not be checked at once; smaller ones are read within a millisecond.
+const MAPPED: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,6 +107,16 @@ impl Proposer {
         Ok(proposal)
     }
 
+    /// See [`Graph::is_sound`].
+    pub fn is_sound(&self) -> bool {
+        self.graph.is_sound()
+    }
+
+    /// See [`Graph::is_checked`].
+    pub fn is_checked(&self) -> bool {
+        self.graph.is_checked()
+    }
+
     /// See [`Graph::cost`].
     pub fn cost(&self, search: Cost) -> f64 {
         self.graph.cost(search)
@@ -152,8 +167,14 @@ impl Proposer {
         Ok(file.sync_all()?)
     }
 
-    /// Opens what [`Proposer::write`] wrote, all of it read and checked.
-    pub fn open(path: &Path, builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
+    /// Opens what [`Proposer::write`] wrote: read into memory and checked, or mapped, where that is asked for and worth while.
+    pub fn open(
+        path: &Path,
+        builder: &dyn Builder,
+        settings: &Settings,
+        vectors: &Vectors,
+        check: Check,
+    ) -> Result<Self, Error> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         let mut header = [0; HEADER];
@@ -177,10 +198,22 @@ impl Proposer {
         if strays.iter().any(|row| *row as usize >= vectors.len()) {
             return Err(Error::Damaged);
         }
-        let bytes = Lines::read(&file, start as u64, head.graph)?.into_shared();
-        let graph = builder.open(kind, settings, vectors, bytes)?;
+        let check = if kind.is_used_in_place() && head.graph > MAPPED { check } else { Check::AtOnce };
+        let bytes = match check {
+            Check::AtOnce => Lines::read(&file, start as u64, head.graph)?.into_shared(),
+            Check::WhenTouched => map(&file, length)?.slice(start..),
+        };
+        let graph = builder.open(settings, vectors, Stored { kind, bytes, check })?;
         Ok(Self { graph, calibration: Calibration::new(points.collect()), strays })
     }
+}
+
+/// A file of so many bytes, where it is.
+fn map(file: &File, length: u64) -> Result<Bytes, Error> {
+    // SAFETY: graph files are written once, under the data directory's lock, and only ever replaced by name or unlinked.
+    let map = unsafe { Mmap::map(file)? };
+    // Of this length when it was looked at just now, and it does not shrink.
+    if map.len() as u64 == length { Ok(Bytes::from_owner(map)) } else { Err(Error::Damaged) }
 }
 
 /// The header's numbers.

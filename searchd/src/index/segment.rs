@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::arrival::Arrival;
 use super::bits::Tombstones;
-use super::graph::Builder;
+use super::graph::{Builder, Check};
 use super::proposer::{self, Proposer};
 use super::vectors::Vectors;
 use crate::engine::Slot;
@@ -89,7 +89,8 @@ impl Segment {
         Ok(segment)
     }
 
-    /// As [`Segment::open`], without looking at all vectors: each is checked when it is looked at first.
+    /// As [`Segment::open`], without looking at all vectors: each is checked when it is looked at first, and so is a large
+    /// graph.
     pub fn open_unchecked(
         directory: &Path,
         sealed: Sealed,
@@ -98,15 +99,7 @@ impl Segment {
     ) -> Result<Self, Error> {
         let (vectors_file, graph_file) = (vectors_file(directory, sealed.part), graph_file(directory, sealed.part));
         let vectors = Vectors::open(&vectors_file).map_err(|source| opening(&vectors_file, source))?;
-        let proposer = match Proposer::open(&graph_file, builder, settings, &vectors) {
-            Ok(proposer) => Some(proposer),
-            Err(source @ proposer::Error::Unknown(_)) => return Err(Error::Graph { file: graph_file, source }),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, file = %graph_file.display(), "a graph is damaged; it will be built anew");
-                None
-            }
-        };
+        let proposer = open_graph(&graph_file, settings, builder, &vectors, Check::WhenTouched)?;
         let dead = Arc::new(Tombstones::new(vectors.len()));
         let disk_bytes = vectors.file_bytes() + length(&graph_file);
         Ok(Self { sealed, vectors: Arc::new(vectors), dead, proposer, disk_bytes })
@@ -127,13 +120,31 @@ impl Segment {
         Ok(Self { sealed, vectors, dead, proposer: Some(proposer), disk_bytes })
     }
 
-    /// Whether its graph is there.
+    /// The same segment, tombstones and all, with its graph read into memory and checked; without one if that is damaged.
+    pub fn with_graph_in_memory(
+        &self,
+        directory: &Path,
+        settings: &Settings,
+        builder: &dyn Builder,
+    ) -> Result<Self, Error> {
+        let file = graph_file(directory, self.part());
+        let proposer = open_graph(&file, settings, builder, &self.vectors, Check::AtOnce)?;
+        let (sealed, vectors, dead) = (self.sealed, self.vectors.clone(), self.dead.clone());
+        Ok(Self { sealed, vectors, dead, proposer, disk_bytes: self.disk_bytes })
+    }
+
+    /// Whether its graph is there, and nothing is known against it.
     pub fn is_whole(&self) -> bool {
-        self.proposer.is_some()
+        self.proposer().is_some()
+    }
+
+    /// Whether its graph is still where its file is mapped, to be checked as searches come to it.
+    pub fn has_mapped_graph(&self) -> bool {
+        self.proposer().is_some_and(|proposer| !proposer.is_checked())
     }
 
     pub fn proposer(&self) -> Option<&Proposer> {
-        self.proposer.as_ref()
+        self.proposer.as_ref().filter(|proposer| proposer.is_sound())
     }
 
     pub fn part(&self) -> u32 {
@@ -165,6 +176,25 @@ impl Segment {
         let is_there = |row: &u32| !self.dead.contains(*row) && self.vectors.is_sound(*row);
         for row in (0..self.vectors.len() as u32).filter(is_there) {
             each(row, self.vectors.slot(row), self.vectors.row(row));
+        }
+    }
+}
+
+/// None if it is missing or damaged.
+fn open_graph(
+    file: &Path,
+    settings: &Settings,
+    builder: &dyn Builder,
+    vectors: &Vectors,
+    check: Check,
+) -> Result<Option<Proposer>, Error> {
+    match Proposer::open(file, builder, settings, vectors, check) {
+        Ok(proposer) => Ok(Some(proposer)),
+        Err(source @ proposer::Error::Unknown(_)) => Err(Error::Graph { file: file.into(), source }),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, file = %file.display(), "a graph is damaged; it will be built anew");
+            Ok(None)
         }
     }
 }

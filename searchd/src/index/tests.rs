@@ -1,4 +1,5 @@
 mod churn;
+mod mapped;
 
 use std::path::{Path, PathBuf};
 
@@ -299,12 +300,11 @@ impl Builder for Forgetful {
 
     fn open(
         &self,
-        kind: graph::Kind,
         settings: &Settings,
         vectors: &vectors::Vectors,
-        bytes: bytes::Bytes,
+        stored: graph::Stored,
     ) -> Result<Box<dyn graph::Graph>, graph::Error> {
-        self.0.open(kind, settings, vectors, bytes)
+        self.0.open(settings, vectors, stored)
     }
 }
 

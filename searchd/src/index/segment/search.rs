@@ -27,7 +27,7 @@ impl Segment {
             let started = Instant::now();
             let rows = listed[place].as_ref().map(|listed| listed.of(self.part()));
             let mut step = self.step(search.wanted, rows);
-            let has_walked = match (step.plan.way, &self.proposer) {
+            let has_walked = match (step.plan.way, self.proposer()) {
                 _ if search.damaged.is_some() => true,
                 (Way::Skip, _) => true,
                 (Way::Graph, Some(proposer)) => self.walk(proposer, search, &mut step, stop)?,
@@ -93,7 +93,7 @@ impl Segment {
     fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
         let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
         let share = findable.number() / rows as f64;
-        let graph = self.proposer.as_ref().filter(|_| !wanted.exact).map(|proposer| {
+        let graph = self.proposer().filter(|_| !wanted.exact).map(|proposer| {
             let ef = proposer.candidates(wanted.effort, wanted.k);
             proposer.cost(Cost { ef, share, dimension })
         });
