@@ -22,6 +22,7 @@ pub mod running;
 pub mod schedule;
 
 mod coming;
+mod placing;
 
 use std::io;
 use std::path::PathBuf;

@@ -46,8 +46,12 @@ fn manifest_file(directory: &Path) -> PathBuf {
     directory.join("MANIFEST")
 }
 
+/// The folder with what manifests name. A file in it is written once, and never again under its name; but for a graph that was
+/// damaged, and is replaced by one that is as good.
+pub const COLLECTIONS: &str = "collections";
+
 fn collections_directory(directory: &Path) -> PathBuf {
-    directory.join("collections")
+    directory.join(COLLECTIONS)
 }
 
 /// Where a collection's segments and records are.

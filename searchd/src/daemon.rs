@@ -24,7 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::Config;
-use crate::backup::arriving::Arriving;
+use crate::backup::arriving::{self, Arriving};
 use crate::backup::{self, create::Identity, restore};
 use crate::cache::{Caches, Results};
 use crate::checkpoint::{self, Checkpointer};
@@ -136,7 +136,9 @@ impl Searchd {
         let readiness = Readiness::new();
         let mut registry = Registry::default();
         process::register(&mut registry);
-        restore_empty(&config).await?;
+        if !restore_empty(&config).await? {
+            arriving::complete(&config.storage.data_dir, config.archive.concurrency).await?;
+        }
         let opened = config.clone();
         let caches = Caches::new(&config.cache);
         let kept = caches.clone();
@@ -308,11 +310,12 @@ fn open(config: &Config, caches: Caches) -> Result<Opened, Error> {
     Ok(Opened { node: Arc::new(node), store: Arc::new(store), wal, clock, progress, checkpointer, arriving })
 }
 
-/// Fetches what a start needs first from object storage when the settings say so and the data directory has nothing.
-async fn restore_empty(config: &Config) -> Result<(), Error> {
+/// Fetches what a start needs first from object storage when the settings say so and the data directory has nothing; whether it
+/// did.
+async fn restore_empty(config: &Config) -> Result<bool, Error> {
     let directory = &config.storage.data_dir;
     if config.storage.restore_from.is_empty() || !restore::is_empty(directory)? && !restore::is_unfinished(directory) {
-        return Ok(());
+        return Ok(false);
     }
     let started = Instant::now();
     let repository = backup::Repository::open(&config.storage.restore_from)?;
@@ -327,12 +330,12 @@ async fn restore_empty(config: &Config) -> Result<(), Error> {
         Ok(restored) => {
             let (id, records, seconds) = (restored.backup.id, restored.records, started.elapsed().as_secs_f64());
             tracing::info!(id, records, seconds, "restored the data directory from object storage");
-            Ok(())
+            Ok(true)
         }
         // The first instance of all has nothing to come back to.
         Err(backup::Error::Unreachable(_)) => {
             tracing::warn!(url = repository.url(), "there is no backup to start from: starting empty");
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error.into()),
     }

@@ -72,6 +72,11 @@ impl Coming {
         Ok(Some(Self { path, arrival, remote, verified }))
     }
 
+    /// What it consists of.
+    pub(super) fn file(&self) -> File {
+        self.remote.file.clone()
+    }
+
     pub(super) fn chunks(&self) -> usize {
         self.verified.len()
     }

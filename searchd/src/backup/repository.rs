@@ -13,8 +13,8 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
-use super::Error;
 use super::manifest::File;
+use super::{Error, blocking};
 
 /// Bytes of a chunk; the last one of a file is smaller.
 pub const CHUNK_BYTES: usize = 8 * 1024 * 1024;
@@ -115,7 +115,9 @@ impl Repository {
     pub async fn chunk(&self, name: &str) -> Result<Bytes, Error> {
         let object = chunk_object(name);
         let bytes = self.get(&object).await?.ok_or_else(|| Error::NoBackup(object.clone()))?;
-        if blake3::hash(&bytes).to_hex().as_str() == name { Ok(bytes) } else { Err(Error::Damaged(object)) }
+        let hashed = bytes.clone();
+        let hash = blocking(move || blake3::hash(&hashed)).await?;
+        if hash.to_hex().as_str() == name { Ok(bytes) } else { Err(Error::Damaged(object)) }
     }
 }
 

@@ -8,15 +8,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::manifest::{self, Backup, File};
-use super::repository::{CHUNK_BYTES, Repository};
+use super::placing::{Durability, Placing};
+use super::repository::Repository;
 use super::{Error, archive, arriving, blocking};
+use crate::checkpoint::COLLECTIONS;
 use crate::engine::vector_clock::VectorClock;
 use crate::index::segment::VECTORS;
-use crate::index::vectors::{HEADER, Header, Vectors};
 use crate::node;
 use crate::wal::{Replay, Wal, sync_directory};
 
@@ -103,25 +103,32 @@ pub async fn restore(repository: &Repository, wanted: &Wanted, directory: &Path)
     if !is_empty(directory)? && !is_unfinished(directory) {
         return Err(Error::NotEmpty(directory.into()));
     }
+    let is_resumed = is_unfinished(directory);
     let backup = choose(repository, wanted).await?;
     mark(directory, &backup.id)?;
     remove_replayed(directory, &backup)?;
+    let placing = Placing { repository, directory, is_resumed };
     for file in &backup.files {
-        prepare(directory, file)?;
+        placing.prepare(file)?;
     }
     let (later, now): (Vec<&File>, Vec<&File>) =
         backup.files.iter().partition(|file| wanted.lazily && is_vectors(file));
-    let whole = now.into_iter().flat_map(|file| (0..file.chunks.len()).map(move |chunk| (file, Some(chunk))));
-    let jobs = later.iter().map(|file| (*file, None)).chain(whole);
+    let durability = |file| if wanted.lazily && is_sealed(file) { Durability::Later } else { Durability::Now };
+    let whole = now.iter().flat_map(|file| (0..file.chunks.len()).map(move |chunk| (*file, Some(chunk))));
+    // The longest first: all else fits in beside them.
+    let jobs = whole.chain(later.iter().map(|file| (*file, None)));
     let fetching = futures::stream::iter(jobs).map(|(file, chunk)| match chunk {
-        Some(chunk) => place(repository, directory, file, chunk).boxed(),
-        None => lay_out(repository, directory, file).boxed(),
+        Some(chunk) => placing.place(file, chunk, durability(file)).boxed(),
+        None => placing.lay_out(file).boxed(),
     });
     fetching.buffer_unordered(wanted.concurrency.max(1)).try_collect::<Vec<()>>().await?;
-    if later.is_empty() {
+    let unsynced: Vec<File> =
+        now.into_iter().filter(|file| matches!(durability(file), Durability::Later)).cloned().collect();
+    let holed: Vec<File> = later.into_iter().cloned().collect();
+    if holed.is_empty() && unsynced.is_empty() {
         arriving::unmark(directory)?;
     } else {
-        arriving::mark(directory, repository.url(), later.into_iter().cloned().collect())?;
+        arriving::Mark { url: repository.url().to_owned(), files: holed, unsynced }.write(directory)?;
     }
     settle(directory, &backup)?;
     let mut restored = Restored { last_record: backup.next_record - 1, backup, records: 0 };
@@ -178,81 +185,13 @@ fn unmark(directory: &Path) -> Result<(), Error> {
     remove().map_err(|source| Error::Io { doing: "removing", path: path.clone(), source })
 }
 
-/// Makes the file in its full size, so that a disk that is too small is found at once.
-fn prepare(directory: &Path, file: &File) -> Result<(), Error> {
-    let path = directory.join(&file.path);
-    let make = || {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let made = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-        if made.metadata()?.len() > file.bytes {
-            made.set_len(file.bytes)?;
-        }
-        made.sync_all()
-    };
-    make().map_err(|source| Error::Io { doing: "making", path: path.clone(), source })
+/// What is written once under its name, and whose names are in the manifest: it may become durable later than that.
+fn is_sealed(file: &File) -> bool {
+    Path::new(&file.path).starts_with(COLLECTIONS)
 }
 
 fn is_vectors(file: &File) -> bool {
     file.path.ends_with(VECTORS)
-}
-
-/// Makes a file of vectors in its full length, and fetches its header and tables: what it takes to open it.
-async fn lay_out(repository: &Repository, directory: &Path, file: &File) -> Result<(), Error> {
-    let path = directory.join(&file.path);
-    let damaged = || Error::Damaged(file.path.clone());
-    let header = repository.range(file, 0..(HEADER as u64).min(file.bytes)).await?;
-    let tables = Header::read(&header).and_then(|header| header.tables(file.bytes)).ok_or_else(damaged)?;
-    let mut parts = vec![(0, header)];
-    let mut start = tables.start;
-    while start < tables.end {
-        let end = ((start / CHUNK_BYTES as u64 + 1) * CHUNK_BYTES as u64).min(tables.end);
-        parts.push((start, repository.range(file, start..end).await?));
-        start = end;
-    }
-    let (made, bytes) = (path.clone(), file.bytes);
-    let make = move || {
-        std::fs::OpenOptions::new().write(true).open(&made)?.set_len(bytes)?;
-        Ok(made)
-    };
-    let made = blocking(make).await?.map_err(|source| Error::Io { doing: "making", path: path.clone(), source })?;
-    blocking(move || parts.iter().try_for_each(|(offset, bytes)| write(&made, *offset, bytes))).await??;
-    // Both have checksums.
-    blocking(move || Vectors::open(&path)).await?.map(drop).map_err(|_| damaged())
-}
-
-/// Fetches one chunk to its place, unless it is there.
-async fn place(repository: &Repository, directory: &Path, file: &File, chunk: usize) -> Result<(), Error> {
-    let (path, name) = (directory.join(&file.path), file.chunks[chunk].clone());
-    let offset = (chunk * CHUNK_BYTES) as u64;
-    let length = (file.bytes - offset).min(CHUNK_BYTES as u64);
-    let (there, expected) = (path.clone(), name.clone());
-    if blocking(move || has(&there, offset, length, &expected)).await? {
-        return Ok(());
-    }
-    let bytes = repository.chunk(&name).await?;
-    if bytes.len() as u64 != length {
-        return Err(Error::Damaged(file.path.clone()));
-    }
-    blocking(move || write(&path, offset, &bytes)).await?
-}
-
-fn has(path: &Path, offset: u64, length: u64, name: &str) -> bool {
-    use std::os::unix::fs::FileExt;
-    let mut bytes = vec![0; length as usize];
-    let read = std::fs::File::open(path).and_then(|file| file.read_exact_at(&mut bytes, offset));
-    read.is_ok() && blake3::hash(&bytes).to_hex().as_str() == name
-}
-
-fn write(path: &PathBuf, offset: u64, bytes: &Bytes) -> Result<(), Error> {
-    use std::os::unix::fs::FileExt;
-    let write = || {
-        let file = std::fs::OpenOptions::new().write(true).open(path)?;
-        file.write_all_at(bytes, offset)?;
-        file.sync_data()
-    };
-    write().map_err(|source| Error::Io { doing: "writing", path: path.clone(), source })
 }
 
 /// Makes the names of all files durable.

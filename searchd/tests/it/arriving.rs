@@ -6,11 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use nearfield_proto::v1;
+use nearfield_searchd::backup::Repository;
+use nearfield_searchd::backup::restore::{Until, Wanted, restore};
 use nearfield_testkit::{ObjectStorage, eventually};
 use tonic::Code;
 
 use crate::backup::{archived, backup, is_archived, metric};
-use crate::faults::{DIMENSION, check, insert, sample};
+use crate::faults::{DIMENSION, check, files, insert, sample};
 use crate::process::{Served, command};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -135,6 +137,39 @@ async fn answers_come_before_the_vectors_from_s3() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_come_before_the_vectors_from_google_cloud_storage() {
     answers_come_before_the_vectors(ObjectStorage::gcs().unwrap(), drop).await;
+}
+
+/// What was fetched is served before it is durable; a disk that then loses power has it or not, here and there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_durable_yet_is_fetched_again_after_a_crash() {
+    let storage = ObjectStorage::local().unwrap();
+    let url = format!("{}/a", storage.url);
+    fill(&storage, &url).await;
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::open(&url).unwrap();
+    let wanted = Wanted { backup: None, until: Until::Latest, concurrency: 4, log_file_bytes: 100_000, lazily: true };
+    restore(&repository, &wanted, directory.path()).await.unwrap();
+    let lost: Vec<_> = files(&directory.path().join("collections"));
+    let kinds =
+        ["records-", ".graph", ".vectors"].map(|kind| lost.iter().any(|file| file.to_string_lossy().contains(kind)));
+    assert_eq!(kinds, [true; 3]);
+    for (i, file) in lost.iter().enumerate() {
+        let mut bytes = std::fs::read(file).unwrap();
+        match i % 3 {
+            0 => bytes.clear(),
+            1 => bytes.truncate(bytes.len() / 2),
+            _ => bytes.iter_mut().take(4_096).for_each(|byte| *byte = 0),
+        }
+        std::fs::write(file, bytes).unwrap();
+    }
+    let served = Served::start(with_one_segment(command(directory.path()))).await.unwrap();
+    check(&served, &(0..ARCHIVED).collect::<Vec<_>>(), &[]).await;
+    let whole = || async { (!directory.path().join("ARRIVING").exists()).then_some(()) };
+    eventually("everything is there and durable", PATIENCE, whole).await.unwrap();
+    served.process.kill().unwrap();
+    std::fs::remove_dir_all(storage.directory()).unwrap();
+    let served = Served::start(with_one_segment(command(directory.path()))).await.unwrap();
+    check(&served, &(0..ARCHIVED).collect::<Vec<_>>(), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
