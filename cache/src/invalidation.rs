@@ -148,6 +148,11 @@ impl Invalidation {
         }
     }
 
+    /// Ends all answers here, and tells nobody: this gateway alone has missed something.
+    pub(crate) fn forget(&self) {
+        self.note(Purge::EVERYTHING, self.advance(1));
+    }
+
     fn note(&self, purge: Purge, micros: u64) {
         let table = if purge.soft { &self.shared.soft } else { &self.shared.hard };
         table.slot(purge.reach).fetch_max(micros, Ordering::SeqCst);

@@ -1,15 +1,17 @@
 //! Purges between gateways: a Redis stream that every gateway writes its purges to, and reads the others' from.
 //!
 //! A stream and not publish/subscribe, so that a gateway that was cut off reads what it missed. A purge that could not
-//! be written stays due until it can.
+//! be written stays due until it can. A gateway that cannot be sure to have read everything, because Redis has restarted
+//! or no longer holds what was read last, forgets all that it has rather than give what was purged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use redis::streams::StreamReadReply;
-use redis::{AsyncConnectionConfig, Client, Pipeline};
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamRangeReply, StreamReadReply};
+use redis::{AsyncConnectionConfig, Client, InfoDict, Pipeline};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -113,30 +115,65 @@ async fn write(pool: &Arc<Pool>, batch: Vec<(Purge, Stamp)>) -> Result<(), Vec<(
 /// Follows the stream from [`BACK`] ago on, over as many connections as it takes.
 async fn receive(client: Client, invalidation: Invalidation) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut seen = format!("{}-0", now.saturating_sub(BACK).as_millis());
+    let mut position = Position { seen: format!("{}-0", now.saturating_sub(BACK).as_millis()), read: false, run: None };
     loop {
-        if let Err(error) = follow(&client, &invalidation, &mut seen).await {
+        if let Err(error) = follow(&client, &invalidation, &mut position).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "purges of other gateways are not read");
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-async fn follow(client: &Client, invalidation: &Invalidation, seen: &mut String) -> Result<(), redis::RedisError> {
+/// How far the stream has been read.
+struct Position {
+    /// The last item's id, or a time to begin at.
+    seen: String,
+    /// Whether `seen` was an item.
+    read: bool,
+    /// Which run of Redis it was read from.
+    run: Option<String>,
+}
+
+impl Position {
+    /// Does this Redis have all that has been added since this position was reached?
+    async fn goes_on(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, redis::RedisError> {
+        let server: InfoDict = redis::cmd("INFO").arg("server").query_async(connection).await?;
+        let run: Option<String> = server.get("run_id");
+        let known = self.run.is_none() || self.run == run;
+        self.run = run;
+        if !self.read || !known {
+            return Ok(known);
+        }
+        let mut command = redis::cmd("XRANGE");
+        command.arg(STREAM).arg(&self.seen).arg(&self.seen);
+        let found: StreamRangeReply = command.query_async(connection).await?;
+        Ok(!found.ids.is_empty())
+    }
+}
+
+async fn follow(
+    client: &Client,
+    invalidation: &Invalidation,
+    position: &mut Position,
+) -> Result<(), redis::RedisError> {
     // A connection of its own: a blocked reading would hold up what shares it.
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(BLOCK + TIMEOUT));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    if !position.goes_on(&mut connection).await? {
+        tracing::warn!("purges of other gateways may have been missed, so all answers are forgotten");
+        invalidation.forget();
+    }
     loop {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK.as_millis() as u64);
-        command.arg("STREAMS").arg(STREAM).arg(&**seen);
+        command.arg("STREAMS").arg(STREAM).arg(&position.seen);
         let reply: Option<StreamReadReply> = command.query_async(&mut connection).await?;
         for item in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids) {
             if let Some((purge, stamp)) = item.get::<Vec<u8>>(FIELD).and_then(|bytes| decode(&bytes)) {
                 invalidation.learn(purge, stamp);
             }
-            *seen = item.id;
+            (position.seen, position.read) = (item.id, true);
         }
     }
 }

@@ -182,6 +182,47 @@ async fn a_purge_made_while_redis_is_down_is_told_later() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_may_have_missed_a_purge_forgets_all_it_has() {
+    let server = Server::start();
+    let cache = gateway(&server.url(), PATIENCE);
+    eventually("stored, and the feed read", || async {
+        cache.store(key("1"), entry(&cache, b"old")).await;
+        cache.fetch(&key("1"), &NONE).await.is_some()
+    })
+    .await;
+    // Another's purge, which this one reads: so its place in the feed is an item.
+    let other = gateway(&server.url(), PATIENCE);
+    other.invalidation.collection_changed(None, "hats");
+    let hats = Tags::new(None, "hats", None);
+    eventually("the feed is read", || async { cache.invalidation.since_change(&hats).is_some() }).await;
+    assert!(cache.peek(&key("1"), &NONE).is_some());
+    // What was told to this Redis and not read is lost with it.
+    let port = server.kill();
+    assert!(cache.peek(&key("1"), &NONE).is_some());
+    let _server = Server::start_at(port);
+    eventually("all is forgotten", || async { cache.peek(&key("1"), &NONE).is_none() }).await;
+}
+
+#[tokio::test]
+async fn a_feed_that_was_cut_shorter_than_what_was_read_is_a_gap() {
+    let server = Server::start();
+    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
+    let hats = Tags::new(None, "hats", None);
+    eventually("b follows a", || async {
+        a.invalidation.collection_changed(None, "hats");
+        b.invalidation.since_change(&hats).is_some()
+    })
+    .await;
+    b.store(key("1"), entry(&b, b"old")).await;
+    let client = Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    // All that b has read is gone, and its connections with it.
+    redis::cmd("DEL").arg("nearfield:1:purges").exec_async(&mut connection).await.unwrap();
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec_async(&mut connection).await.unwrap();
+    eventually("b forgets", || async { b.peek(&key("1"), &NONE).is_none() }).await;
+}
+
+#[tokio::test]
 async fn without_redis_a_look_up_is_a_miss_that_costs_nothing() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let cache = gateway(&url(port), PATIENCE);

@@ -25,6 +25,7 @@ struct PurgeAnswer<'a> {
 #[derive(Serialize)]
 struct Purged {
     all: bool,
+    soft: bool,
     collections: usize,
     points: usize,
     tags: usize,
@@ -41,13 +42,14 @@ pub(super) async fn purge(regions: &Regions, request: Request) -> Result<Respons
     codec::expect_json(&parts.headers)?;
     let context = CallContext::of(&parts)?;
     let asked = operating::purge(&body::read(incoming).await?)?;
-    let purges = purges(&context, &asked)?;
+    let purges: Vec<Purge> = purges(&context, &asked)?.into_iter().map(|purge| purge.softly(asked.soft)).collect();
     if let Some(invalidation) = context.invalidation {
         run(invalidation, purges, asked.spread_seconds);
     }
     let answer = PurgeAnswer {
         purged: Purged {
             all: asked.all,
+            soft: asked.soft,
             collections: usize::from(asked.collection.is_some() && asked.ids.is_empty()),
             points: asked.ids.len(),
             tags: asked.tags.len(),

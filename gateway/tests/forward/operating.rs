@@ -1,7 +1,7 @@
 //! Purges, warmings, and what writes tell the cache.
 
 use http::Method;
-use nearfield_cache::{Clock, Invalidation, Tags};
+use nearfield_cache::{Clock, Invalidation, Purged, Tags};
 use nearfield_gateway::body;
 use serde_json::{Value, json};
 
@@ -36,6 +36,7 @@ async fn a_purge_must_say_what() {
     for (bad, pointer) in [
         (json!({}), ""),
         (json!({"all": "yes"}), "/all"),
+        (json!({"all": true, "soft": 1}), "/soft"),
         (json!({"tags": ["shoes"]}), "/tags/0"),
         (json!({"spread_seconds": -1, "all": true}), "/spread_seconds"),
     ] {
@@ -76,6 +77,9 @@ async fn purges_and_writes_end_what_was_asked_before() {
         assert_eq!(invalidation.admits(stamp, &whole), ends_point_only, "{path} {body}");
         assert!(invalidation.admits(stamp, &other), "{path} {body}");
     }
+    let (stamp, soft) = (invalidation.begin(), json!({"collection": "c", "soft": true}).to_string());
+    with(&inside, &invalidation, "/cache/purge", "application/json", soft).await;
+    assert!(matches!(invalidation.judge(stamp, &whole), Purged::Soft(_)));
     let stamp = invalidation.begin();
     with(
         &inside,

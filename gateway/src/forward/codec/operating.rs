@@ -22,11 +22,13 @@ pub(crate) struct Purge {
     pub collection: Option<String>,
     pub ids: Vec<String>,
     pub tags: Vec<String>,
+    /// Answers become stale, and may stand in for a failing origin.
+    pub soft: bool,
     pub spread_seconds: u32,
 }
 
 impl Fields for Purge {
-    const NAMES: &'static [&'static str] = &["collection", "ids", "tags", "all", "spread_seconds"];
+    const NAMES: &'static [&'static str] = &["collection", "ids", "tags", "all", "soft", "spread_seconds"];
 
     fn read<'de, A: MapAccess<'de>>(
         &mut self,
@@ -42,6 +44,7 @@ impl Fields for Purge {
             "ids" => self.ids = read_ids(place, object)?,
             "tags" => self.tags = read::texts(place, object, ITEMS_MAX)?.unwrap_or_default(),
             "all" => self.all = read::flag(place, object)?.unwrap_or_default(),
+            "soft" => self.soft = read::flag(place, object)?.unwrap_or_default(),
             "spread_seconds" => {
                 let seconds = read::integer(place, object, (0, SPREAD_SECONDS_MAX))?;
                 self.spread_seconds = seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or_default();
