@@ -55,7 +55,7 @@ struct Arguments {
     /// Points of the collection that is searched and written to at once.
     #[arg(long, global = true, default_value_t = 1_000_000)]
     rows: usize,
-    /// WebSockets opened to weigh an idle one.
+    /// Connections opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
 }
@@ -68,7 +68,7 @@ enum Part {
     Engine,
     /// Recall and latency of filtered searches, by how much a filter admits.
     Filters,
-    /// Bytes per idle WebSocket.
+    /// Bytes per idle connection and WebSocket, and what is given back.
     Idle,
     /// Bytes per small collection.
     Tenants,

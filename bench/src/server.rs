@@ -42,10 +42,15 @@ pub(crate) fn is_at_rest(explanation: &v1::Explanation) -> bool {
 
 impl Server {
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// With environment overrides of the gateway's settings.
+    pub(crate) fn start_with(gateway: &[(&'static str, &'static str)]) -> Result<Self> {
         let options = ClusterOptions {
             searchds: 1,
             // One line a request would be a good part of what is measured, and production samples its log.
-            gateway: vec![("NEARFIELD_LOG__LEVEL", "warn")],
+            gateway: [&[("NEARFIELD_LOG__LEVEL", "warn")], gateway].concat(),
             searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
             ..ClusterOptions::default()
         };

@@ -16,6 +16,7 @@ mod filters;
 mod full_disk;
 mod fuzz;
 mod grpc;
+mod grpc_web;
 mod hostile;
 mod limits;
 mod load;

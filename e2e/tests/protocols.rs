@@ -146,3 +146,39 @@ async fn ipv6_serves_like_ipv4() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_query_asks_what_a_post_asks() -> Result<()> {
+    let space = Space::new("protocols-query")?;
+    space.fill("c", json!({"dimension": 4}), &points(74, 60, 4)).await?;
+    let search = json!({"collection": "c", "query": [1, 2, 3, 4], "k": 7, "session": space.session()});
+    let batch = json!({"searches": [search]});
+    let query = || http::Method::QUERY;
+    for protocol in Protocol::ALL {
+        let client = space.client(protocol)?;
+        for (path, body) in [("search", &search), ("search/batch", &batch), ("stream/search", &search)] {
+            let path = format!("{API}/{path}");
+            let posted = client.post(&path).json(body).send().await?;
+            let queried = client.request(query(), &path).json(body).send().await?;
+            assert_eq!((queried.status.as_u16(), posted.status.as_u16()), (200, 200), "{protocol:?} {path}");
+            // All but the name of the request.
+            let known = |answer: &nearfield_testkit::Answer| answer.text().lines().skip(1).collect::<String>();
+            assert_eq!(known(&queried), known(&posted), "{protocol:?} {path}");
+        }
+        let path = format!("{API}/search");
+        let undeclared = client.request(query(), &path).body(search.to_string()).send().await?;
+        assert_eq!(undeclared.problem(400)?["errors"][0]["pointer"], "Content-Type", "{protocol:?}");
+        let other = client.request(query(), &path).header("content-type", "text/plain").body("x").send().await?;
+        other.problem(415)?;
+        assert_eq!(other.header("accept-query"), "application/json", "{protocol:?}");
+        let refused = client.request(query(), &format!("{API}/insert")).json(&search).send().await?;
+        refused.problem(405)?;
+        assert_eq!(refused.header("allow"), "POST, OPTIONS", "{protocol:?}");
+
+        let options = client.without_credentials().request(http::Method::OPTIONS, &path).send().await?;
+        assert_eq!(options.status, 204, "{protocol:?}");
+        assert_eq!(options.header("allow"), "GET, HEAD, POST, QUERY, OPTIONS", "{protocol:?}");
+        assert_eq!(options.header("accept-query"), "application/json", "{protocol:?}");
+    }
+    Ok(())
+}

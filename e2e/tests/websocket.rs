@@ -1,4 +1,4 @@
-//! WebSocket, over an HTTP/1.1 upgrade and over an HTTP/2 stream.
+//! WebSocket, over an HTTP/1.1 upgrade, an HTTP/2 stream and an HTTP/3 stream.
 
 use anyhow::{Context, Result};
 use nearfield_testkit::{Claims, Protocol, WebSocket};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::space::{Space, dev, ids, points};
 
-const OVER: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
+const OVER: [Protocol; 3] = Protocol::ALL;
 
 async fn filled(name: &str) -> Result<Space> {
     let space = Space::new(name)?;
@@ -150,7 +150,9 @@ async fn a_browser_brings_its_token_as_a_subprotocol() -> Result<()> {
             Ok(socket) => socket,
             Err(refusal) => anyhow::bail!("{protocol:?}: {} {}", refusal.status, refusal.text()),
         };
-        assert_eq!(socket.subprotocol.as_deref(), Some("nearfield.v1"), "{protocol:?}");
+        if protocol != Protocol::Http3 {
+            assert_eq!(socket.subprotocol.as_deref(), Some("nearfield.v1"), "{protocol:?}");
+        }
         socket
             .send(&json!({"type": "search", "id": "q", "collection": "c", "query": [1, 0, 0, 0], "stream": false}))
             .await?;
@@ -161,7 +163,9 @@ async fn a_browser_brings_its_token_as_a_subprotocol() -> Result<()> {
 
 #[tokio::test]
 async fn without_credentials_the_upgrade_is_refused() -> Result<()> {
-    for protocol in OVER {
+    let refused = WebSocket::connect(&dev()?.client(Protocol::Http3)?).await.err().context("accepted")?;
+    assert_eq!(refused.to_string(), "refused with 401");
+    for protocol in [Protocol::Http1, Protocol::Http2] {
         let client = dev()?.client(protocol)?;
         for subprotocols in [&[][..], &["nearfield.v1"], &["nearfield.v1", "bearer.nonsense"]] {
             let Err(refusal) = WebSocket::open(&client, subprotocols).await? else { anyhow::bail!("accepted") };

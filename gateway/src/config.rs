@@ -14,10 +14,12 @@ pub struct Config {
     pub auth: nearfield_auth::Config,
     pub cache: layers::response_cache::Config,
     pub client: layers::client_addr::Config,
+    pub cors: layers::cors::Config,
     pub deadline: layers::deadline::Config,
     pub shed: layers::shed::Config,
     pub rate_limit: layers::rate_limit::Config,
     pub body: layers::request_body::Config,
+    pub pace: layers::pace::Config,
     pub compression: layers::compression::Config,
     pub stream: sse::Config,
     pub websocket: websocket::Config,
@@ -32,6 +34,8 @@ pub struct Config {
 pub enum Invalid {
     #[error("`auth`")]
     Auth(#[from] nearfield_auth::Error),
+    #[error(transparent)]
+    Cors(#[from] layers::cors::Invalid),
     #[error("`{key}` is {value:?}; it takes 1 to 63 of a-z, 0-9 and -")]
     Name { key: &'static str, value: String },
     #[error("`listener.https` names no address")]
@@ -59,16 +63,20 @@ impl Config {
             return Err(Invalid::NoSuchPlan(self.rate_limit.default_plan.clone()));
         }
         self.auth.check()?;
+        self.cors.check()?;
         self.upstream.validate()?;
         let zero = [
             ("listener.max_connections", self.listener.max_connections == 0),
             ("listener.idle_timeout", self.listener.idle_timeout.is_zero()),
+            ("listener.proxy_protocol.timeout", self.listener.proxy_protocol.timeout.is_zero()),
             ("listener.http1.header_timeout", self.listener.http1.header_timeout.is_zero()),
             ("listener.http1.max_headers", self.listener.http1.max_headers == 0),
             ("listener.http1.max_header_bytes", self.listener.http1.max_header_bytes == 0),
             ("listener.http2.max_concurrent_streams", self.listener.http2.max_concurrent_streams == 0),
             ("listener.http3.max_concurrent_streams", self.listener.http3.max_concurrent_streams == 0),
             ("tls.handshake_timeout", self.tls.handshake_timeout.is_zero()),
+            ("listener.send_timeout", self.listener.send_timeout.is_zero()),
+            ("pace.grace", self.pace.grace.is_zero()),
             ("deadline.unary", self.deadline.unary.is_zero()),
             ("deadline.stream", self.deadline.stream.is_zero()),
             ("stream.ping_interval", self.stream.ping_interval.is_zero()),

@@ -21,6 +21,9 @@ impl Violation {
 /// Why a request gets no ordinary answer. Closed on purpose: a new variant does not compile until `rescue.rs` maps it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A request's body came too slowly.
+    #[error("the body of the request took too long")]
+    BodyTimeout,
     /// The state of the target speaks against it: another version, or another collection of that name.
     #[error("{0}")]
     Conflict(String),
@@ -51,6 +54,9 @@ pub enum Error {
     /// No healthy region, or no healthy searchd in any.
     #[error("no healthy region can answer")]
     NoRegion,
+    /// An extended CONNECT for anything but a WebSocket.
+    #[error("an extended CONNECT opens a WebSocket here, nothing else")]
+    NoSuchProtocol,
     /// The caller wanted a cached answer or none (`only-if-cached`).
     #[error("no answer is cached, and the request asks for no other")]
     NotCached,

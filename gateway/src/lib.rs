@@ -16,4 +16,5 @@ pub mod request;
 pub mod rescue;
 pub mod route;
 pub mod sse;
+pub mod upgrade;
 pub mod websocket;

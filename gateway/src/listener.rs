@@ -17,9 +17,13 @@ mod connection;
 pub(crate) mod host;
 mod interim;
 mod patience;
+pub mod proxy_protocol;
 mod quic;
 mod quic_body;
+mod quic_fields;
+mod quic_frames;
 mod quic_streams;
+mod quic_tunnel;
 pub mod sockets;
 mod tcp;
 pub mod tls;
@@ -41,6 +45,11 @@ pub struct Config {
     /// A connection without a request in flight is closed after this.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// How long answers may wait for a client that takes nothing of any of them. Then the connection, over HTTP/3 the
+    /// stream, is closed.
+    #[serde(with = "humantime_serde")]
+    pub send_timeout: Duration,
+    pub proxy_protocol: proxy_protocol::Config,
     pub http1: Http1,
     pub http2: Http2,
     pub http3: Http3,
@@ -53,6 +62,8 @@ impl Default for Config {
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             max_connections: 100_000,
             idle_timeout: Duration::from_secs(90),
+            send_timeout: Duration::from_secs(30),
+            proxy_protocol: proxy_protocol::Config::default(),
             http1: Http1::default(),
             http2: Http2::default(),
             http3: Http3::default(),

@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::layers::observe::metrics::Metrics;
 use crate::layers::{
-    authenticate, classify, client_addr, compression, deadline, head, observe, rate_limit, ready, request_body,
-    request_id, rescue, response_cache, server_timing, shed, target,
+    authenticate, classify, client_addr, compression, deadline, grpc_web, head, observe, options, pace, rate_limit,
+    ready, request_body, request_id, rescue, response_cache, server_timing, shed, target,
 };
 use crate::listener;
 
@@ -79,6 +79,12 @@ where
         .layer(limits.announce)
         // Outside of every refusal: they too say that no cache was asked.
         .layer(response_cache::status::Layer)
+        // Outside of authentication: browsers ask what they may send without credentials.
+        .layer(options::Layer)
+        // Outside of every refusal: a page may read them too.
+        .option_layer(config.cors.layer())
+        // Outside of every refusal, so that they are translated too; inside of CORS, which its callers need.
+        .layer(grpc_web::Layer)
         // Everything inside may fail; everything outside only watches.
         .layer(rescue::Layer)
         // Load balancers ask without credentials, and must be answered under any load.
@@ -97,6 +103,8 @@ where
         .layer(limits.by_caller)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
         .layer(compression::Layer::new(config.compression))
+        // Around the body as it comes, so before it is decompressed; behind authentication, which reads none of it.
+        .layer(pace::Layer { config: config.pace })
         // Before anyone reads the body.
         .layer(request_body::Layer::new(config.body))
         // Innermost: what it keeps is what the region answers, and a hit has still paid every toll above.

@@ -45,6 +45,7 @@ impl From<Violation> for ProblemItem {
 /// How an error is told: the HTTP status, the gRPC code, and a title that is the same for all of its kind.
 fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
     match error {
+        Error::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "body-timeout"),
         Error::Conflict(_) => (StatusCode::CONFLICT, Code::Aborted, "conflict"),
         Error::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "deadline-exceeded"),
         Error::Forbidden(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied, "forbidden"),
@@ -56,6 +57,8 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::Malformed { .. } => (StatusCode::BAD_REQUEST, Code::InvalidArgument, "malformed"),
         Error::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "method-not-allowed"),
         Error::NoRegion => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "no-region"),
+        // RFC 9220 section 3.
+        Error::NoSuchProtocol => (StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, "no-such-protocol"),
         // RFC 9111 section 5.2.1.7.
         Error::NotCached => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, "not-cached"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound, "not-found"),
@@ -98,6 +101,7 @@ fn upstream(code: Code) -> (StatusCode, &'static str) {
 
 fn type_uri(title: &str) -> &'static str {
     match title {
+        "body-timeout" => "https://nearfield.dev/problems/body-timeout",
         "conflict" => "https://nearfield.dev/problems/conflict",
         "data-loss" => "https://nearfield.dev/problems/data-loss",
         "deadline-exceeded" => "https://nearfield.dev/problems/deadline-exceeded",
@@ -108,6 +112,7 @@ fn type_uri(title: &str) -> &'static str {
         "malformed" => "https://nearfield.dev/problems/malformed",
         "method-not-allowed" => "https://nearfield.dev/problems/method-not-allowed",
         "no-region" => "https://nearfield.dev/problems/no-region",
+        "no-such-protocol" => "https://nearfield.dev/problems/no-such-protocol",
         "not-cached" => "https://nearfield.dev/problems/not-cached",
         "not-found" => "https://nearfield.dev/problems/not-found",
         "shed" => "https://nearfield.dev/problems/shed",

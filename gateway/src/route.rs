@@ -132,18 +132,16 @@ impl Route {
             | Self::HealthReady
             | Self::OpenApi
             | Self::Recall
-            | Self::Regions => "GET, HEAD",
-            Self::Collection => "GET, HEAD, PUT, DELETE",
-            Self::Search | Self::StreamSearch => "GET, HEAD, POST",
-            Self::CachePurge
-            | Self::CacheWarm
-            | Self::Delete
-            | Self::Grpc(_)
-            | Self::Insert
-            | Self::SearchBatch
-            | Self::Update => "POST",
-            // CONNECT is the extended CONNECT of RFC 8441.
-            Self::WebSocket => "GET, CONNECT",
+            | Self::Regions => "GET, HEAD, OPTIONS",
+            Self::Collection => "GET, HEAD, PUT, DELETE, OPTIONS",
+            // QUERY (RFC 10008) asks as POST does, and is safe, idempotent and cacheable.
+            Self::Search | Self::StreamSearch => "GET, HEAD, POST, QUERY, OPTIONS",
+            Self::SearchBatch => "POST, QUERY, OPTIONS",
+            Self::CachePurge | Self::CacheWarm | Self::Delete | Self::Grpc(_) | Self::Insert | Self::Update => {
+                "POST, OPTIONS"
+            }
+            // CONNECT is the extended CONNECT of RFC 8441 and RFC 9220.
+            Self::WebSocket => "GET, CONNECT, OPTIONS",
             Self::Unknown => "",
         }
     }

@@ -1,4 +1,4 @@
-//! WebSockets: `/ws` over an HTTP/1.1 upgrade (RFC 6455) and over an HTTP/2 stream (RFC 8441).
+//! WebSockets: `/ws` over an HTTP/1.1 upgrade (RFC 6455), an HTTP/2 stream (RFC 8441) or an HTTP/3 stream (RFC 9220).
 //!
 //! One task a connection reads, writes and keeps time; each request runs in a task of its own, and ends with its
 //! connection. An idle connection holds a small buffer and one timer.
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
 use nearfield_telemetry::drain::Drain;
 use serde::Deserialize;
 use tokio_tungstenite::WebSocketStream;
@@ -27,6 +26,7 @@ use crate::forward::CallContext;
 use crate::region::Regions;
 use crate::request::Leases;
 use crate::route::Route;
+use crate::upgrade::Upgrade;
 
 /// The settings' section `[websocket]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -107,7 +107,7 @@ impl Server {
     /// A handshake that is none.
     pub fn accept(&self, mut request: Request) -> Result<Response, Error> {
         let accepted = handshake::check(&request)?;
-        let upgrade = hyper::upgrade::on(&mut request);
+        let upgrade = Upgrade::of(&mut request);
         let (parts, _) = request.into_parts();
         let context = CallContext::of(&parts)?;
         // Its place under the limits, and what keeps its HTTP/2 connection from being taken for idle.
@@ -117,9 +117,8 @@ impl Server {
         let admitted = shared.drain.admit();
         tokio::spawn(async move {
             let _held = (admitted, leases);
-            match upgrade.await {
-                Ok(upgraded) => {
-                    let io = TokioIo::new(upgraded);
+            match upgrade.done().await {
+                Ok(io) => {
                     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(shared.socket_config())).await;
                     connection::serve(socket, shared, context).await;
                 }
@@ -129,7 +128,7 @@ impl Server {
             }
         });
         let mut response = Response::new(body::empty());
-        *response.status_mut() = if accepted.over_http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+        *response.status_mut() = if accepted.by_connect { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
         response.headers_mut().extend(accepted.headers);
         Ok(response)
     }
@@ -146,4 +145,4 @@ impl Shared {
 }
 
 /// What an idle connection holds, each way.
-const BUFFER_BYTES: usize = 4 << 10;
+const BUFFER_BYTES: usize = 1 << 10;

@@ -5,10 +5,11 @@
 
 mod connection;
 mod http3;
+mod http3_connect;
 mod request;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use serde_json::Value;
 
 pub use connection::AnswerBody;
-pub(crate) use connection::{Connection, RequestBody, tls_stream};
+pub(crate) use connection::{Connection, RequestBody, Way, tls_stream};
 pub use request::RequestBuilder;
 
 /// How long a whole exchange may take; a test that waits longer has found a hang.
@@ -45,7 +46,7 @@ pub struct Client {
 
 struct Inner {
     base: Uri,
-    addr: SocketAddr,
+    way: Way,
     protocol: Protocol,
     tls: Arc<rustls::ClientConfig>,
     connection: tokio::sync::Mutex<Option<Connection>>,
@@ -63,15 +64,26 @@ impl Client {
         let addr = SocketAddr::new(ip.parse().with_context(|| format!("{host} is no IP address"))?, port);
         let tls = Arc::new(tls::config(ca, protocol)?);
         let connection = tokio::sync::Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { base, addr, protocol, tls, connection }), headers: HeaderMap::new() })
+        let way = Way { to: addr, from: None };
+        Ok(Self { inner: Arc::new(Inner { base, way, protocol, tls, connection }), headers: HeaderMap::new() })
     }
 
     /// The same client with another connection of its own.
     #[must_use]
     pub fn separate(&self) -> Self {
+        self.by(self.inner.way)
+    }
+
+    /// The same client with connections of its own that come from `source`: one address has too few ports for very many.
+    #[must_use]
+    pub fn from_source(&self, source: IpAddr) -> Self {
+        self.by(Way { from: Some(source), ..self.inner.way })
+    }
+
+    fn by(&self, way: Way) -> Self {
         let inner = Inner {
             base: self.inner.base.clone(),
-            addr: self.inner.addr,
+            way,
             protocol: self.inner.protocol,
             tls: self.inner.tls.clone(),
             connection: tokio::sync::Mutex::new(None),
@@ -108,7 +120,7 @@ impl Client {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.inner.addr
+        self.inner.way.to
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {
@@ -137,10 +149,17 @@ impl Client {
         let inner = &self.inner;
         let host = inner.base.host().context("an address with a host")?.trim_matches(['[', ']']).to_owned();
         match inner.protocol {
-            Protocol::Http1 => Connection::http1(inner.addr, &host, inner.tls.clone()).await,
-            Protocol::Http2 => Connection::http2(inner.addr, &host, inner.tls.clone()).await,
-            Protocol::Http3 => Connection::http3(inner.addr, &host, inner.tls.clone()).await,
+            Protocol::Http1 => Connection::http1(inner.way, &host, inner.tls.clone()).await,
+            Protocol::Http2 => Connection::http2(inner.way, &host, inner.tls.clone()).await,
+            Protocol::Http3 => Connection::http3(inner.way, &host, inner.tls.clone()).await,
         }
+    }
+
+    /// A stream by extended CONNECT over HTTP/3, on a connection of its own.
+    pub(crate) async fn connect_http3(&self, path: &str, headers: &HeaderMap) -> Result<tokio::io::DuplexStream> {
+        let inner = &self.inner;
+        let host = inner.base.host().context("an address with a host")?.trim_matches(['[', ']']);
+        http3_connect::open(&self.uri(path)?, headers, (inner.way, host), &inner.tls).await
     }
 
     pub(crate) fn uri(&self, path: &str) -> Result<Uri> {

@@ -13,7 +13,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::client::{Protocol, tls, tls_stream};
+use crate::client::{Protocol, Way, tls, tls_stream};
 
 /// A channel that sends the same credentials with each call.
 pub type AuthorizedChannel = InterceptedService<Channel, Credentials>;
@@ -62,7 +62,12 @@ pub async fn gateway(https: &str, ca: &Path, credentials: Credentials) -> Result
     let config = Arc::new(tls::config(Some(ca), Protocol::Http2)?);
     let connector = service_fn(move |_: Uri| {
         let (config, host) = (config.clone(), host.clone());
-        async move { tls_stream(addr, &host, config).await.map(TokioIo::new).map_err(std::io::Error::other) }
+        async move {
+            tls_stream(Way { to: addr, from: None }, &host, config)
+                .await
+                .map(TokioIo::new)
+                .map_err(std::io::Error::other)
+        }
     });
     let channel = Endpoint::from_shared(https.to_owned())?.connect_with_connector(connector).await?;
     Ok(InterceptedService::new(channel, credentials))

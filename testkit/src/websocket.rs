@@ -1,12 +1,12 @@
-//! WebSocket over an HTTP/1.1 upgrade or an HTTP/2 extended CONNECT (RFC 8441).
+//! WebSocket over an HTTP/1.1 upgrade, or an extended CONNECT of HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220).
 
 use anyhow::{Context, Result, bail};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt, Full};
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -14,8 +14,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
 use crate::client::{Answer, Client, PATIENCE, Protocol, RequestBody};
 
+/// Bytes both ways.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 pub struct WebSocket {
-    stream: WebSocketStream<TokioIo<Upgraded>>,
+    stream: WebSocketStream<Box<dyn Io>>,
+    /// What the server chose; not known over HTTP/3, whose answer is not decoded.
     pub subprotocol: Option<String>,
 }
 
@@ -36,6 +41,9 @@ impl WebSocket {
     }
 
     async fn handshake(client: &Client, subprotocols: &[&str]) -> Result<std::result::Result<Self, Answer>> {
+        if client.protocol() == Protocol::Http3 {
+            return Self::over_http3(client, subprotocols).await.map(Ok);
+        }
         let mut connection = client.connect().await?;
         let mut request: Request<RequestBody> =
             Request::new(Full::default().map_err(|never| match never {}).boxed_unsync());
@@ -63,7 +71,7 @@ impl WebSocket {
                 *request.uri_mut() = uri;
                 request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
             }
-            Protocol::Http3 => bail!("WebSocket over HTTP/3 is not offered"),
+            Protocol::Http3 => bail!("HTTP/3 has a way of its own"),
         }
         let mut response = connection.send_upgrade(request).await?;
         let accepted = match client.protocol() {
@@ -84,8 +92,21 @@ impl WebSocket {
         let subprotocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
         let subprotocol = subprotocol.map(|v| v.to_str().map(str::to_owned)).transpose()?;
         let upgraded = hyper::upgrade::on(&mut response).await?;
-        let stream = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+        let io: Box<dyn Io> = Box::new(TokioIo::new(upgraded));
+        let stream = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
         Ok(Ok(Self { stream, subprotocol }))
+    }
+
+    /// A refusal is an error here, which names its status.
+    async fn over_http3(client: &Client, subprotocols: &[&str]) -> Result<Self> {
+        let mut headers = client.headers().clone();
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        if !subprotocols.is_empty() {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&subprotocols.join(", "))?);
+        }
+        let io: Box<dyn Io> = Box::new(client.connect_http3(Self::PATH, &headers).await?);
+        let stream = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        Ok(Self { stream, subprotocol: None })
     }
 
     pub async fn send(&mut self, value: &Value) -> Result<()> {

@@ -35,7 +35,7 @@ pub(super) async fn decoded(job: &mut Job) -> Result<v1::SearchRequest, Error> {
 
 /// Each search gets its result or its problem; those that are not valid are not sent on.
 pub(super) async fn batch(job: Job) -> Result<Response, Error> {
-    codec::expect_json(&job.parts.headers)?;
+    codec::expect_json_of(&job.parts.method, &job.parts.headers)?;
     let body = body::read(job.body).await?;
     let mut searches = batch::searches(&body)?;
     let mut valid = Vec::with_capacity(searches.len());

@@ -31,13 +31,13 @@ pub struct DecodedSearch(pub v1::SearchRequest);
 /// The request header, and the answer's, that carries a session token.
 pub const SESSION_HEADER: &str = "nearfield-session";
 
-/// Reads a search from `GET …?query` or a `POST` body. The session may also come in the header.
+/// Reads a search from `GET …?query` or the body of a `POST` or `QUERY`. The session may also come in the header.
 ///
 /// # Errors
 /// [`Error::Malformed`] with all violations, [`Error::UnsupportedMediaType`] for a body that is not JSON.
 pub fn decode_search(parts: &http::request::Parts, body: &[u8]) -> Result<v1::SearchRequest, Error> {
-    let mut search = if parts.method == http::Method::POST {
-        expect_json(&parts.headers)?;
+    let mut search = if matches!(parts.method, http::Method::POST | http::Method::QUERY) {
+        expect_json_of(&parts.method, &parts.headers)?;
         search::of_body(body)?
     } else {
         search::of_query(parts.uri.query().unwrap_or_default())?
@@ -86,6 +86,17 @@ pub fn expect_json(headers: &HeaderMap) -> Result<(), Error> {
         Some(media) if media == "application/json" => Ok(()),
         Some(media) => Err(Error::UnsupportedMediaType(format!("{media} is not application/json"))),
     }
+}
+
+/// The same for a method that may be QUERY, whose body has to be declared (RFC 10008 section 2).
+///
+/// # Errors
+/// As [`expect_json`], and [`Error::Malformed`] for a QUERY that does not say what its body is.
+pub fn expect_json_of(method: &http::Method, headers: &HeaderMap) -> Result<(), Error> {
+    if *method == http::Method::QUERY && !headers.contains_key(CONTENT_TYPE) {
+        return Err(Error::invalid("Content-Type", "is missing, and a QUERY has to have it"));
+    }
+    expect_json(headers)
 }
 
 /// The body's media type in lower case, without parameters.

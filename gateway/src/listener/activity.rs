@@ -20,6 +20,10 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// The head being read took too long: [`HEAD_EXPIRED`] until that is answered, then [`HEAD_REFUSED`].
     head_expired: AtomicU8,
+    /// Answers of which a piece was handed out, and no more asked for since: their clients have yet to take it.
+    unsent: AtomicUsize,
+    /// Milliseconds from `opened` to the last moment that more of any answer was asked for.
+    taken_at: AtomicU64,
     /// A request was answered before its body was read: the client may still be sending.
     unread: AtomicBool,
 }
@@ -28,7 +32,11 @@ const HEAD_EXPIRED: u8 = 1;
 const HEAD_REFUSED: u8 = 2;
 
 /// A request in flight: from its head to the last byte of its answer.
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    /// Whether it is counted among [`Activity::unsent`].
+    unsent: bool,
+}
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
@@ -38,6 +46,8 @@ impl Activity {
             quiet_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             head_expired: AtomicU8::new(0),
+            unsent: AtomicUsize::new(0),
+            taken_at: AtomicU64::new(0),
             unread: AtomicBool::new(false),
         })
     }
@@ -45,7 +55,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.head_since.store(0, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), unsent: false }
     }
 
     /// Bytes came in. With no request in flight they begin a head.
@@ -73,6 +83,12 @@ impl Activity {
             0 => None,
             since => Some(self.opened + Duration::from_millis(since - 1) + timeout),
         }
+    }
+
+    /// When clients have taken nothing of their answers for `timeout`, if none of them does before.
+    pub(super) fn stalled_at(&self, timeout: Duration) -> Option<Instant> {
+        (self.unsent.load(Ordering::Acquire) > 0)
+            .then(|| self.opened + Duration::from_millis(self.taken_at.load(Ordering::Relaxed)) + timeout)
     }
 
     /// Ends the input: the head took too long.
@@ -103,10 +119,30 @@ impl Activity {
     }
 }
 
+impl InFlight {
+    /// More of the answer is asked for: what was handed out is on its way.
+    pub(super) fn asked(&mut self) {
+        self.activity.taken_at.store(self.activity.now(), Ordering::Relaxed);
+        if std::mem::take(&mut self.unsent) {
+            self.activity.unsent.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// A piece of the answer was handed out.
+    pub(super) fn handed(&mut self) {
+        if !std::mem::replace(&mut self.unsent, true) {
+            self.activity.unsent.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.unsent {
+            self.activity.unsent.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.activity.quiet_since.store(self.activity.now(), Ordering::Relaxed);
+        self.activity.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -123,6 +159,23 @@ mod tests {
         assert_eq!(activity.idle_at(timeout), None);
         drop(request);
         assert_eq!(activity.idle_at(timeout), Some(Instant::now() + timeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_stall_when_nobody_takes_any_of_them() {
+        let activity = Activity::new();
+        let timeout = Duration::from_secs(30);
+        let (mut first, mut second) = (activity.begin(), activity.begin());
+        first.asked();
+        assert_eq!(activity.stalled_at(timeout), None, "it waits for us, not for its client");
+        first.handed();
+        tokio::time::advance(Duration::from_secs(20)).await;
+        second.asked();
+        second.handed();
+        assert_eq!(activity.stalled_at(timeout), Some(Instant::now() + timeout), "one of them moves");
+        drop(first);
+        second.asked();
+        assert_eq!(activity.stalled_at(timeout), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use super::interim::Outbox;
 use super::patience::{Patience, Verdict};
 use super::watched::Watched;
 use super::{Config, Service};
-use crate::body::{self, Held};
+use crate::body::{self, BodyError};
 use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
 
 /// What all connections of a listener share.
@@ -70,13 +70,13 @@ where
     let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone(), outbox };
     let (config, drain) = (&shared.config, &shared.drain);
     if http2 {
-        let patience = Patience::new(config.idle_timeout, None);
+        let patience = Patience::new(config.idle_timeout, config.send_timeout, None);
         let connection = h2_builder(config).serve_connection(TokioIo::new(io), adapter);
-        drive(connection, http2::Connection::graceful_shutdown, patience, &activity, drain).await;
+        drive(Box::pin(connection), http2::Connection::graceful_shutdown, patience, &activity, drain).await;
     } else {
-        let patience = Patience::new(config.idle_timeout, Some(config.http1.header_timeout));
+        let patience = Patience::new(config.idle_timeout, config.send_timeout, Some(config.http1.header_timeout));
         let connection = h1_builder(config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, patience, &activity, drain).await;
+        drive(Box::pin(connection), http1::UpgradeableConnection::graceful_shutdown, patience, &activity, drain).await;
     }
 }
 
@@ -113,9 +113,10 @@ fn h2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Polls the connection to its end, asking it to finish when the drain starts or it has been idle for too long.
+/// Polls the connection to its end, asking it to finish when the drain starts or it has been idle for too long. It comes in
+/// a box, since a future keeps what it was given beside what it moved it to, and room for the larger of two protocols.
 async fn drive<C, E>(
-    connection: C,
+    mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
     mut patience: Patience,
     activity: &Activity,
@@ -124,7 +125,6 @@ async fn drive<C, E>(
     C: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
 {
-    let mut connection = pin!(connection);
     let mut timer = pin!(tokio::time::sleep_until(patience.next_look(activity, Instant::now())));
     let mut draining = false;
     loop {
@@ -162,7 +162,7 @@ struct Adapter {
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for Adapter {
-    type Response = http::Response<Held<InFlight>>;
+    type Response = http::Response<Answer>;
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -196,7 +196,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
             if closing.has_started() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Held::new(body, in_flight)))
+            Ok(response.map(|body| Answer { body, in_flight }))
         })
     }
 }
@@ -211,6 +211,35 @@ async fn announced<F: Future>(answer: F, outbox: &Outbox) -> F::Output {
     .await;
     std::future::poll_fn(|cx| outbox.poll_end(cx)).await;
     output
+}
+
+/// An answer's body, which tells whether its client takes it: hyper asks for more when there is room for more.
+struct Answer {
+    body: body::Body,
+    in_flight: InFlight,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        this.in_flight.asked();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(_))) = &frame {
+            this.in_flight.handed();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// hyper's body, which says when it was given up before its end.

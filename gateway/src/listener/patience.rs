@@ -1,4 +1,4 @@
-//! How long a connection may stay as it is: slow with a head, idle, or slow to leave.
+//! How long a connection may stay as it is: slow with a head, idle, slow to take its answers, or slow to leave.
 
 use std::time::Duration;
 
@@ -44,13 +44,14 @@ pub(super) enum Verdict {
 pub(super) struct Patience {
     phase: Phase,
     idle: Duration,
+    send: Duration,
     /// Absent for HTTP/2, whose frames cannot be told from a head.
     head: Option<Duration>,
 }
 
 impl Patience {
-    pub(super) fn new(idle: Duration, head: Option<Duration>) -> Self {
-        Self { phase: Phase::Open, idle, head }
+    pub(super) fn new(idle: Duration, send: Duration, head: Option<Duration>) -> Self {
+        Self { phase: Phase::Open, idle, send, head }
     }
 
     /// The process drains.
@@ -68,6 +69,9 @@ impl Patience {
         if passed(self.head.and_then(|timeout| activity.head_due(timeout))) {
             return Verdict::ExpireHead;
         }
+        if passed(activity.stalled_at(self.send)) {
+            return Verdict::HangUp;
+        }
         match self.phase {
             Phase::Open if passed(activity.idle_at(self.idle)) => self.finish(now),
             Phase::LastRequest { until } if until <= now || activity.is_busy() => self.finish(now),
@@ -81,7 +85,8 @@ impl Patience {
     /// When to look again if nothing happens: as rarely as possible, since idle connections should cost nothing.
     pub(super) fn next_look(&self, activity: &Activity, now: Instant) -> Instant {
         let phase = match self.phase {
-            Phase::Open => activity.idle_at(self.idle).unwrap_or(now + self.idle),
+            // A request may begin right after this look, and its answer stall: that is found in twice the time.
+            Phase::Open => activity.idle_at(self.idle).unwrap_or(now + self.idle).min(now + self.send),
             Phase::LastRequest { until } => until,
             Phase::Finishing { since } => activity.idle_at(GOODBYE).map_or(now + GOODBYE, |at| at.max(since + GOODBYE)),
         };
@@ -89,7 +94,8 @@ impl Patience {
             // A head may begin right after this look.
             activity.head_due(timeout).unwrap_or(now + timeout)
         });
-        phase.min(head.unwrap_or(phase)).max(now + MIN_LOOK)
+        let stalled = activity.stalled_at(self.send);
+        phase.min(head.unwrap_or(phase)).min(stalled.unwrap_or(phase)).max(now + MIN_LOOK)
     }
 
     fn finish(&mut self, now: Instant) -> Verdict {
@@ -103,6 +109,7 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(90);
+    const SEND: Duration = Duration::from_secs(30);
     const HEAD: Duration = Duration::from_secs(10);
 
     /// Lets time pass until something is to be done.
@@ -119,7 +126,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_finished_and_one_that_does_not_leave_is_dropped() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
         assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, IDLE));
         assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
     }
@@ -127,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_expires_also_on_a_connection_that_was_idle_before() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
         tokio::time::advance(Duration::from_secs(35)).await;
         assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
         activity.bytes_in();
@@ -135,9 +142,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_of_its_answers_is_dropped_and_one_that_waits_for_them_is_not() {
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut answer = activity.begin();
+        answer.asked();
+        tokio::time::advance(10 * SEND).await;
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
+        answer.asked();
+        answer.handed();
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, SEND));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_a_request_that_is_on_its_way_and_for_what_is_in_flight() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
         let request = activity.begin();
         assert_eq!(patience.look(&activity, Instant::now()), Verdict::Finish);
@@ -147,7 +167,7 @@ mod tests {
         assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
 
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
         assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, LAST_REQUEST_GRACE));
     }

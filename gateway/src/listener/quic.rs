@@ -1,7 +1,6 @@
 //! The UDP side: quinn speaks QUIC, h3 frames HTTP/3 on it, each request goes to the same pipeline.
 //!
-//! It runs inside the host's pingora service, on its runtime. Extended CONNECT is not advertised: h3 does not know
-//! RFC 9220 yet, and such requests would vanish.
+//! It runs inside the host's pingora service, on its runtime.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h3::error::Code;
 use h3::server::{RequestResolver, RequestStream};
-use http::{HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt;
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
@@ -19,18 +18,22 @@ use tower::ServiceExt;
 
 use super::connection::{Peer, Shared};
 use super::quic_body::QuicBody;
-use super::quic_streams::{self, Stopped};
+use super::quic_fields::Protocol;
+use super::quic_streams::{self, Beside, Stopped};
+use super::quic_tunnel::Tunnel;
 use super::tls::{self, Certificates, Material};
 use super::{Http3, tcp};
-use crate::body::{self, Response};
+use crate::body::{self, Request, Response};
 use crate::gateway::Error;
 use crate::request::Transport;
+use crate::upgrade::Offer;
 
 /// Whatever ends a connection or an answer early; it is only logged.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 type Connection = h3::server::Connection<quic_streams::Connection, Bytes>;
 type Resolver = RequestResolver<quic_streams::Connection, Bytes>;
 type SendHalf = RequestStream<quic_streams::Send, Bytes>;
+type RecvHalf = RequestStream<quic_streams::Recv, Bytes>;
 
 /// HTTP/3 needs three unidirectional streams from the client: control and QPACK's two; and some may be greased.
 const UNI_STREAMS: u32 = 8;
@@ -110,9 +113,11 @@ pub(super) async fn serve(
 
 async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shared: Arc<Shared>) -> Result<(), Cause> {
     let quic = tokio::time::timeout(handshake_timeout, incoming.accept()?).await??;
-    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone());
+    let max_fields = shared.config.http3.max_header_bytes;
+    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone(), max_fields);
+    let mut builder = h3::server::builder();
     let mut h3: Connection =
-        h3::server::builder().max_field_section_size(shared.config.http3.max_header_bytes).build(streams).await?;
+        builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams).await?;
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
     // Of the TLS handshake: a client may move to another address, not to another certificate.
@@ -155,7 +160,8 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
     }
 }
 
-async fn request(resolver: Resolver, mut stopped: Stopped, peer: Peer, shared: Arc<Shared>) {
+async fn request(resolver: Resolver, beside: Beside, peer: Peer, shared: Arc<Shared>) {
+    let Beside { mut stopped, protocol } = beside;
     let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
     let (head, stream) = match resolved {
         Ok(Ok(resolved)) => resolved,
@@ -167,8 +173,13 @@ async fn request(resolver: Resolver, mut stopped: Stopped, peer: Peer, shared: A
         Err(_elapsed) => return,
     };
     let (mut send, recv) = stream.split();
-    if !well_formed(&head) {
+    let protocol = protocol.get().copied();
+    if !well_formed(&head, protocol) {
         send.stop_stream(Code::H3_MESSAGE_ERROR);
+        return;
+    }
+    if let Some(protocol) = protocol {
+        connect(head.map(|()| body::empty()), protocol, &peer, (send, recv), stopped, &shared).await;
         return;
     }
     let is_head = *head.method() == Method::HEAD;
@@ -179,7 +190,7 @@ async fn request(resolver: Resolver, mut stopped: Stopped, peer: Peer, shared: A
     let answered = {
         let answering = async {
             let response = shared.service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-            answer(&mut send, response, is_head).await
+            answer(&mut send, response, is_head, shared.config.send_timeout).await
         };
         tokio::select! {
             biased;
@@ -197,28 +208,73 @@ async fn request(resolver: Resolver, mut stopped: Stopped, peer: Peer, shared: A
     stopped.await;
 }
 
+/// An extended CONNECT (RFC 9220): once it is answered well the stream belongs to whoever took it.
+async fn connect(
+    mut request: Request,
+    protocol: Protocol,
+    peer: &Peer,
+    (mut send, recv): (SendHalf, RecvHalf),
+    stopped: Stopped,
+    shared: &Shared,
+) {
+    let (offer, give) = Offer::new();
+    let extensions = request.extensions_mut();
+    peer.mark(extensions);
+    extensions.insert(Transport::Http3);
+    extensions.insert(protocol.extension());
+    extensions.insert(offer.clone());
+    let response = shared.service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    let taken = response.status().is_success() && !offer.is_open();
+    let answered = if taken {
+        let (mut parts, _body) = response.into_parts();
+        date(&mut parts.headers);
+        send.send_response(http::Response::from_parts(parts, ())).await.map_err(Cause::from)
+    } else {
+        answer(&mut send, response, false, shared.config.send_timeout).await
+    };
+    match answered {
+        // Nobody may be waiting for it any more.
+        Ok(()) if taken => drop(give.send(Box::new(Tunnel::new(send, recv)))),
+        Ok(()) => drop(send),
+        Err(error) => {
+            tracing::debug!(error = &*error, "answer broken off");
+            send.stop_stream(Code::H3_REQUEST_CANCELLED);
+            return;
+        }
+    }
+    // A connection that drains waits for its requests, and so for this stream.
+    stopped.await;
+}
+
 /// The client sent STOP_SENDING, or is gone.
 #[derive(Debug, thiserror::Error)]
 #[error("the client gave the request up")]
 struct GaveUp;
 
 /// Fields of a connection, not of a request, are malformed in HTTP/3 (RFC 9114 section 4.2).
-fn well_formed(head: &http::Request<()>) -> bool {
+fn well_formed(head: &http::Request<()>, protocol: Option<Protocol>) -> bool {
     const FORBIDDEN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
     let headers = head.headers();
-    FORBIDDEN.iter().all(|name| !headers.contains_key(*name))
+    // RFC 8441 section 4: `:protocol` is of CONNECT alone, and then `:scheme` and `:path` are of it too.
+    let extended = *head.method() == Method::CONNECT && head.uri().path_and_query().is_some();
+    (protocol.is_none() || extended)
+        && FORBIDDEN.iter().all(|name| !headers.contains_key(*name))
         && headers.get(header::TE).is_none_or(|te| te == "trailers")
         && headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1
 }
 
-async fn answer(send: &mut SendHalf, response: Response, is_head: bool) -> Result<(), Cause> {
-    let (mut parts, mut body) = response.into_parts();
-    // As hyper does for the other two.
-    if let header::Entry::Vacant(date) = parts.headers.entry(header::DATE)
+/// As hyper does for the other two.
+fn date(headers: &mut HeaderMap) {
+    if let header::Entry::Vacant(date) = headers.entry(header::DATE)
         && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
     {
         date.insert(now);
     }
+}
+
+async fn answer(send: &mut SendHalf, response: Response, is_head: bool, patience: Duration) -> Result<(), Cause> {
+    let (mut parts, mut body) = response.into_parts();
+    date(&mut parts.headers);
     if let Some(exact) = http_body::Body::size_hint(&body).exact()
         && !parts.status.is_informational()
         && parts.status != http::StatusCode::NO_CONTENT
@@ -231,7 +287,7 @@ async fn answer(send: &mut SendHalf, response: Response, is_head: bool) -> Resul
         while let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(data) if data.is_empty() => {}
-                Ok(data) => send.send_data(data).await?,
+                Ok(data) => tokio::time::timeout(patience, send.send_data(data)).await??,
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         send.send_trailers(trailers).await?;

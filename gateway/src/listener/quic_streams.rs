@@ -16,20 +16,29 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use parking_lot::Mutex;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
+use super::quic_frames::{Frames, Named};
+
 type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + marker::Send + Sync>>;
 
 /// Ends when the client wants no more of an answer, or has all of it, or is gone.
 pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + marker::Send + Sync>>;
 
-/// The [`Stopped`] of the stream that was accepted last.
+/// What h3 does not tell of a request's stream.
+pub(super) struct Beside {
+    pub(super) stopped: Stopped,
+    pub(super) protocol: Named,
+}
+
+/// Of the stream that was accepted last.
 #[derive(Clone, Default)]
-pub(super) struct Accepted(Arc<Mutex<Option<Stopped>>>);
+pub(super) struct Accepted(Arc<Mutex<Option<Beside>>>);
 
 impl Accepted {
     /// That of the stream which h3 has just given out: h3 accepts one at a time, and those that it refuses while it
     /// closes are before it.
-    pub(super) fn take(&self) -> Stopped {
-        self.0.lock().take().unwrap_or_else(|| Box::pin(std::future::pending()))
+    pub(super) fn take(&self) -> Beside {
+        let beside = self.0.lock().take();
+        beside.unwrap_or_else(|| Beside { stopped: Box::pin(std::future::pending()), protocol: Named::default() })
     }
 }
 
@@ -38,13 +47,15 @@ pub(super) struct Connection {
     accepting_bi: Option<Accepting<(quinn::SendStream, quinn::RecvStream)>>,
     accepting_uni: Option<Accepting<quinn::RecvStream>>,
     accepted: Accepted,
+    max_fields: u64,
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection) -> (Self, Accepted) {
+    /// `max_fields` are the bytes of a field section that h3 takes.
+    pub(super) fn new(quic: quinn::Connection, max_fields: u64) -> (Self, Accepted) {
         let accepted = Accepted::default();
         let opener = Opener { quic, opening: None };
-        (Self { opener, accepting_bi: None, accepting_uni: None, accepted: accepted.clone() }, accepted)
+        (Self { opener, accepting_bi: None, accepting_uni: None, accepted: accepted.clone(), max_fields }, accepted)
     }
 }
 
@@ -60,7 +71,7 @@ impl quic::Connection<Bytes> for Connection {
         });
         let accepted = ready!(accepting.as_mut().poll(cx));
         self.accepting_uni = None;
-        Poll::Ready(accepted.map(Recv::new).map_err(connection_error))
+        Poll::Ready(accepted.map(|stream| Recv::new(stream, None)).map_err(connection_error))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bidi, ConnectionErrorIncoming>> {
@@ -73,11 +84,14 @@ impl quic::Connection<Bytes> for Connection {
         self.accepting_bi = None;
         let (send, recv) = accepted.map_err(connection_error)?;
         let stopped = send.stopped();
-        *self.accepted.0.lock() = Some(Box::pin(async move {
+        let frames = Frames::new(self.max_fields);
+        let stopped: Stopped = Box::pin(async move {
             // Whatever it is that ends it: there is nobody to answer any more.
             let _how = stopped.await;
-        }));
-        Poll::Ready(Ok(Bidi { send: Send::new(send), recv: Recv::new(recv) }))
+        });
+        *self.accepted.0.lock() = Some(Beside { stopped, protocol: frames.named() });
+        let watched = Watched { frames, quic: self.opener.quic.clone() };
+        Poll::Ready(Ok(Bidi { send: Send::new(send), recv: Recv::new(recv, Some(Box::new(watched))) }))
     }
 
     fn opener(&self) -> Opener {
@@ -250,18 +264,22 @@ pub(super) struct Recv {
     reading: Option<Reading>,
     /// What to tell the client as soon as the read under way gives the stream back.
     stop: Option<VarInt>,
+    /// For a request's stream.
+    watched: Option<Box<Watched>>,
+}
+
+/// A request's frames, and the connection that is closed when they are too much.
+struct Watched {
+    frames: Frames,
+    quic: quinn::Connection,
 }
 
 impl Recv {
-    fn new(stream: quinn::RecvStream) -> Self {
-        Self { id: stream.id(), stream: Some(stream), reading: None, stop: None }
+    fn new(stream: quinn::RecvStream, watched: Option<Box<Watched>>) -> Self {
+        Self { id: stream.id(), stream: Some(stream), reading: None, stop: None, watched }
     }
-}
 
-impl quic::RecvStream for Recv {
-    type Buf = Bytes;
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
         if let Some(mut stream) = self.stream.take() {
             self.reading = Some(Box::pin(async move {
                 let chunk = stream.read_chunk(usize::MAX, true).await;
@@ -277,6 +295,30 @@ impl quic::RecvStream for Recv {
         }
         self.stream = Some(stream);
         Poll::Ready(read.map_err(read_error))
+    }
+}
+
+impl quic::RecvStream for Recv {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        loop {
+            let chunk = ready!(self.poll_chunk(cx))?;
+            let Some(watched) = &mut self.watched else { return Poll::Ready(Ok(chunk)) };
+            let Some(chunk) = chunk else {
+                let rest = watched.frames.rest();
+                return Poll::Ready(Ok((!rest.is_empty()).then_some(rest)));
+            };
+            match watched.frames.pass(chunk) {
+                Ok(passed) if passed.is_empty() => {}
+                Ok(passed) => return Poll::Ready(Ok(Some(passed))),
+                Err(excess) => {
+                    let code = Code::H3_EXCESSIVE_LOAD.value();
+                    watched.quic.close(varint(code), excess.to_string().as_bytes());
+                    return Poll::Ready(Err(lost(ConnectionError::LocallyClosed)));
+                }
+            }
+        }
     }
 
     fn stop_sending(&mut self, code: u64) {

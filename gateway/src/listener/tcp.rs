@@ -24,7 +24,7 @@ pub(super) struct App {
 
 #[async_trait]
 impl ServerApp for App {
-    async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
         // Before the handshake, which is the dear part. The permit lives as long as this task or, once a WebSocket
         // has taken the connection over, as long as the socket.
         let Ok(permit) = self.connections.clone().try_acquire_owned() else {
@@ -33,8 +33,16 @@ impl ServerApp for App {
         };
         let _admitted = self.shared.drain.admit();
         let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
+        let peer = match self.shared.config.proxy_protocol.client(peer, &mut stream).await {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection refused");
+                return None;
+            }
+        };
         let material = self.certificates.current();
-        let handshake = TlsAcceptor::from(material.tcp.clone()).accept(stream);
+        // Boxed, so that its room is given back when it is done: this future lasts as long as the connection.
+        let handshake = Box::pin(TlsAcceptor::from(material.tcp.clone()).accept(stream));
         let stream = match tokio::time::timeout(self.certificates.handshake_timeout(), handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

@@ -1,4 +1,4 @@
-//! The opening handshake: RFC 6455 section 4.2 over HTTP/1.1, RFC 8441 over HTTP/2.
+//! The opening handshake: RFC 6455 section 4.2 over HTTP/1.1, extended CONNECT over HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,7 @@ const BEARER: &str = "bearer.";
 /// A handshake that is in order.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub over_http2: bool,
+    pub by_connect: bool,
     /// What the answer says.
     pub headers: HeaderMap,
 }
@@ -48,11 +48,11 @@ fn has_word(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
 pub(crate) fn check(request: &Request) -> Result<Accepted, Error> {
     let mut accepted = HeaderMap::new();
     let headers = request.headers();
-    let over_http2 = request.method() == Method::CONNECT;
-    if over_http2 {
+    let by_connect = request.method() == Method::CONNECT;
+    if by_connect {
         let protocol = request.extensions().get::<hyper::ext::Protocol>().map(hyper::ext::Protocol::as_str);
         if !protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket")) {
-            return Err(Error::malformed("the extended CONNECT is not for websocket"));
+            return Err(Error::NoSuchProtocol);
         }
         check_version(headers)?;
     } else {
@@ -65,12 +65,14 @@ pub(crate) fn check(request: &Request) -> Result<Accepted, Error> {
     if offered(headers).any(|word| word == SUBPROTOCOL) {
         accepted.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    Ok(Accepted { over_http2, headers: accepted })
+    Ok(Accepted { by_connect, headers: accepted })
 }
 
 fn check_upgrade(request: &Request) -> Result<(), Error> {
     if request.version() != Version::HTTP_11 {
-        return Err(Error::malformed("a WebSocket is opened over HTTP/1.1, or over HTTP/2 by extended CONNECT"));
+        return Err(Error::malformed(
+            "a WebSocket is opened over HTTP/1.1, or over HTTP/2 and HTTP/3 by extended CONNECT",
+        ));
     }
     let headers = request.headers();
     if !has_word(headers, &header::UPGRADE, "websocket") || !has_word(headers, &header::CONNECTION, "upgrade") {
@@ -161,6 +163,6 @@ mod tests {
         *request.method_mut() = Method::CONNECT;
         assert!(check(&request).is_err());
         request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
-        assert!(check(&request).unwrap().over_http2);
+        assert!(check(&request).unwrap().by_connect);
     }
 }

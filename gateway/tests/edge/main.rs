@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod authority;
+mod browsers;
 mod cancel;
 mod certificates;
 mod drain;
@@ -11,7 +12,9 @@ mod handshake;
 mod http_cache;
 mod limits;
 mod mutual_tls;
+mod proxy_protocol;
 mod sessions;
+mod slow;
 mod support;
 mod transports;
 mod upgrades;

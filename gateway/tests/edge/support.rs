@@ -111,7 +111,14 @@ pub(crate) async fn tls(
     root: &CertificateDer<'static>,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(addr).await?;
+    tls_over(TcpStream::connect(addr).await?, root, alpn).await
+}
+
+pub(crate) async fn tls_over(
+    tcp: TcpStream,
+    root: &CertificateDer<'static>,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(tls_config(root, alpn))).connect(name, tcp).await
 }

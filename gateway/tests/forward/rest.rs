@@ -134,7 +134,7 @@ async fn refusals_have_their_status() {
     let malformed = send(Method::POST, "/search", "application/json", "{\"k\":\n x}").await;
     assert!(malformed.json()["detail"].as_str().unwrap().contains("line 2 column"), "{}", malformed.text());
     let get = send(Method::GET, "/insert", "application/json", "").await;
-    assert_eq!((get.status.as_u16(), &get.headers["allow"]), (405, &"POST".parse().unwrap()));
+    assert_eq!((get.status.as_u16(), &get.headers["allow"]), (405, &"POST, OPTIONS".parse().unwrap()));
     assert_eq!(send(Method::GET, "/nothing", "application/json", "").await.status, 404);
     let large =
         json!({"collection": "c", "vectors": [{"id": "a", "values": [1, 2], "metadata": {"x": "y".repeat(70_000)}}]});

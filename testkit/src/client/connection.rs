@@ -1,6 +1,6 @@
 //! One connection of one protocol, and the body of an answer that came over it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
@@ -35,14 +35,14 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    pub(crate) async fn http1(addr: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
+    pub(crate) async fn http1(addr: Way, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
         let stream = TokioIo::new(tls_stream(addr, host, tls).await?);
         let (sender, connection) = http1::handshake(stream).await.context("HTTP/1.1 handshake")?;
         tokio::spawn(connection.with_upgrades());
         Ok(Self::Http1(sender))
     }
 
-    pub(crate) async fn http2(addr: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
+    pub(crate) async fn http2(addr: Way, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
         let stream = tls_stream(addr, host, tls).await?;
         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         anyhow::ensure!(alpn.as_deref() == Some(b"h2"), "the server chose {alpn:?} where h2 was offered");
@@ -68,7 +68,7 @@ impl Connection {
         Ok(Self::Http2(Http2 { sender, extended_connect }))
     }
 
-    pub(crate) async fn http3(addr: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
+    pub(crate) async fn http3(addr: Way, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<Self> {
         Http3::connect(addr, host, &tls).await.map(Self::Http3)
     }
 
@@ -131,12 +131,24 @@ impl Connection {
     }
 }
 
-pub(crate) async fn tls_stream(
-    addr: SocketAddr,
-    host: &str,
-    tls: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(addr).await.with_context(|| format!("connecting to {addr}"))?;
+/// Where a connection goes, and the address that it comes from when not any.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) to: SocketAddr,
+    pub(crate) from: Option<IpAddr>,
+}
+
+impl Way {
+    async fn tcp(self) -> std::io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect(self.to).await };
+        let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind((from, 0).into())?;
+        socket.connect(self.to).await
+    }
+}
+
+pub(crate) async fn tls_stream(way: Way, host: &str, tls: Arc<rustls::ClientConfig>) -> Result<TlsStream<TcpStream>> {
+    let stream = way.tcp().await.with_context(|| format!("connecting to {}", way.to))?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(host.to_owned())?;
     tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.context("TLS handshake")

@@ -1,6 +1,6 @@
 //! HTTP/3 by quinn and h3.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::connection::RequestBody;
+use super::connection::{RequestBody, Way};
 
 /// Cheap to clone; clones share the connection.
 #[derive(Clone)]
@@ -23,15 +23,8 @@ pub(crate) struct Http3 {
 }
 
 impl Http3 {
-    pub(crate) async fn connect(addr: SocketAddr, host: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
-        let local: SocketAddr = match addr {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let mut endpoint = quinn::Endpoint::client(local)?;
-        let crypto = QuicClientConfig::try_from(tls.clone())?;
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-        let connection = endpoint.connect(addr, host)?.await.context("QUIC handshake")?;
+    pub(crate) async fn connect(addr: Way, host: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
+        let (endpoint, connection) = quic(addr, host, tls).await?;
         let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(connection.clone())).await?;
         tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
         Ok(Self { sender, connection, _endpoint: endpoint })
@@ -60,6 +53,23 @@ impl Http3 {
         let body = Http3Body { stream: receive, _upload: AbortOnDrop(upload), _connection: self.clone() };
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// A QUIC connection that speaks HTTP/3, and the endpoint that it ends with.
+pub(crate) async fn quic(
+    way: Way,
+    host: &str,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<(quinn::Endpoint, quinn::Connection)> {
+    let any: IpAddr = match way.to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut endpoint = quinn::Endpoint::client((way.from.unwrap_or(any), 0).into())?;
+    let crypto = QuicClientConfig::try_from(tls.clone())?;
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    let connection = endpoint.connect(way.to, host)?.await.context("QUIC handshake")?;
+    Ok((endpoint, connection))
 }
 
 pub(crate) struct Http3Body {
