@@ -111,6 +111,25 @@ impl TraceContext {
     }
 }
 
+/// Makes an exported `span` the parent of what the request with these headers asks for. Without an exporter the headers
+/// stay as they are.
+pub fn pass_on(span: &tracing::Span, headers: &mut HeaderMap) {
+    if span.is_disabled() {
+        return;
+    }
+    let context = span.context();
+    let exported = context.span().span_context().clone();
+    if exported.is_valid() {
+        let step = TraceContext {
+            trace_id: exported.trace_id().to_bytes(),
+            span_id: exported.span_id().to_bytes(),
+            sampled: exported.is_sampled(),
+            state: headers.get(TRACESTATE).cloned(),
+        };
+        step.inject(headers);
+    }
+}
+
 /// The `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,9 @@ use std::net::IpAddr;
 /// Entries of a table: a prime, about a hundred times the endpoints that one region may have.
 pub const ENTRIES: usize = 65_537;
 
+/// Endpoints that one table may have: the instances of the largest region.
+pub const ENDPOINTS_MAX: usize = 5_000;
+
 /// The greatest weight of one endpoint.
 pub const WEIGHT_MAX: u32 = 1_000;
 
@@ -188,6 +191,39 @@ mod tests {
         assert!((16_000..=16_700).contains(&shares[0]), "{shares:?}");
     }
 
+    /// The names that the entries belong to, in one hash.
+    fn digest(ids: &[String]) -> String {
+        let endpoints: Vec<(&str, u32)> =
+            ids.iter().zip(1..).map(|(id, weight)| (id.as_str(), weight % 4 + 1)).collect();
+        let weighted =
+            if std::env::var_os(REVERSED).is_some() { endpoints.into_iter().rev().collect() } else { endpoints };
+        let table = Table::build(&weighted);
+        let mut hasher = blake3::Hasher::new();
+        for hash in 0..ENTRIES as u64 {
+            hasher.update(weighted[table.pick(hash, |_| true).unwrap()].0.as_bytes());
+        }
+        hasher.finalize().to_string()
+    }
+
+    const REVERSED: &str = "NEARFIELD_TEST_REVERSED";
+
+    #[test]
+    fn every_process_builds_the_same_table() {
+        let ids: Vec<String> = (0..40).map(|i| format!("http://10.0.0.{i}:50051")).collect();
+        let here = digest(&ids);
+        if std::env::var_os(REVERSED).is_some() {
+            println!("digest {here}");
+            return;
+        }
+        for _ in 0..2 {
+            let name = "forward::balance::tests::every_process_builds_the_same_table";
+            let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = other.args(["--exact", name, "--nocapture"]).env(REVERSED, "1").output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(text.contains(&format!("digest {here}")), "{text}");
+        }
+    }
+
     #[test]
     fn losing_one_of_fifteen_moves_few_other_keys() {
         let ids: Vec<String> = (0..15).map(|i| format!("searchd-{i}")).collect();
@@ -200,6 +236,14 @@ mod tests {
             })
             .count();
         assert!(moved < ENTRIES / 50, "{moved}");
+    }
+
+    #[test]
+    fn about_the_share_of_clients_may_be_spared_and_no_write() {
+        let clients = (0..10_000u32).map(|i| Key::of_client(std::net::Ipv4Addr::from(i).into()));
+        let spared = clients.filter(|key| key.may_spill() && key.is_among(0.5)).count();
+        assert!((4_700..5_300).contains(&spared), "{spared}");
+        assert!(!Key::of_collection("t", "c").may_spill());
     }
 
     #[test]

@@ -3,15 +3,18 @@
 use nearfield_proto::v1;
 
 use super::call::CallContext;
+use super::class::Class;
 use super::grpc::Messages;
-use super::retry::Safety;
 use super::upstream::{Call, Upstream};
 use crate::error::Error;
 
 impl Upstream {
     pub async fn search(&self, ctx: &CallContext, request: &v1::SearchRequest) -> Result<v1::SearchResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Search", &request.collection, &request.session), request)
-            .await
+        self.unary(
+            &read(ctx, Class::Search, "/nearfield.v1.VectorSearch/Search", &request.collection, &request.session),
+            request,
+        )
+        .await
     }
 
     /// The first hit, when there is one, and the stream of the others. A failure before the first is an error here.
@@ -21,7 +24,7 @@ impl Upstream {
         request: &v1::SearchRequest,
     ) -> Result<(Option<v1::SearchResult>, Messages<v1::SearchResult>), Error> {
         self.streaming(
-            &read(ctx, "/nearfield.v1.VectorSearch/StreamSearch", &request.collection, &request.session),
+            &read(ctx, Class::Search, "/nearfield.v1.VectorSearch/StreamSearch", &request.collection, &request.session),
             request,
         )
         .await
@@ -32,11 +35,15 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::BatchSearchRequest,
     ) -> Result<v1::BatchSearchResponse, Error> {
-        self.unary(&list(ctx, "/nearfield.v1.VectorSearch/BatchSearch"), request).await
+        self.unary(&list(ctx, Class::Batch, "/nearfield.v1.VectorSearch/BatchSearch"), request).await
     }
 
     pub async fn fetch(&self, ctx: &CallContext, request: &v1::FetchRequest) -> Result<v1::FetchResponse, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.VectorSearch/Fetch", &request.collection, &request.session), request).await
+        self.unary(
+            &read(ctx, Class::Lookup, "/nearfield.v1.VectorSearch/Fetch", &request.collection, &request.session),
+            request,
+        )
+        .await
     }
 
     /// As [`Upstream::fetch`]; when nothing is found and no session tells what to wait for, whoever takes the
@@ -52,7 +59,7 @@ impl Upstream {
             return Ok(fetched);
         }
         let path = "/nearfield.v1.VectorSearch/Fetch";
-        let call = Call { path, context: ctx, key: home, home: None, safety: Safety::Repeatable };
+        let call = Call { path, context: ctx, key: home, home: None, class: Class::Lookup, headers: None };
         self.unary(&call, request).await
     }
 
@@ -61,8 +68,11 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::ScanRequest,
     ) -> Result<(Option<v1::Record>, Messages<v1::Record>), Error> {
-        self.streaming(&read(ctx, "/nearfield.v1.VectorSearch/Scan", &request.collection, &request.session), request)
-            .await
+        self.streaming(
+            &read(ctx, Class::Scan, "/nearfield.v1.VectorSearch/Scan", &request.collection, &request.session),
+            request,
+        )
+        .await
     }
 
     pub async fn insert(&self, ctx: &CallContext, request: &v1::InsertRequest) -> Result<v1::InsertResponse, Error> {
@@ -103,7 +113,7 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::ListCollectionsRequest,
     ) -> Result<v1::ListCollectionsResponse, Error> {
-        self.unary(&list(ctx, "/nearfield.v1.Collections/List"), request).await
+        self.unary(&list(ctx, Class::Lookup, "/nearfield.v1.Collections/List"), request).await
     }
 
     pub async fn describe_collection(
@@ -111,7 +121,11 @@ impl Upstream {
         ctx: &CallContext,
         request: &v1::DescribeCollectionRequest,
     ) -> Result<v1::Collection, Error> {
-        self.unary(&read(ctx, "/nearfield.v1.Collections/Describe", &request.name, &request.session), request).await
+        self.unary(
+            &read(ctx, Class::Lookup, "/nearfield.v1.Collections/Describe", &request.name, &request.session),
+            request,
+        )
+        .await
     }
 
     pub async fn measure_recall(
@@ -120,22 +134,22 @@ impl Upstream {
         request: &v1::MeasureRecallRequest,
     ) -> Result<v1::MeasureRecallResponse, Error> {
         let path = "/nearfield.v1.Collections/MeasureRecall";
-        self.unary(&read(ctx, path, &request.name, &request.session), request).await
+        self.unary(&read(ctx, Class::Measure, path, &request.name, &request.session), request).await
     }
 }
 
 /// A read of all that a caller has.
-fn list<'a>(context: &'a CallContext, path: &'static str) -> Call<'a> {
-    Call { path, context, key: context.read_key(), home: None, safety: Safety::Repeatable }
+fn list<'a>(context: &'a CallContext, class: Class, path: &'static str) -> Call<'a> {
+    Call { path, context, key: context.read_key(), home: None, class, headers: None }
 }
 
 /// A read of one collection. With a session its searchd waits for what it lacks; without one, whoever takes the
 /// collection's writes is asked before something is said not to be there.
-fn read<'a>(context: &'a CallContext, path: &'static str, collection: &str, session: &str) -> Call<'a> {
+fn read<'a>(context: &'a CallContext, class: Class, path: &'static str, collection: &str, session: &str) -> Call<'a> {
     let home = session.is_empty().then(|| context.write_key(collection));
-    Call { path, context, key: context.read_key(), home, safety: Safety::Repeatable }
+    Call { path, context, key: context.read_key(), home, class, headers: None }
 }
 
 fn write<'a>(context: &'a CallContext, path: &'static str, collection: &str) -> Call<'a> {
-    Call { path, context, key: context.write_key(collection), home: None, safety: Safety::Once }
+    Call { path, context, key: context.write_key(collection), home: None, class: Class::Write, headers: None }
 }

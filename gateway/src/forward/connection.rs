@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use http::uri::{Authority, Scheme};
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
 
@@ -57,25 +59,36 @@ pub(crate) struct Settings {
     pub connect_timeout: Duration,
     pub keep_alive_interval: Duration,
     pub keep_alive_timeout: Duration,
+    /// How long calls may go on over a connection that takes no new ones.
+    pub drain_timeout: Duration,
 }
 
 /// A slot for a connection.
 pub(crate) struct Connection {
     origin: Origin,
     settings: Settings,
-    sender: RwLock<Option<SendRequest<Body>>>,
+    live: RwLock<Option<Live>>,
+    /// Told when the peer closes a connection, or announces it (GOAWAY).
+    closed: Arc<Notify>,
     /// Held while one caller connects for all; when the last attempt failed, and how.
     connecting: tokio::sync::Mutex<Option<(Instant, Unreachable)>>,
     /// Calls whose answers have not ended.
     streams: AtomicUsize,
 }
 
+/// A connection that takes calls.
+struct Live {
+    sender: SendRequest<Body>,
+    cut: CancellationToken,
+}
+
 impl Connection {
-    pub(crate) fn new(origin: Origin, settings: Settings) -> Self {
+    pub(crate) fn new(origin: Origin, settings: Settings, closed: Arc<Notify>) -> Self {
         Self {
             origin,
             settings,
-            sender: RwLock::new(None),
+            live: RwLock::new(None),
+            closed,
             connecting: tokio::sync::Mutex::new(None),
             streams: AtomicUsize::new(0),
         }
@@ -111,8 +124,20 @@ impl Connection {
         }
     }
 
+    /// Gives this connection no new calls: the next ones open another. What it has may go on for the drain timeout.
+    pub(crate) fn retire(&self) {
+        *self.live.write() = None;
+    }
+
+    /// Ends the connection with all its calls.
+    pub(crate) fn cut(&self) {
+        if let Some(live) = self.live.write().take() {
+            live.cut.cancel();
+        }
+    }
+
     fn open(&self) -> Option<SendRequest<Body>> {
-        self.sender.read().as_ref().filter(|sender| !sender.is_closed()).cloned()
+        self.live.read().as_ref().map(|live| &live.sender).filter(|sender| !sender.is_closed()).cloned()
     }
 
     async fn sender(&self) -> Result<SendRequest<Body>, Unreachable> {
@@ -131,8 +156,9 @@ impl Connection {
             return Err(failure.clone());
         }
         match self.connect().await {
-            Ok(sender) => {
-                *self.sender.write() = Some(sender.clone());
+            Ok(live) => {
+                let sender = live.sender.clone();
+                *self.live.write() = Some(live);
                 *last_failure = None;
                 Ok(sender)
             }
@@ -143,7 +169,7 @@ impl Connection {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>, Unreachable> {
+    async fn connect(&self) -> Result<Live, Unreachable> {
         let authority = &self.origin.authority;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16().expect("an origin has a port");
@@ -153,7 +179,8 @@ impl Connection {
             .map_err(|_| Unreachable::ConnectTimeout(patience))?
             .map_err(|e| Unreachable::Connect(Arc::new(e)))?;
         stream.set_nodelay(true).map_err(|e| Unreachable::Connect(Arc::new(e)))?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let cut = CancellationToken::new();
+        let (sender, connection) = http2::Builder::new(Cuttable(cut.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -164,13 +191,31 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|e| Unreachable::Http2(Arc::new(e)))?;
-        let peer = authority.clone();
+        let (peer, closed, drain_timeout) = (authority.clone(), self.closed.clone(), self.settings.drain_timeout);
+        let cutting = cut.clone();
         tokio::spawn(async move {
+            // Ends when no call can be begun any more: after a GOAWAY calls under way go on.
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "upstream connection ended");
             }
+            closed.notify_one();
+            tokio::time::sleep(drain_timeout).await;
+            cutting.cancel();
         });
-        Ok(sender)
+        Ok(Live { sender, cut })
+    }
+}
+
+/// Runs a connection's tasks until it is cut.
+#[derive(Clone)]
+struct Cuttable(CancellationToken);
+
+impl<F> hyper::rt::Executor<F> for Cuttable
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(task));
     }
 }
 

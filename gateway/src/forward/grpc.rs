@@ -32,7 +32,7 @@ pub(crate) fn request(origin: &Origin, path: &'static str, headers: HeaderMap, f
     *request.uri_mut() = uri(origin, path);
     *request.headers_mut() = headers;
     let headers = request.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     request
 }
@@ -61,15 +61,7 @@ impl<M: Message + Default> Messages<M> {
     /// The status, when the call failed before its first message, or the answer is not gRPC.
     pub(crate) fn new(response: http::Response<Body>) -> Result<Self, Status> {
         let (head, body) = response.into_parts();
-        if let Some(status) = Status::from_header_map(&head.headers) {
-            // Trailers-only: the call is over. An OK without a message is told by `next`.
-            if status.code() != Code::Ok {
-                return Err(status);
-            }
-        }
-        if head.status != http::StatusCode::OK {
-            return Err(Status::unavailable(format!("searchd answered HTTP {}", head.status)));
-        }
+        check_head(head.status, &head.headers)?;
         Ok(Self { body, buffer: BytesMut::new(), ended: false, message: std::marker::PhantomData })
     }
 
@@ -96,12 +88,14 @@ impl<M: Message + Default> Messages<M> {
     /// The only message of a unary call.
     ///
     /// # Errors
-    /// As [`Messages::next`]; INTERNAL when there is none.
+    /// As [`Messages::next`]; UNAVAILABLE when there is none, or another.
     pub(crate) async fn only(mut self) -> Result<M, Status> {
-        let message = self.next().await?.ok_or_else(|| Status::internal("searchd answered OK without a message"))?;
+        let message = self.next().await?.ok_or_else(|| nonsense("OK without a message"))?;
         // The status comes behind the message, and decides.
-        while self.next().await?.is_some() {}
-        Ok(message)
+        match self.next().await? {
+            None => Ok(message),
+            Some(_) => Err(nonsense("a second message where there is one")),
+        }
     }
 
     fn feed(&mut self, frame: http_body::Frame<Bytes>) -> Result<(), Status> {
@@ -111,13 +105,8 @@ impl<M: Message + Default> Messages<M> {
             }
             Ok(data) => self.buffer.extend_from_slice(&data),
             Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                let status = Status::from_header_map(&trailers);
-                match status {
-                    Some(status) if status.code() == Code::Ok => self.ended = true,
-                    Some(status) => return Err(status),
-                    None => return Err(Status::unavailable("the answer ended without a status")),
-                }
+                check_status(&frame.into_trailers().unwrap_or_default())?;
+                self.ended = true;
             }
         }
         Ok(())
@@ -128,18 +117,53 @@ impl<M: Message + Default> Messages<M> {
         let [compressed, length @ ..] = *prefix;
         let length = u32::from_be_bytes(length) as usize;
         if compressed != 0 || length > MESSAGE_BYTES_MAX {
-            return Err(Status::internal("searchd sent a message that is compressed or too large"));
+            return Err(nonsense("a message that is compressed or too large"));
         }
         if self.buffer.len() < PREFIX + length {
-            self.buffer.reserve(PREFIX + length - self.buffer.len());
+            // Room for what is announced, but not on its word alone.
+            self.buffer.reserve((PREFIX + length - self.buffer.len()).min(RESERVE_MAX));
             return Ok(None);
         }
         self.buffer.advance(PREFIX);
         let message = self.buffer.split_to(length).freeze();
-        M::decode(message).map(Some).map_err(|e| Status::internal(format!("searchd sent a bad message: {e}")))
+        M::decode(message).map(Some).map_err(|e| nonsense(&format!("a bad message: {e}")))
     }
 }
 
+/// Reads the head of an answer: the status when the call is over with it, or when it is no answer of gRPC.
+pub(super) fn check_head(http: http::StatusCode, headers: &HeaderMap) -> Result<(), Status> {
+    if http != http::StatusCode::OK {
+        return Err(Status::unavailable(format!("searchd answered HTTP {http}")));
+    }
+    let media = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if !media.starts_with(b"application/grpc") {
+        return Err(nonsense("something that is not gRPC"));
+    }
+    // Trailers-only: the call is over. An OK without a message is told by whoever misses it.
+    if headers.contains_key(GRPC_STATUS) { check_status(headers) } else { Ok(()) }
+}
+
+/// The status in trailers, when it is not OK.
+pub(super) fn check_status(trailers: &HeaderMap) -> Result<(), Status> {
+    let code = trailers.get(GRPC_STATUS).ok_or_else(|| Status::unavailable("the answer ended without a status"))?;
+    let is_code = code.to_str().ok().and_then(|code| code.parse().ok()).is_some_and(|code| (0..=16u8).contains(&code));
+    if !is_code {
+        return Err(nonsense("a status that is none"));
+    }
+    match Status::from_header_map(trailers) {
+        Some(status) if status.code() != Code::Ok => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// Who does not speak the protocol is as good as not there: a read goes elsewhere.
+pub(super) fn nonsense(what: &str) -> Status {
+    Status::unavailable(format!("searchd sent {what}"))
+}
+
+const GRPC_STATUS: &str = "grpc-status";
+/// Room made at once for a message, in bytes.
+const RESERVE_MAX: usize = 1 << 20;
 /// A flag and a length of four bytes.
 const PREFIX: usize = 5;
 
@@ -153,7 +177,8 @@ mod tests {
 
     fn answer(frames: Vec<Frame<Bytes>>) -> http::Response<Body> {
         let frames = frames.into_iter().map(Ok::<_, std::convert::Infallible>);
-        http::Response::new(body::boxed(StreamBody::new(futures::stream::iter(frames))))
+        let body = body::boxed(StreamBody::new(futures::stream::iter(frames)));
+        http::Response::builder().header("content-type", "application/grpc").body(body).unwrap()
     }
 
     fn status(code: &'static str) -> Frame<Bytes> {
@@ -182,6 +207,30 @@ mod tests {
         let mut messages = Messages::<SearchResult>::new(answer(vec![Frame::data(frame(&hit("a")))])).unwrap();
         messages.next().await.unwrap();
         assert_eq!(messages.next().await.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_as_good_as_no_answer() {
+        let only = async |frames| match Messages::<SearchResult>::new(answer(frames)) {
+            Ok(messages) => messages.only().await.unwrap_err().code(),
+            Err(status) => status.code(),
+        };
+        let data = |bytes: &'static [u8]| Frame::data(Bytes::from_static(bytes));
+        assert_eq!(only(vec![status("0")]).await, Code::Unavailable, "no message");
+        assert_eq!(only(vec![data(b"\0\0\0\0\x02\xff\xff"), status("0")]).await, Code::Unavailable, "no protobuf");
+        assert_eq!(only(vec![data(b"\x01\0\0\0\0"), status("0")]).await, Code::Unavailable, "compressed");
+        assert_eq!(only(vec![data(b"\0\xff\xff\xff\xff")]).await, Code::Unavailable, "too large");
+        for garbage in ["", "seven", "99", "-1"] {
+            assert_eq!(
+                only(vec![Frame::data(frame(&hit("a"))), status(garbage)]).await,
+                Code::Unavailable,
+                "{garbage}"
+            );
+        }
+        let twice = [frame(&hit("a")), frame(&hit("a"))].concat().into();
+        assert_eq!(only(vec![Frame::data(twice)]).await, Code::Unavailable, "two messages");
+        let html = http::Response::builder().header("content-type", "text/html").body(body::empty()).unwrap();
+        assert_eq!(Messages::<SearchResult>::new(html).err().unwrap().code(), Code::Unavailable);
     }
 
     #[tokio::test]

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use nearfield_proto::load::{LOAD_METADATA, LoadReport};
 
-use super::balance::Key;
-
 /// What an endpoint told lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Told {
@@ -70,9 +68,9 @@ impl Load {
         })
     }
 
-    /// Should this key's read go to somebody else, if there is one?
-    pub(crate) fn spills(&self, key: Key) -> bool {
-        key.may_spill() && self.told().is_some_and(|told| key.is_among(told.spilled_share()))
+    /// The share of the endpoint's clients that it should be spared now.
+    pub(crate) fn spilled_share(&self) -> f64 {
+        self.told().map_or(0.0, |told| told.spilled_share())
     }
 
     /// Wraps after 49 days, when one report may live too long or too short.
@@ -122,16 +120,6 @@ mod tests {
         assert_eq!(told(5).spilled_share(), 0.0);
         assert_eq!(told(15).spilled_share(), 0.5);
         assert_eq!(told(60_000).spilled_share(), SPILLED_SHARE_MAX);
-    }
-
-    #[test]
-    fn writes_stay_and_about_the_share_of_reads_goes() {
-        let load = Load::new();
-        load.put(told(15), Instant::now());
-        assert!((0..1_000u32).all(|i| !load.spills(Key::of_collection("t", &i.to_string()))));
-        let clients = (0..10_000u32).map(|i| Key::of_client(std::net::Ipv4Addr::from(i).into()));
-        let spilled = clients.filter(|key| load.spills(*key)).count();
-        assert!((4_700..5_300).contains(&spilled), "{spilled}");
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::health::State;
+use super::outlier::Reason;
 use super::upstream::{Counts, Upstream};
 
 /// The upstreams that a scrape looks at. Registered before there are any; clones are the same.
@@ -48,6 +49,18 @@ struct CallLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    region: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabels {
+    region: String,
+    class: &'static str,
+}
+
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let upstreams = self.0.lock().clone();
@@ -71,9 +84,33 @@ impl Collector for Metrics {
             .filter_map(|(labels, status)| Some((labels, ConstGauge::new(status.told?.queue_delay.as_secs_f64()))));
         let help = "how long searches wait at an endpoint, by its own account";
         family(&mut encoder, "gateway_upstream_queue_delay_seconds", help, delays)?;
+        let ejected =
+            endpoints().map(|(labels, status)| (labels, ConstGauge::new(i64::from(status.ejected.is_some()))));
+        family(&mut encoder, "gateway_upstream_ejected", "whether an endpoint is ejected", ejected)?;
+        let shares = endpoints().map(|(labels, status)| (labels, ConstGauge::new(status.share)));
+        let help = "the share of its clients that an endpoint is given";
+        family(&mut encoder, "gateway_upstream_share", help, shares)?;
+        let ejections = upstreams.iter().flat_map(|(region, upstream)| {
+            let labels = |reason: Reason| ReasonLabels { region: region.clone(), reason: reason.label() };
+            upstream.ejections().map(move |(reason, count)| (labels(reason), ConstCounter::new(count)))
+        });
+        family(&mut encoder, "gateway_upstream_ejections", "endpoints ejected, by why", ejections)?;
+        let delays = upstreams.iter().flat_map(|(region, upstream)| {
+            let labels = |class| ClassLabels { region: region.clone(), class };
+            upstream.hedge_delays().map(move |(class, delay)| (labels(class), ConstGauge::new(delay.as_secs_f64())))
+        });
+        let help = "after how long a read is asked for twice";
+        family(&mut encoder, "gateway_upstream_hedge_delay_seconds", help, delays)?;
         let calls = upstreams.iter().flat_map(|(region, upstream)| {
-            let Counts { answered, failed, repeated } = upstream.counts();
-            let by_outcome = [("answered", answered), ("failed", failed), ("repeated", repeated)];
+            let Counts { answered, failed, hedged, hedges_won, hung, repeated } = upstream.counts();
+            let by_outcome = [
+                ("answered", answered),
+                ("failed", failed),
+                ("hedged", hedged),
+                ("hedge_won", hedges_won),
+                ("hung", hung),
+                ("repeated", repeated),
+            ];
             by_outcome
                 .map(|(outcome, count)| (CallLabels { region: region.clone(), outcome }, ConstCounter::new(count)))
         });

@@ -12,9 +12,12 @@ use http_body_util::{BodyExt, Limited};
 use nearfield_proto::TENANT_METADATA;
 
 use super::call::{CallContext, Writing};
+use super::class::Class;
 use super::connection::Failure;
 use super::grpc;
-use super::upstream::{Tried, Upstream};
+use super::members::Tried;
+use super::race;
+use super::upstream::{Call, Upstream};
 use crate::body::{self, Body, BodyError, Request, Response};
 use crate::error::Error;
 use crate::route::GrpcMethod;
@@ -35,8 +38,10 @@ impl Upstream {
         *outgoing.method_mut() = http::Method::POST;
         *outgoing.version_mut() = http::Version::HTTP_2;
         *outgoing.headers_mut() = parts.headers;
-        if method == GrpcMethod::Read && UNARY_READS.contains(&path.as_str()) {
-            return self.pass_read(context, &path, outgoing, body).await;
+        if method == GrpcMethod::Read
+            && let Some((path, class)) = READS.into_iter().find(|(read, _)| *read == path)
+        {
+            return self.pass_read(context, path, class, outgoing.headers(), body).await;
         }
         let (key, body, writing) = match method {
             GrpcMethod::Admin | GrpcMethod::Write => {
@@ -57,63 +62,56 @@ impl Upstream {
             *outgoing.uri_mut() = grpc::uri(&endpoint.origin, &path);
             match endpoint.send(outgoing).await {
                 Ok(response) => return Ok(returned(response, writing)),
-                Err(Failure::Unsent { request: Some(request), .. }) => outgoing = *request,
-                Err(Failure::Unsent { request: None, .. }) => break,
-                Err(Failure::Broken(_)) => return Err(broken()),
+                Err(failure) => {
+                    self.note_failure(&endpoint);
+                    match failure {
+                        Failure::Unsent { request: Some(request), .. } => outgoing = *request,
+                        Failure::Unsent { request: None, .. } => break,
+                        Failure::Broken(_) => return Err(race::broken()),
+                    }
+                }
             }
         }
         Err(Error::NoRegion)
     }
 
-    /// A read of one message: small enough to be kept, and so to be sent again.
+    /// A read of one message: small enough to be kept, and so to be sent again. It is answered when its answer is known
+    /// to be one: whole, or the first frame of a stream.
     async fn pass_read(
         &self,
         context: &CallContext,
-        path: &str,
-        head: http::Request<Body>,
+        path: &'static str,
+        class: Class,
+        headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, Error> {
         let message = Limited::new(body, MESSAGE_BYTES_MAX).collect().await;
         let message = message.map_err(|e| Error::malformed(format!("the message could not be read: {e}")))?.to_bytes();
-        let mut tried = Tried::default();
-        let mut last = Error::NoRegion;
-        for _ in 0..self.attempts() {
-            let Some(endpoint) = self.choose(context.read_key(), &mut tried) else { break };
-            let mut outgoing = http::Request::new(body::full(message.clone()));
-            *outgoing.method_mut() = http::Method::POST;
-            *outgoing.version_mut() = http::Version::HTTP_2;
-            *outgoing.headers_mut() = head.headers().clone();
-            *outgoing.uri_mut() = grpc::uri(&endpoint.origin, path);
-            match endpoint.send(outgoing).await {
-                Ok(response) if is_leaving(&response) => {
-                    endpoint.recheck.notify_one();
-                    if !self.may_repeat() {
-                        return Ok(returned(response, None));
-                    }
-                    last = broken();
-                }
-                Ok(response) => return Ok(returned(response, None)),
-                Err(Failure::Unsent { .. }) => {}
-                Err(Failure::Broken(_)) => {
-                    last = broken();
-                    if !self.may_repeat() {
-                        break;
-                    }
-                }
+        let call = Call { path, context, key: context.read_key(), home: None, class, headers: Some(headers) };
+        let streams = path == STREAM_SEARCH;
+        let read = |response: http::Response<Body>| async move {
+            let (head, mut body) = response.into_parts();
+            grpc::check_head(head.status, &head.headers)?;
+            if streams {
+                let first = body.frame().await.transpose().map_err(broke_off)?;
+                let body = body::boxed(Peeked { first: first.map(Ok), rest: body });
+                return Ok(Response::from_parts(head, body));
             }
-        }
-        Err(last)
+            let limited = Limited::new(body, grpc::MESSAGE_BYTES_MAX).collect().await.map_err(broke_off)?;
+            let ends_in_head = head.headers.contains_key("grpc-status");
+            match limited.trailers() {
+                Some(trailers) => grpc::check_status(trailers)?,
+                None if ends_in_head => {}
+                None => return Err(grpc::nonsense("an answer without a status")),
+            }
+            Ok(Response::from_parts(head, body::boxed(limited)))
+        };
+        self.attempt(&call, message, read).await.map(|response| returned(response, None))
     }
 }
 
-fn broken() -> Error {
-    tonic::Status::unavailable("the connection to searchd broke").into()
-}
-
-/// UNAVAILABLE, and nothing else: a searchd that drains or starts.
-fn is_leaving(response: &Response) -> bool {
-    let status = tonic::Status::from_header_map(response.headers());
-    status.is_some_and(|status| status.code() == tonic::Code::Unavailable)
+fn broke_off(error: impl std::fmt::Display) -> tonic::Status {
+    tonic::Status::unavailable(format!("the answer broke off: {error}"))
 }
 
 fn expect_grpc(headers: &HeaderMap) -> Result<(), Error> {
@@ -227,15 +225,16 @@ impl http_body::Body for Written {
     }
 }
 
+const STREAM_SEARCH: &str = "/nearfield.v1.VectorSearch/StreamSearch";
 /// Reads of one message in and one out, and the search whose stream begins with its first hit.
-const UNARY_READS: [&str; 7] = [
-    "/nearfield.v1.Collections/Describe",
-    "/nearfield.v1.Collections/List",
-    "/nearfield.v1.Collections/MeasureRecall",
-    "/nearfield.v1.VectorSearch/BatchSearch",
-    "/nearfield.v1.VectorSearch/Fetch",
-    "/nearfield.v1.VectorSearch/Search",
-    "/nearfield.v1.VectorSearch/StreamSearch",
+const READS: [(&str, Class); 7] = [
+    ("/nearfield.v1.Collections/Describe", Class::Lookup),
+    ("/nearfield.v1.Collections/List", Class::Lookup),
+    ("/nearfield.v1.Collections/MeasureRecall", Class::Measure),
+    ("/nearfield.v1.VectorSearch/BatchSearch", Class::Batch),
+    ("/nearfield.v1.VectorSearch/Fetch", Class::Lookup),
+    ("/nearfield.v1.VectorSearch/Search", Class::Search),
+    (STREAM_SEARCH, Class::Search),
 ];
 /// Bytes of such a message: a hundred searches of 4,096 numbers fit.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;

@@ -1,68 +1,93 @@
-//! A region's cluster of searchds: chooses one for each call, repeats what may be repeated, and watches their health.
+//! A region's cluster of searchds: who they are now, how they stand, and what calls to them cost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use prost::Message;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-use super::balance::{Key, Table};
+use super::balance::Key;
 use super::call::CallContext;
-use super::connection::{Failure, Origin};
+use super::class::Class;
 use super::endpoint::Endpoint;
 use super::grpc::{self, Messages};
-use super::health::{self, Observation, State};
+use super::health::State;
+use super::latency::Window;
 use super::load::Told;
-use super::retry::{Budget, Safety};
-use super::{Config, ConfigError};
+use super::members::{Maker, Members, Tried};
+use super::outlier::{self, Reason};
+use super::race::Race;
+use super::retry::Budget;
+use super::{Config, ConfigError, EndpointConfig};
 use crate::error::Error;
 
 /// A cheap handle; clones are the same cluster. When the last one is dropped, the health checks end.
 #[derive(Clone)]
 pub struct Upstream {
     cluster: Arc<Cluster>,
-    _checks: Arc<JoinSet<()>>,
+    _tasks: Arc<JoinSet<()>>,
 }
 
-struct Cluster {
-    endpoints: Vec<Arc<Endpoint>>,
-    table: Table,
-    budget: Budget,
-    config: Config,
-    counters: Counters,
+pub(super) struct Cluster {
+    pub(super) members: ArcSwap<Members>,
+    pub(super) budget: Budget,
+    pub(super) hedges: Budget,
+    pub(super) config: Config,
+    pub(super) counters: Counters,
+    /// Of each class, in its order.
+    latencies: [Window; Class::ALL.len()],
+    maker: Maker,
+    /// Held while members are replaced, or ejected.
+    changing: parking_lot::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Counters {
-    answered: AtomicU64,
-    failed: AtomicU64,
-    repeated: AtomicU64,
+pub(super) struct Counters {
+    pub(super) answered: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) hedged: AtomicU64,
+    pub(super) hedges_won: AtomicU64,
+    pub(super) hung: AtomicU64,
+    pub(super) repeated: AtomicU64,
+    /// By reason, in their order.
+    ejections: [AtomicU64; Reason::ALL.len()],
 }
 
 /// How many attempts at calls there were, by how they ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Counts {
     /// By searchd, whatever it said.
     pub answered: u64,
-    /// For want of a connection, or an UNAVAILABLE.
+    /// For want of a connection, by an UNAVAILABLE, or by an answer that is none.
     pub failed: u64,
-    /// Of the failed, those that were tried again.
+    /// Begun because a read was late.
+    pub hedged: u64,
+    /// Of those, that came first.
+    pub hedges_won: u64,
+    /// Silent for longer than patience lasts.
+    pub hung: u64,
+    /// Of the failed and hung, those that were tried again.
     pub repeated: u64,
 }
 
-/// Tells that some endpoint's health changed. The value means nothing.
+/// Tells that some endpoint's standing changed. The value means nothing.
 pub type Changes = Arc<watch::Sender<()>>;
 
 /// One endpoint, as operators see it.
 #[derive(Clone, Debug)]
 pub struct EndpointStatus {
     pub id: String,
+    pub weight: u32,
+    /// The share of its clients that it is given now, 0 to 1.
+    pub share: f64,
     pub state: State,
+    /// Why, for how much longer.
+    pub ejected: Option<(Reason, Duration)>,
     pub in_flight: usize,
     /// None when it has told nothing lately.
     pub told: Option<Told>,
@@ -76,68 +101,105 @@ impl Upstream {
     /// What [`Config::validate`] finds.
     pub fn start(config: &Config, changes: &Changes) -> Result<Self, ConfigError> {
         config.validate()?;
-        let endpoints: Vec<Arc<Endpoint>> = config
-            .endpoints
-            .iter()
-            .filter_map(|e| {
-                Some(Arc::new(Endpoint::new(e.url(), Origin::parse(e.url())?, e.weight(), config, changes)))
-            })
-            .collect();
-        let named: Vec<(&str, u32)> = endpoints.iter().map(|e| (e.id.as_str(), e.weight)).collect();
-        let table = Table::build(&named);
-        let mut checks = JoinSet::new();
-        for endpoint in &endpoints {
-            checks.spawn(watch(endpoint.clone(), config.health.clone()));
-        }
-        let budget = Budget::new(&config.retry);
-        let cluster =
-            Arc::new(Cluster { endpoints, table, budget, config: config.clone(), counters: Counters::default() });
-        Ok(Self { cluster, _checks: Arc::new(checks) })
+        let runtime = tokio::runtime::Handle::current();
+        let maker = Maker { config: config.clone(), changes: changes.clone(), runtime };
+        let cluster = Arc::new(Cluster {
+            members: ArcSwap::from_pointee(Members::of(&config.endpoints, None, &maker)),
+            budget: Budget::new(config.retry.budget_ratio, config.retry.budget_max),
+            hedges: Budget::new(config.hedge.budget_ratio, config.hedge.budget_max),
+            config: config.clone(),
+            counters: Counters::default(),
+            latencies: std::array::from_fn(|_| Window::new()),
+            maker,
+            changing: parking_lot::Mutex::new(()),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(compare(Arc::downgrade(&cluster), config.outlier.clone()));
+        Ok(Self { cluster, _tasks: Arc::new(tasks) })
+    }
+
+    /// Puts other endpoints in the place of these, at once for new calls. Those that stay keep their connections and
+    /// standing; calls at those that go may end within the drain timeout; new ones get their clients little by little.
+    ///
+    /// # Errors
+    /// What is wrong with the new ones; then nothing changes.
+    pub fn replace(&self, endpoints: &[EndpointConfig]) -> Result<(), ConfigError> {
+        super::validate(endpoints)?;
+        let Cluster { changing, members, maker, .. } = &*self.cluster;
+        let _alone = changing.lock();
+        let now = Members::of(endpoints, Some(&members.load()), maker);
+        members.store(Arc::new(now));
+        maker.changes.send_replace(());
+        Ok(())
     }
 
     /// Is there anybody to send a call to?
     pub fn is_healthy(&self) -> bool {
-        self.cluster.endpoints.iter().any(|e| matches!(e.state(), State::Healthy | State::Suspect))
+        self.cluster.members.load().iter().any(|e| matches!(e.state(), State::Healthy | State::Suspect))
     }
 
     /// Has nobody been checked yet?
     pub fn is_unknown(&self) -> bool {
-        self.cluster.endpoints.iter().all(|e| e.state() == State::Unknown)
+        self.cluster.members.load().iter().all(|e| e.state() == State::Unknown)
     }
 
     pub fn counts(&self) -> Counts {
-        let Counters { answered, failed, repeated } = &self.cluster.counters;
+        let Counters { answered, failed, hedged, hedges_won, hung, repeated, .. } = &self.cluster.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { answered: load(answered), failed: load(failed), repeated: load(repeated) }
+        Counts {
+            answered: load(answered),
+            failed: load(failed),
+            hedged: load(hedged),
+            hedges_won: load(hedges_won),
+            hung: load(hung),
+            repeated: load(repeated),
+        }
+    }
+
+    /// How often endpoints were ejected, by why.
+    pub fn ejections(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = self.cluster.counters.ejections.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Reason::ALL.into_iter().zip(counts)
+    }
+
+    /// After how long a read of each kind is asked for twice; kinds of which too few were measured are left out.
+    pub fn hedge_delays(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        let delay = |class: Class| Some((class.label(), self.cluster.hedge_delay(class, Instant::now())?));
+        Class::ALL.into_iter().filter_map(delay)
     }
 
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        let status = |e: &Arc<Endpoint>| EndpointStatus {
+        let status = |(e, weight): (&Arc<Endpoint>, u32)| EndpointStatus {
             id: e.id.clone(),
+            weight,
+            share: e.share(),
             state: e.state(),
+            ejected: e.ejected(),
             in_flight: e.in_flight(),
             told: e.load.told(),
         };
-        self.cluster.endpoints.iter().map(status).collect()
+        self.cluster.members.load().weighted().map(status).collect()
     }
 
     /// The share of healthy endpoints' capacity that is free, 0 to 1: of their call places, and of their search threads'
     /// time as far as they tell, whichever is less.
     pub fn capacity_left(&self) -> f64 {
         let places = (self.cluster.config.connections_max * self.cluster.config.streams_per_connection) as f64;
-        let healthy = self.cluster.endpoints.iter().filter(|e| matches!(e.state(), State::Healthy | State::Unknown));
+        let members = self.cluster.members.load();
+        let healthy = members.iter().filter(|e| matches!(e.state(), State::Healthy | State::Unknown));
         let free = |e: &Arc<Endpoint>| {
             let free_time = e.load.told().map_or(1.0, |told| 1.0 - told.utilization);
             (1.0 - e.in_flight() as f64 / places).min(free_time).max(0.0)
         };
         let left = healthy.map(free).sum::<f64>();
-        left / self.cluster.endpoints.len().max(1) as f64
+        left / members.len().max(1) as f64
     }
 
     /// A unary call.
     ///
     /// # Errors
-    /// What searchd answered after the repeats that `safety` allows, [`Error::NoRegion`] when nobody can be asked.
+    /// What searchd answered after the repeats that the call's class allows, [`Error::NoRegion`] when nobody can be
+    /// asked.
     pub(crate) async fn unary<M: Message + Default>(
         &self,
         call: &Call<'_>,
@@ -163,93 +225,35 @@ impl Upstream {
         self.attempt(call, grpc::frame(message), read).await
     }
 
-    async fn attempt<T, F, R>(&self, call: &Call<'_>, frame: Bytes, read: R) -> Result<T, Error>
+    /// Makes attempts until one is `read` to satisfaction.
+    pub(super) async fn attempt<T, F, R>(&self, call: &Call<'_>, frame: bytes::Bytes, read: R) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Status>>,
+        F: Future<Output = Result<T, tonic::Status>>,
         R: Fn(http::Response<crate::body::Body>) -> F,
     {
         self.cluster.budget.deposit();
-        let (mut key, mut home) = (call.key, call.home);
-        let mut tried = Tried::default();
-        let mut last = Error::NoRegion;
-        for _ in 0..self.cluster.config.retry.attempts {
-            let Some(endpoint) = self.choose(key, &mut tried) else { return Err(last) };
-            let mut headers = HeaderMap::with_capacity(8);
-            call.context.write(&mut headers)?;
-            let request = grpc::request(&endpoint.origin, call.path, headers, frame.clone());
-            let failure = match until(call.context, endpoint.send(request)).await? {
-                Ok(response) => match until(call.context, read(response)).await? {
-                    Ok(answer) => {
-                        self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
-                        return Ok(answer);
-                    }
-                    Err(status) if status.code() == Code::NotFound && self.is_elsewhere(home, endpoint) => {
-                        self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
-                        (key, home) = (home.unwrap_or(key), None);
-                        last = status.into();
-                        continue;
-                    }
-                    Err(status) => {
-                        if status.code() != Code::Unavailable {
-                            self.cluster.counters.answered.fetch_add(1, Ordering::Relaxed);
-                            return Err(status.into());
-                        }
-                        endpoint.recheck.notify_one();
-                        Attempt::Answered(status)
-                    }
-                },
-                Err(Failure::Unsent { cause, .. }) => Attempt::Unsent(cause),
-                Err(Failure::Broken(error)) => Attempt::Broken(error),
-            };
-            let repeat = failure.may_repeat(call.safety, &self.cluster.budget);
-            last = failure.into_error();
-            self.cluster.counters.failed.fetch_add(1, Ordering::Relaxed);
-            if !repeat {
-                break;
-            }
-            self.cluster.counters.repeated.fetch_add(1, Ordering::Relaxed);
+        if call.class.hedges() {
+            self.cluster.hedges.deposit();
         }
-        Err(last)
+        Race::new(&self.cluster, call, frame).run(read).await
     }
 
-    /// The endpoint for `key` among those not tried yet: the well ones that spare it no call, else the well ones, else
-    /// the suspect ones.
-    pub(crate) fn choose(&self, key: Key, tried: &mut Tried) -> Option<&Arc<Endpoint>> {
-        let Cluster { endpoints, table, .. } = &*self.cluster;
-        let well = |i: usize| !tried.has(i) && matches!(endpoints[i].state(), State::Healthy | State::Unknown);
-        let suspect = |i: usize| !tried.has(i) && endpoints[i].state() == State::Suspect;
-        let calm = |i: usize| well(i) && !endpoints[i].load.spills(key);
-        let chosen = if endpoints.len() == 1 {
-            (well(0) || suspect(0)).then_some(0)
-        } else if (0..endpoints.len()).any(calm) {
-            table.pick(key.hash(), calm)
-        } else if (0..endpoints.len()).any(well) {
-            table.pick(key.hash(), well)
-        } else if (0..endpoints.len()).any(suspect) {
-            table.pick(key.hash(), suspect)
-        } else {
-            None
-        }?;
-        tried.add(chosen);
-        Some(&endpoints[chosen])
+    /// Where a call of one attempt goes next.
+    pub(super) fn choose(&self, key: Key, tried: &mut Tried) -> Option<Arc<Endpoint>> {
+        let chosen = self.cluster.members.load().choose(key, tried).cloned()?;
+        tried.add(&chosen);
+        Some(chosen)
+    }
+
+    pub(super) fn note_failure(&self, endpoint: &Endpoint) {
+        self.cluster.note_failure(endpoint);
     }
 
     /// Do two keys belong to one endpoint?
     pub(crate) fn is_same(&self, a: Key, b: Key) -> bool {
-        let owner = |key| self.choose(key, &mut Tried::default()).map(Arc::as_ptr);
+        let members = self.cluster.members.load();
+        let owner = |key| members.choose(key, &Tried::default()).map(Arc::as_ptr);
         owner(a) == owner(b)
-    }
-
-    /// Does `home` belong to another endpoint than this one?
-    fn is_elsewhere(&self, home: Option<Key>, endpoint: &Arc<Endpoint>) -> bool {
-        let mut nowhere = Tried::default();
-        let owner = home.and_then(|home| self.choose(home, &mut nowhere));
-        owner.is_some_and(|owner| !Arc::ptr_eq(owner, endpoint))
-    }
-
-    /// Takes the price of a repeat from the budget.
-    pub(crate) fn may_repeat(&self) -> bool {
-        self.cluster.budget.withdraw()
     }
 
     pub(crate) fn attempts(&self) -> u32 {
@@ -257,7 +261,74 @@ impl Upstream {
     }
 }
 
-/// One call: where to, for whom, and whether it may be made twice.
+impl Cluster {
+    pub(super) fn latency(&self, class: Class) -> &Window {
+        &self.latencies[class as usize]
+    }
+
+    /// How long a read is waited for before it is asked for twice.
+    pub(super) fn hedge_delay(&self, class: Class, now: Instant) -> Option<Duration> {
+        let config = &self.config.hedge;
+        let usual =
+            (config.enabled && class.hedges()).then(|| self.latency(class).quantile(config.quantile, now))??;
+        Some(usual.max(config.delay_min))
+    }
+
+    /// How long a call may be silent before it counts as hung.
+    pub(super) fn patience(&self, class: Class, now: Instant) -> Option<Duration> {
+        let usual = self.latency(class).quantile(self.config.hedge.quantile, now).unwrap_or_default();
+        class.can_hang().then(|| self.config.retry.patience.max(usual * HANG_FACTOR))
+    }
+
+    /// A call at this endpoint came to nothing by its fault; so many in a row eject it.
+    pub(super) fn note_failure(&self, endpoint: &Endpoint) {
+        let in_a_row = endpoint.failed();
+        if self.config.outlier.enabled && in_a_row >= self.config.outlier.consecutive_failures {
+            self.eject(endpoint, Reason::ConsecutiveFailures);
+        }
+    }
+
+    /// Ejects an endpoint unless it is, or too many are.
+    fn eject(&self, endpoint: &Endpoint, reason: Reason) {
+        let _alone = self.changing.lock();
+        let members = self.members.load();
+        let ejected = members.iter().filter(|e| e.ejected().is_some()).count();
+        if endpoint.ejected().is_some() || ejected >= self.config.outlier.ejected_max(members.len()) {
+            return;
+        }
+        endpoint.eject(reason, &self.config.outlier);
+        self.counters.ejections[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Compares a cluster's endpoints for as long as there is one.
+async fn compare(cluster: Weak<Cluster>, config: outlier::Config) {
+    let mut since_compared = Duration::ZERO;
+    let tick = config.interval.min(EJECTION_TICK);
+    loop {
+        tokio::time::sleep(tick).await;
+        let Some(cluster) = cluster.upgrade() else { return };
+        since_compared += tick;
+        let members = cluster.members.load();
+        if since_compared < config.interval {
+            members.iter().for_each(|endpoint| endpoint.end_ejection(false));
+            continue;
+        }
+        since_compared = Duration::ZERO;
+        let tallies: Vec<_> = members.iter().map(|endpoint| endpoint.take_tally()).collect();
+        let outliers = if config.enabled { outlier::compare(&tallies, &config) } else { Vec::new() };
+        for (i, endpoint) in members.iter().enumerate() {
+            endpoint.end_ejection(outliers.iter().all(|(outlier, _)| *outlier != i));
+        }
+        for (i, reason) in outliers {
+            if let Some(endpoint) = members.iter().nth(i) {
+                cluster.eject(endpoint, reason);
+            }
+        }
+    }
+}
+
+/// One call: where to, for whom, and of what kind.
 pub(crate) struct Call<'a> {
     pub path: &'static str,
     pub context: &'a CallContext,
@@ -265,87 +336,12 @@ pub(crate) struct Call<'a> {
     /// Where the collection's writes go: asked when the first endpoint knows of no such thing, which may just not have
     /// reached it yet.
     pub home: Option<Key>,
-    pub safety: Safety,
+    pub class: Class,
+    /// What else the caller's metadata says.
+    pub headers: Option<&'a HeaderMap>,
 }
 
-/// The endpoints that a call has been to.
-#[derive(Default)]
-pub(crate) struct Tried(Vec<usize>);
-
-impl Tried {
-    fn has(&self, endpoint: usize) -> bool {
-        self.0.contains(&endpoint)
-    }
-
-    fn add(&mut self, endpoint: usize) {
-        self.0.push(endpoint);
-    }
-}
-
-/// How one attempt failed.
-enum Attempt {
-    /// searchd said UNAVAILABLE: it drains or starts, and did nothing. A broken answer looks the same.
-    Answered(Status),
-    Broken(hyper::Error),
-    Unsent(super::connection::Unreachable),
-}
-
-impl Attempt {
-    fn may_repeat(&self, safety: Safety, budget: &Budget) -> bool {
-        match self {
-            Self::Unsent(_) => true,
-            Self::Answered(_) | Self::Broken(_) => safety == Safety::Repeatable && budget.withdraw(),
-        }
-    }
-
-    fn into_error(self) -> Error {
-        match self {
-            Self::Answered(status) => status.into(),
-            Self::Broken(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "upstream call failed");
-                Status::unavailable("the connection to searchd broke").into()
-            }
-            Self::Unsent(cause) => {
-                tracing::warn!(error = &cause as &dyn std::error::Error, "no connection to searchd");
-                Error::NoRegion
-            }
-        }
-    }
-}
-
-/// Waits at most until the caller's deadline.
-async fn until<T>(context: &CallContext, work: impl Future<Output = T>) -> Result<T, Error> {
-    match context.deadline {
-        None => Ok(work.await),
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| Error::DeadlineExceeded),
-    }
-}
-
-/// Checks one endpoint for ever.
-async fn watch(endpoint: Arc<Endpoint>, config: health::Config) {
-    loop {
-        let observation = tokio::time::timeout(config.timeout, check(&endpoint)).await.unwrap_or(Observation::Failed);
-        endpoint.observe(observation);
-        let pause = if endpoint.is_eager() { config.interval_eager.min(config.interval) } else { config.interval };
-        // A call that was refused asks for a check at once; not more often than the eager interval, or a storm of
-        // refused calls would become one of checks.
-        tokio::time::sleep(config.interval_eager.min(pause)).await;
-        let rest = pause.saturating_sub(config.interval_eager);
-        let _ = tokio::time::timeout(rest, endpoint.recheck.notified()).await;
-    }
-}
-
-async fn check(endpoint: &Endpoint) -> Observation {
-    let frame = grpc::frame(&HealthCheckRequest { service: String::new() });
-    let request = grpc::request(&endpoint.origin, "/grpc.health.v1.Health/Check", HeaderMap::new(), frame);
-    let Ok(response) = endpoint.send_check(request).await else { return Observation::Failed };
-    let answer = match Messages::<HealthCheckResponse>::new(response) {
-        Ok(messages) => messages.only().await,
-        Err(status) => Err(status),
-    };
-    match answer.map(|answer| answer.status()) {
-        Ok(ServingStatus::Serving) => Observation::Serving,
-        Ok(ServingStatus::NotServing) => Observation::NotServing,
-        Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown) | Err(_) => Observation::Failed,
-    }
-}
+/// A call that takes this many times its kind's usual longest hangs.
+const HANG_FACTOR: u32 = 4;
+/// How often it is looked whether an ejection's time has come.
+const EJECTION_TICK: Duration = Duration::from_secs(1);

@@ -1,157 +1,29 @@
-//! Several endpoints, of which one dies, drains or starts late. The searchds are stand-ins that say who they are.
+//! Several endpoints, of which one dies, drains, dawdles or starts late.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use futures::stream::BoxStream;
-use http_body_util::BodyExt;
-use nearfield_gateway::websocket;
-use nearfield_proto::load::{LOAD_METADATA, LoadReport};
-use nearfield_proto::v1;
-use nearfield_proto::v1::vector_search_server::{VectorSearch, VectorSearchServer};
+use nearfield_gateway::{forward, websocket};
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::body::Body;
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
-use tower::util::MapResponseLayer;
 
-use crate::support::Inside;
-
-/// Answers every search with its own name.
-struct StandIn {
-    name: String,
-    /// Says UNAVAILABLE, as a searchd that drains does.
-    draining: Arc<AtomicBool>,
-    /// Has not heard of the collection yet.
-    lacking: Arc<AtomicBool>,
-}
-
-impl StandIn {
-    fn answer(&self) -> Result<v1::SearchResponse, Status> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Status::unavailable("draining"));
-        }
-        if self.lacking.load(Ordering::Relaxed) {
-            return Err(Status::not_found("no such collection"));
-        }
-        let hit = v1::SearchResult { vector_id: self.name.clone(), ..v1::SearchResult::default() };
-        Ok(v1::SearchResponse { results: vec![hit], total_results: 1, collection_version: 1, explanation: None })
-    }
-}
-
-type Answer<T> = Result<Response<T>, Status>;
-
-#[tonic::async_trait]
-impl VectorSearch for StandIn {
-    async fn search(&self, _: Request<v1::SearchRequest>) -> Answer<v1::SearchResponse> {
-        self.answer().map(Response::new)
-    }
-
-    async fn insert(&self, request: Request<v1::InsertRequest>) -> Answer<v1::InsertResponse> {
-        self.answer()?;
-        let inserted = request.get_ref().vectors.len() as u64;
-        Ok(Response::new(v1::InsertResponse { inserted, session: self.name.clone() }))
-    }
-
-    type StreamSearchStream = BoxStream<'static, Result<v1::SearchResult, Status>>;
-    async fn stream_search(&self, _: Request<v1::SearchRequest>) -> Answer<Self::StreamSearchStream> {
-        Err(Status::unimplemented(""))
-    }
-    type BidirectionalSearchStream = BoxStream<'static, Result<v1::SearchResult, Status>>;
-    async fn bidirectional_search(
-        &self,
-        _: Request<Streaming<v1::SearchRequest>>,
-    ) -> Answer<Self::BidirectionalSearchStream> {
-        Err(Status::unimplemented(""))
-    }
-    async fn batch_search(&self, _: Request<v1::BatchSearchRequest>) -> Answer<v1::BatchSearchResponse> {
-        Err(Status::unimplemented(""))
-    }
-    async fn insert_stream(&self, _: Request<Streaming<v1::InsertRequest>>) -> Answer<v1::InsertResponse> {
-        Err(Status::unimplemented(""))
-    }
-    async fn update(&self, _: Request<v1::UpdateRequest>) -> Answer<v1::UpdateResponse> {
-        Err(Status::unimplemented(""))
-    }
-    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
-        Err(Status::unimplemented(""))
-    }
-    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Answer<v1::FetchResponse> {
-        Err(Status::unimplemented(""))
-    }
-    type ScanStream = BoxStream<'static, Result<v1::Record, Status>>;
-    async fn scan(&self, _: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
-        Err(Status::unimplemented(""))
-    }
-}
-
-/// A stand-in that runs on a runtime of its own, so that it can be killed with all its connections.
-struct Running {
-    address: SocketAddr,
-    draining: Arc<AtomicBool>,
-    lacking: Arc<AtomicBool>,
-    /// Milliseconds that searches wait here, as it tells.
-    queue_delay: Arc<AtomicU64>,
-    runtime: Option<tokio::runtime::Runtime>,
-    _serving: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(name: &str, address: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = std::net::TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (draining, lacking) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let service = StandIn { name: name.to_owned(), draining: draining.clone(), lacking: lacking.clone() };
-        let queue_delay = Arc::new(AtomicU64::new(0));
-        let told = queue_delay.clone();
-        let reports = MapResponseLayer::new(move |answer: http::Response<Body>| {
-            let report = LoadReport::new(0.5, told.load(Ordering::Relaxed) as f64).to_header();
-            answer.map(|body| {
-                Body::new(body.map_frame(move |mut frame| {
-                    frame.trailers_mut().map(|trailers| trailers.insert(LOAD_METADATA, report.clone()));
-                    frame
-                }))
-            })
-        });
-        let serving = runtime.spawn(async move {
-            let (_, health) = tonic_health::server::health_reporter();
-            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
-            let mut server = Server::builder().layer(reports);
-            let router = server.add_service(VectorSearchServer::new(service)).add_service(health);
-            let _ = router.serve_with_incoming(incoming).await;
-        });
-        Self { address, draining, lacking, queue_delay, runtime: Some(runtime), _serving: serving }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn kill(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+use crate::stand_in::Running;
+use crate::support::{ANY, Inside};
 
 async fn two() -> (Inside, [Running; 2]) {
     let both = [Running::start("a", ANY.into()), Running::start("b", ANY.into())];
     let inside = Inside::around(both.iter().map(Running::url).collect(), websocket::Config::default()).await;
     (inside, both)
+}
+
+/// Two, of which the first to be asked is told by its place, under settings for a test's short times.
+async fn two_with(change: impl FnOnce(&mut forward::Config)) -> (Inside, [Running; 2]) {
+    let both = [Running::start("a", ANY.into()), Running::start("b", ANY.into())];
+    let mut config = Inside::config(both.iter().map(Running::url).collect());
+    config.health.interval = Duration::from_millis(50);
+    config.health.interval_eager = Duration::from_millis(50);
+    change(&mut config);
+    (Inside::with(config, websocket::Config::default()).await, both)
 }
 
 /// Who answers a search; an error is a panic.
@@ -247,7 +119,7 @@ async fn a_searchd_that_starts_late_is_found() {
             _ = told.wait_for(|healthy| *healthy) => {}
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), healthy).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), healthy).await.unwrap();
     assert_eq!(asked(&inside).await, "late");
     drop(late);
 }
@@ -294,4 +166,108 @@ async fn reads_are_kept_from_where_searches_wait_and_writes_are_not() {
     other.queue_delay.store(20, Ordering::Relaxed);
     assert_ne!(asked(&inside).await, home);
     assert_eq!(asked(&inside).await, home, "when searches wait everywhere, nobody is spared");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_search_is_asked_for_twice_and_the_loser_is_cancelled() {
+    let (inside, both) = two_with(|config| config.retry.patience = Duration::from_secs(60)).await;
+    let home = asked(&inside).await;
+    let slow = &both[usize::from(home == "b")].slowness;
+    // What is usual has to be known first.
+    for _ in 0..200 {
+        asked(&inside).await;
+    }
+    slow.millis.store(600_000, Ordering::Relaxed);
+    let cancelled = slow.cancelled.load(Ordering::Relaxed);
+    assert_ne!(asked(&inside).await, home, "the second one answers");
+    let told = async {
+        while slow.cancelled.load(Ordering::Relaxed) == cancelled {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    assert!(inside.metric("gateway_upstream_calls_total{region=\"local\",outcome=\"hedge_won\"}") >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hedges_stop_where_their_budget_ends() {
+    let (inside, both) = two_with(|config| {
+        config.hedge.budget_max = 3;
+        config.hedge.budget_ratio = 0.0;
+        config.outlier.enabled = false;
+        config.retry.patience = Duration::from_secs(60);
+    })
+    .await;
+    let home = asked(&inside).await;
+    for _ in 0..200 {
+        asked(&inside).await;
+    }
+    both.iter().for_each(|server| server.slowness.millis.store(50, Ordering::Relaxed));
+    let answers = futures::future::join_all((0..40).map(|_| asked(&inside))).await;
+    assert!(answers.contains(&home), "most are not asked for twice");
+    assert!(inside.metric("gateway_upstream_calls_total{region=\"local\",outcome=\"hedged\"}") <= 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_one_is_left_alone_and_comes_back_little_by_little() {
+    let (inside, both) = two_with(|config| {
+        config.hedge.enabled = false;
+        config.outlier.interval = Duration::from_millis(300);
+        config.outlier.calls_min = 5;
+        config.outlier.ejection = Duration::from_millis(500);
+    })
+    .await;
+    both[0].slowness.millis.store(100, Ordering::Relaxed);
+    let ejected = "gateway_upstream_ejections_total{region=\"local\",reason=\"latency\"}";
+    let share = format!("gateway_upstream_share{{region=\"local\",endpoint=\"{}\"}}", both[0].url());
+    let found = async {
+        while inside.metric(ejected) < 1.0 {
+            futures::future::join_all((0..32).map(|client| inside.asked_by(client))).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.unwrap();
+    both[0].slowness.millis.store(0, Ordering::Relaxed);
+    let back = async {
+        while inside.metric(&share) == 1.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.unwrap();
+    // Slow start holds most of its clients back for half a minute.
+    let names = futures::future::join_all((0..64).map(|client| inside.asked_by(client))).await;
+    assert!(names.iter().filter(|name| *name == "a").count() < 32, "{names:?}");
+}
+
+/// One call is under way while a searchd leaves by `leave`: it ends well, and no other goes there.
+async fn leaves(leave: impl AsyncFnOnce(&Running)) {
+    let (inside, both) = two_with(|config| config.hedge.enabled = false).await;
+    let home = asked(&inside).await;
+    let leaving = &both[usize::from(home == "b")];
+    leaving.slowness.millis.store(900, Ordering::Relaxed);
+    let inside = Arc::new(inside);
+    let (begun, old) = (leaving.slowness.begun.load(Ordering::Relaxed), inside.clone());
+    let last = tokio::spawn(async move { asked(&old).await });
+    while leaving.slowness.begun.load(Ordering::Relaxed) == begun {
+        tokio::task::yield_now().await;
+    }
+    leaving.slowness.millis.store(0, Ordering::Relaxed);
+    leave(leaving).await;
+    let left = async { while asked(&inside).await == home {} };
+    tokio::time::timeout(Duration::from_secs(10), left).await.unwrap();
+    let begun = leaving.slowness.begun.load(Ordering::Relaxed);
+    for _ in 0..50 {
+        assert_ne!(asked(&inside).await, home);
+    }
+    assert_eq!(leaving.slowness.begun.load(Ordering::Relaxed), begun, "nothing new");
+    assert_eq!(last.await.unwrap(), home, "what was begun ended well");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_serves_no_more_finishes_what_it_has() {
+    leaves(async |leaving| leaving.leave().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_goes_away_finishes_what_it_has() {
+    leaves(async |leaving| leaving.go_away()).await;
 }

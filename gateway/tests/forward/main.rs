@@ -4,9 +4,12 @@
 
 mod failover;
 mod grpc;
+mod liar;
+mod liars;
 mod openapi;
 mod operating;
 mod rest;
+mod stand_in;
 mod streams;
 mod support;
 mod websockets;

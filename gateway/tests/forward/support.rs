@@ -11,11 +11,16 @@ use nearfield_gateway::error::Error;
 use nearfield_gateway::forward::EndpointConfig;
 use nearfield_gateway::forward::metrics::Metrics;
 use nearfield_gateway::region::Regions;
+use nearfield_gateway::request::ClientAddr;
 use nearfield_gateway::{forward, region, rescue, sse, websocket};
 use nearfield_searchd::Searchd;
 use nearfield_telemetry::drain::Drain;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tower::ServiceExt;
+
+/// A loopback address with a free port.
+pub(crate) const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 /// A gateway's inside with what stands behind it.
 pub(crate) struct Inside {
@@ -23,6 +28,7 @@ pub(crate) struct Inside {
     pub(crate) regions: Regions,
     pub(crate) drain: Drain,
     pub(crate) searchd: Option<Searchd>,
+    registry: Registry,
     _data: tempfile::TempDir,
 }
 
@@ -44,15 +50,45 @@ impl Inside {
 
     /// In front of whatever listens at `urls`.
     pub(crate) async fn around(urls: Vec<String>, websocket: websocket::Config) -> Self {
+        Self::with(Self::config(urls), websocket).await
+    }
+
+    /// The default settings around searchds at `urls`.
+    pub(crate) fn config(urls: Vec<String>) -> forward::Config {
         let endpoints = urls.into_iter().map(EndpointConfig::Url).collect();
-        let upstream = forward::Config { endpoints, ..forward::Config::default() };
-        let regions = Regions::start(&region::Config::default(), "local", &upstream, &Metrics::default()).unwrap();
+        forward::Config { endpoints, ..forward::Config::default() }
+    }
+
+    /// Around what `upstream` names.
+    pub(crate) async fn with(upstream: forward::Config, websocket: websocket::Config) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let regions = Regions::start(&region::Config::default(), "local", &upstream, &metrics).unwrap();
         regions.checked().await;
         let drain = Drain::new();
         let unlimited = Arc::new(websocket::Unlimited);
         let websockets = websocket::Server::new(websocket, regions.clone(), drain.clone(), unlimited);
         let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default());
-        Self { dispatch, regions, drain, searchd: None, _data: tempfile::tempdir().unwrap() }
+        Self { dispatch, regions, drain, searchd: None, registry, _data: tempfile::tempdir().unwrap() }
+    }
+
+    /// The value of a metric with these labels, as a scrape shows it; NaN when it shows none.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(f64::NAN, |value| value.trim().parse().unwrap())
+    }
+
+    /// Who answers a search by the client number `client`; an error is a panic.
+    pub(crate) async fn asked_by(&self, client: u32) -> String {
+        let body = body::full(serde_json::json!({"query": [1]}).to_string());
+        let mut request = request(Method::POST, "/search", "application/json", body);
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + client);
+        request.extensions_mut().insert(ClientAddr((address, 1).into()));
+        let answer = self.send(request).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["results"][0]["id"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn raw(&self, request: Request) -> Result<Response, Error> {
