@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
+use tracing::Instrument;
 
 use crate::{Age, Clock, Entry, Invalidation, Key, Memory, Metrics, Purged, Store};
 
@@ -44,6 +45,7 @@ impl Tiered {
 
     /// What memory has under `key`, or under that of the variant that `request` chooses. Never waits.
     pub fn peek(&self, key: &Key, request: &HeaderMap) -> Option<Found> {
+        let _span = tracing::info_span!(target: "span", "cache look-up").entered();
         let found = self.look(key)?;
         match &found.entry.signpost {
             Some(names) => self.look(&key.variant(names, request)),
@@ -75,7 +77,8 @@ impl Tiered {
     }
 
     async fn take(&self, behind: &dyn Store, key: &Key) -> Option<Found> {
-        let entry = behind.get(key).await?;
+        let look_up = tracing::info_span!(target: "span", "Redis look-up");
+        let entry = behind.get(key).instrument(look_up).await?;
         let found = self.judge(entry, Tier::Behind)?;
         self.memory.put(*key, Arc::clone(&found.entry));
         Some(found)

@@ -25,6 +25,7 @@ pub struct Config {
     pub websocket: websocket::Config,
     pub upstream: forward::Config,
     pub topology: region::Config,
+    pub access_log: layers::observe::Config,
     pub log: nearfield_telemetry::logging::Config,
     pub otlp: nearfield_telemetry::otlp::Config,
 }
@@ -44,6 +45,8 @@ pub enum Invalid {
     NoSuchPlan(String),
     #[error(transparent)]
     Upstream(#[from] forward::ConfigError),
+    #[error("`{key}` is a share: 0 to 1")]
+    Share { key: &'static str },
     #[error("`{key}` is zero")]
     Zero { key: &'static str },
 }
@@ -65,6 +68,9 @@ impl Config {
         self.auth.check()?;
         self.cors.check()?;
         self.upstream.validate()?;
+        if !(0.0..=1.0).contains(&self.access_log.success_ratio) {
+            return Err(Invalid::Share { key: "access_log.success_ratio" });
+        }
         let zero = [
             ("listener.max_connections", self.listener.max_connections == 0),
             ("listener.idle_timeout", self.listener.idle_timeout.is_zero()),

@@ -10,6 +10,7 @@ mod class;
 pub mod client;
 pub mod codec;
 mod connection;
+pub mod discovery;
 mod endpoint;
 mod grpc;
 pub mod health;
@@ -30,14 +31,15 @@ use serde::Deserialize;
 
 pub use self::call::CallContext;
 pub use self::grpc::Messages;
-pub use self::upstream::{Changes, Upstream};
+pub use self::upstream::{Changes, EndpointStatus, Upstream};
 
 /// The settings' section `[upstream]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The searchds of this region.
+    /// The searchds of this region, when nothing is discovered.
     pub endpoints: Vec<EndpointConfig>,
+    pub discovery: discovery::Config,
     /// HTTP/2 connections that an endpoint is given when load needs them; the first ones fill up before others open.
     pub connections_max: usize,
     /// Calls that share one connection before another one is opened.
@@ -65,6 +67,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             endpoints: vec![EndpointConfig::Url("http://127.0.0.1:50051".to_owned())],
+            discovery: discovery::Config::default(),
             connections_max: 16,
             streams_per_connection: 100,
             connect_timeout: Duration::from_secs(1),
@@ -144,6 +147,7 @@ impl Config {
             ("health.unhealthy_after", self.health.unhealthy_after as usize),
             ("retry.attempts", self.retry.attempts as usize),
             ("outlier.consecutive_failures", self.outlier.consecutive_failures as usize),
+            ("discovery.file_interval", usize::from(!self.discovery.file_interval.is_zero())),
             ("outlier.interval", usize::from(!self.outlier.interval.is_zero())),
         ];
         let shares = [

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nearfield_auth::Authenticator;
 use nearfield_telemetry::admin;
+use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State};
 use prometheus_client::registry::Registry;
@@ -53,6 +54,8 @@ pub struct Inside {
     pub drain: Drain,
     /// The limits, for requests that come inside of a stream.
     pub admission: Arc<dyn websocket::Admission>,
+    /// What `/debug` shows.
+    pub views: Views,
 }
 
 /// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
@@ -133,9 +136,11 @@ impl Gateway {
         let authenticator = Authenticator::start(&config.auth).await.map_err(Error::Auth)?;
         let context = pipeline::Context::new(&config, authenticator, readiness.clone(), &mut registry);
         let context = context.map_err(Error::Cache)?;
-        let admin =
-            admin::Server::start(config.listener.admin, registry, readiness.clone()).await.map_err(Error::Admin)?;
-        let inside = Inside { drain: drain.clone(), admission: Arc::new(context.limits()) };
+        let views = Views::default();
+        let admin = admin::Server::start(config.listener.admin, registry, readiness.clone(), views.clone())
+            .await
+            .map_err(Error::Admin)?;
+        let inside = Inside { drain: drain.clone(), admission: Arc::new(context.limits()), views };
         let plan = Plan {
             threads: threads(config.server.threads),
             config: config.listener.clone(),
@@ -200,11 +205,12 @@ impl Gateway {
 /// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
 fn dispatch(
     config: Config,
-    Inside { drain, admission }: Inside,
+    Inside { drain, admission, views }: Inside,
     metrics: &forward::metrics::Metrics,
 ) -> Result<(Dispatch, Regions), Error> {
     let Config { server, topology, upstream, stream, websocket, .. } = config;
     let regions = Regions::start(&topology, &server.region, &upstream, metrics).map_err(Error::Regions)?;
+    regions.show_in(&views);
     let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission);
     Ok((Dispatch::new(regions.clone(), websockets, stream), regions))
 }

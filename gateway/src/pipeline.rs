@@ -73,7 +73,7 @@ where
         // Inside of nothing that writes a body.
         .layer(head::Layer)
         // Around all that takes time, so that the log and the metrics tell all of it.
-        .layer(observe::Layer::new(requests))
+        .layer(observe::Layer::new(config.access_log, requests))
         .layer(server_timing::Layer)
         // Outside of every refusal: they too say what is left of the limits.
         .layer(limits.announce)

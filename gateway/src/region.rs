@@ -5,6 +5,7 @@
 pub mod decision;
 pub mod geo;
 pub mod topology;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub enum StartError {
     #[error("reading the topology")]
     Topology(#[from] topology::Error),
     #[error("the upstream of region {region}")]
-    Upstream { region: String, source: forward::ConfigError },
+    Upstream { region: String, source: forward::discovery::Error },
 }
 
 impl Regions {
@@ -75,12 +76,15 @@ impl Regions {
             let mut config = upstream.clone();
             if i != here_index {
                 config.endpoints = region.endpoints.iter().cloned().map(forward::EndpointConfig::Url).collect();
+                // What is discovered are the searchds of this region.
+                config.discovery = forward::discovery::Config::default();
             }
             let start = |config: &forward::Config| {
                 let named = |source| StartError::Upstream { region: region.name.clone(), source };
                 Upstream::start(config, &changes).map_err(named)
             };
-            upstreams.push(if config.endpoints.is_empty() { None } else { Some(start(&config)?) });
+            let is_empty = config.endpoints.is_empty() && config.discovery.file.is_none();
+            upstreams.push(if is_empty { None } else { Some(start(&config)?) });
             if let Some(Some(upstream)) = upstreams.last() {
                 metrics.add(&region.name, upstream.clone());
             }

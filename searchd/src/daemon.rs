@@ -14,6 +14,7 @@ use nearfield_proto::admin::v1::backups_server::BackupsServer;
 use nearfield_proto::log::v1::replication_server::ReplicationServer;
 use nearfield_proto::v1::collections_server::CollectionsServer;
 use nearfield_proto::v1::vector_search_server::VectorSearchServer;
+use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State as Ready};
 use nearfield_telemetry::{admin, process};
@@ -171,7 +172,7 @@ impl Searchd {
         let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };
         let services = Services { service, replication, backups, calls, pool };
         let serving = tokio::spawn(serve(listener, services, drain.clone(), readiness.clone())?);
-        let admin = admin::Server::start(config.server.admin, registry, readiness.clone()).await?;
+        let admin = admin::Server::start(config.server.admin, registry, readiness.clone(), Views::default()).await?;
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
         let (patience, filling) = (config.server.drain, Filling::start(&config, arriving));

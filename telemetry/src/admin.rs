@@ -1,7 +1,7 @@
 //! The private port of a process: health for whoever restarts and balances it, metrics for whoever watches it.
 //!
 //! `/health/live` answers while the process runs at all, `/health/ready` says whether it wants traffic, and `/metrics`
-//! is the registry in OpenMetrics text. There are no credentials: the port belongs on a private address.
+//! is the registry in OpenMetrics text; `/debug` shows what is going on, for people, and `/debug.json` for programs. There are no credentials: the port belongs on a private address.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::debug::{self, Views};
 use crate::readiness::{Readiness, State};
 
 /// Scrapers and probes are few; more connections than this wait their turn.
@@ -33,6 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +53,17 @@ pub struct Server {
 
 impl Server {
     /// Binds `address` (port 0 picks a free one) and serves on the current runtime.
-    pub async fn start(address: SocketAddr, registry: Registry, readiness: Readiness) -> Result<Self, Error> {
+    pub async fn start(
+        address: SocketAddr,
+        registry: Registry,
+        readiness: Readiness,
+        views: Views,
+    ) -> Result<Self, Error> {
         let error = |source| Error { address, source };
         let listener = TcpListener::bind(address).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
         let stop = CancellationToken::new();
-        let pages = Pages { registry: Arc::new(registry), readiness };
+        let pages = Pages { registry: Arc::new(registry), readiness, views };
         let accepting = tokio::spawn(accept(listener, pages, stop.clone()));
         Ok(Self { address, stop, accepting })
     }
@@ -118,6 +125,7 @@ async fn serve(stream: TcpStream, pages: Pages, stop: CancellationToken) {
 struct Pages {
     registry: Arc<Registry>,
     readiness: Readiness,
+    views: Views,
 }
 
 impl Pages {
@@ -131,7 +139,9 @@ impl Pages {
             "/health/live" => page(StatusCode::OK, JSON, "{\"status\":\"live\"}\n"),
             "/health/ready" => ready(&self.readiness.state()),
             "/metrics" => self.metrics(),
-            _ => page(StatusCode::NOT_FOUND, TEXT, "here are /health/live, /health/ready and /metrics\n"),
+            "/debug" | "/debug/" => page(StatusCode::OK, HTML, debug::page(&self.views.show(&self.text()))),
+            "/debug.json" => page(StatusCode::OK, JSON, self.views.show(&self.text()).to_string()),
+            _ => page(StatusCode::NOT_FOUND, TEXT, "here are /health/live, /health/ready, /metrics and /debug\n"),
         }
     }
 
@@ -141,6 +151,13 @@ impl Pages {
             Ok(()) => page(StatusCode::OK, OPEN_METRICS, text),
             Err(_) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "a metric could not be encoded\n"),
         }
+    }
+
+    /// The metrics as far as they can be encoded.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
     }
 }
 
@@ -185,7 +202,10 @@ mod tests {
         let mut registry = Registry::default();
         crate::process::register(&mut registry);
         let readiness = Readiness::new();
-        let server = Server::start(([127, 0, 0, 1], 0).into(), registry, readiness.clone()).await.expect("a free port");
+        let views = Views::default();
+        views.add("weather", || serde_json::json!([{ "sky": "<blue>" }]));
+        let server =
+            Server::start(([127, 0, 0, 1], 0).into(), registry, readiness.clone(), views).await.expect("a free port");
         let address = server.addr();
 
         assert!(get(address, "/health/live").await.starts_with("HTTP/1.1 200"));
@@ -203,6 +223,12 @@ mod tests {
         let metrics = get(address, "/metrics").await;
         assert!(metrics.contains("application/openmetrics-text"), "{metrics}");
         assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+
+        let shown = get(address, "/debug").await;
+        assert!(shown.contains("text/html") && shown.contains("&lt;blue&gt;"), "{shown}");
+        assert!(shown.contains("process_resident_memory_bytes"), "{shown}");
+        let json = get(address, "/debug.json").await;
+        assert!(json.contains("\"weather\":[{\"sky\":\"<blue>\"}]"), "{json}");
 
         let idle = TcpStream::connect(address).await.expect("the server listens");
         server.stop().await;

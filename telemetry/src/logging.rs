@@ -77,7 +77,9 @@ where
             layer.with_ansi(terminal).with_target(false).compact().boxed()
         }
     };
-    Ok(layer.with_filter(filter(config)?).boxed())
+    // Spans for exporters alone have this target: written down with every line they would only cost.
+    let exported_only = "span=off".parse().expect("a directive");
+    Ok(layer.with_filter(filter(config)?.add_directive(exported_only)).boxed())
 }
 
 fn filter(config: &Config) -> Result<EnvFilter, Error> {

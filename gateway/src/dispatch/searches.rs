@@ -11,7 +11,8 @@ use crate::{rescue, sse};
 pub(super) async fn search(mut job: Job) -> Result<Response, Error> {
     let request = decoded(&mut job).await?;
     let found = job.upstream.search(&job.context, &request).await?;
-    let bytes = answer::search(&found, answer::Include::of(&request));
+    let span = tracing::info_span!(target: "span", "serialization", hits = found.results.len());
+    let bytes = span.in_scope(|| answer::search(&found, answer::Include::of(&request)));
     if request.explain {
         return Ok(reply::json(bytes));
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The settings' section `[upstream.health]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,7 +49,8 @@ pub enum Observation {
 }
 
 /// What an endpoint is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// It finishes what it has and gets nothing new.
     Draining,

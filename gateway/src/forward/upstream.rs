@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::balance::Key;
 use super::call::CallContext;
 use super::class::Class;
+use super::discovery::{self, File};
 use super::endpoint::Endpoint;
 use super::grpc::{self, Messages};
 use super::health::State;
@@ -31,6 +32,19 @@ use crate::error::Error;
 pub struct Upstream {
     cluster: Arc<Cluster>,
     _tasks: Arc<JoinSet<()>>,
+}
+
+/// A cluster that may be gone: for tasks that must not keep it.
+#[derive(Clone)]
+pub(super) struct Gone {
+    cluster: Weak<Cluster>,
+    tasks: Weak<JoinSet<()>>,
+}
+
+impl Gone {
+    pub(super) fn upgrade(&self) -> Option<Upstream> {
+        Some(Upstream { cluster: self.cluster.upgrade()?, _tasks: self.tasks.upgrade()? })
+    }
 }
 
 pub(super) struct Cluster {
@@ -98,13 +112,18 @@ impl Upstream {
     /// runtimes that use them. Changes of health are told to `changes`.
     ///
     /// # Errors
-    /// What [`Config::validate`] finds.
-    pub fn start(config: &Config, changes: &Changes) -> Result<Self, ConfigError> {
+    /// What [`Config::validate`] finds, and what is wrong with a file that names the endpoints.
+    pub fn start(config: &Config, changes: &Changes) -> Result<Self, discovery::Error> {
         config.validate()?;
+        let file = config.discovery.file.as_deref().map(|path| File::new(path, config.discovery.file_interval));
+        let first = match &file {
+            Some(file) => file.read()?,
+            None => config.endpoints.clone(),
+        };
         let runtime = tokio::runtime::Handle::current();
         let maker = Maker { config: config.clone(), changes: changes.clone(), runtime };
         let cluster = Arc::new(Cluster {
-            members: ArcSwap::from_pointee(Members::of(&config.endpoints, None, &maker)),
+            members: ArcSwap::from_pointee(Members::of(&first, None, &maker)),
             budget: Budget::new(config.retry.budget_ratio, config.retry.budget_max),
             hedges: Budget::new(config.hedge.budget_ratio, config.hedge.budget_max),
             config: config.clone(),
@@ -115,7 +134,12 @@ impl Upstream {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(compare(Arc::downgrade(&cluster), config.outlier.clone()));
-        Ok(Self { cluster, _tasks: Arc::new(tasks) })
+        let upstream = Self { cluster, _tasks: Arc::new(tasks) };
+        if let Some(file) = file {
+            let gone = Gone { cluster: Arc::downgrade(&upstream.cluster), tasks: Arc::downgrade(&upstream._tasks) };
+            tokio::spawn(file.follow(gone));
+        }
+        Ok(upstream)
     }
 
     /// Puts other endpoints in the place of these, at once for new calls. Those that stay keep their connections and

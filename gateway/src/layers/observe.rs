@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Frame, SizeHint};
 use nearfield_telemetry::trace_context::TraceContext;
+use serde::Deserialize;
 use tracing::{Instrument, Span};
 
 use super::{Answering, classify};
@@ -19,16 +20,34 @@ use crate::route::Route;
 
 pub(crate) mod metrics;
 
-use metrics::{Metrics, Outcome};
+use metrics::{Asked, Metrics, Outcome, Region, Tier};
+
+/// The settings' section `[access_log]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Of answers that went well, the share that is logged; others always are.
+    pub success_ratio: f64,
+    /// From this on an answer that went well is logged always.
+    #[serde(with = "humantime_serde")]
+    pub slow: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { success_ratio: 1.0, slow: Duration::from_secs(1) }
+    }
+}
 
 #[derive(Clone)]
 pub(crate) struct Layer {
     metrics: Arc<Metrics>,
+    config: Config,
 }
 
 impl Layer {
-    pub(crate) fn new(metrics: Metrics) -> Self {
-        Self { metrics: Arc::new(metrics) }
+    pub(crate) fn new(config: Config, metrics: Metrics) -> Self {
+        Self { metrics: Arc::new(metrics), config }
     }
 }
 
@@ -36,7 +55,7 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner, metrics: self.metrics.clone() }
+        Service { inner, metrics: self.metrics.clone(), config: self.config.clone() }
     }
 }
 
@@ -44,6 +63,7 @@ impl<S> tower::Layer<S> for Layer {
 pub(crate) struct Service<S> {
     inner: S,
     metrics: Arc<Metrics>,
+    config: Config,
 }
 
 impl<S> tower::Service<Request> for Service<S>
@@ -60,7 +80,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let mut record = Record::begin(&request, self.metrics.clone());
+        let mut record = Record::begin(&request, self.metrics.clone(), self.config.clone());
         let trace = TraceContext::begin(request.headers(), &record.span);
         trace.inject(request.headers_mut());
         record.trace = Some(trace);
@@ -77,6 +97,7 @@ where
 /// What is known of one request. Dropping it ends the request: in the log, the metrics and the trace.
 struct Record {
     metrics: Arc<Metrics>,
+    config: Config,
     span: Span,
     trace: Option<TraceContext>,
     started: Instant,
@@ -89,6 +110,7 @@ struct Record {
     /// Absent until there is an answer: the client may leave before.
     status: Option<StatusCode>,
     grpc_status: Option<i32>,
+    answered_by: (Tier, Region),
     first_byte: Option<Duration>,
     sent: u64,
     /// The body came to its end; otherwise the client left, or the answer broke off.
@@ -96,7 +118,7 @@ struct Record {
 }
 
 impl Record {
-    fn begin(request: &Request, metrics: Arc<Metrics>) -> Self {
+    fn begin(request: &Request, metrics: Arc<Metrics>, config: Config) -> Self {
         let route = classify::route(request);
         let transport = request.extensions().get().copied().unwrap_or(Transport::Http1);
         let id = request.extensions().get::<RequestId>().cloned();
@@ -114,6 +136,7 @@ impl Record {
         );
         Self {
             metrics,
+            config,
             span,
             trace: None,
             started: Instant::now(),
@@ -126,6 +149,7 @@ impl Record {
             id,
             status: None,
             grpc_status: None,
+            answered_by: (Tier::Edge, Region::of(&HeaderMap::new())),
             first_byte: None,
             sent: 0,
             complete: false,
@@ -135,6 +159,7 @@ impl Record {
     fn head(&mut self, response: &Response) {
         let elapsed = self.started.elapsed();
         self.first_byte = Some(elapsed);
+        self.answered_by = (Tier::of(response.headers()), Region::of(response.headers()));
         self.status = Some(response.status());
         self.span.record("http.response.status_code", response.status().as_u16());
         // An upgraded connection and a switch to another protocol have no body to watch.
@@ -146,6 +171,13 @@ impl Record {
         if let Some(code) = fields.get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok()) {
             self.grpc_status = Some(code);
         }
+    }
+
+    /// Is this one of the lines that the access log keeps?
+    fn is_logged(&self, outcome: Outcome, total: Duration) -> bool {
+        let Config { success_ratio, slow } = self.config;
+        let is_dull = outcome == Outcome::Ok && total < slow;
+        !is_dull || success_ratio >= 1.0 || rand::random::<f64>() < success_ratio
     }
 
     fn outcome(&self) -> Outcome {
@@ -160,7 +192,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         let outcome = self.outcome();
         let total = self.started.elapsed();
-        self.metrics.end(self.route, self.transport, outcome, self.first_byte.unwrap_or(total));
+        let asked = Asked { route: self.route, transport: self.transport };
+        self.metrics.end(asked, self.answered_by.clone(), outcome, self.first_byte.unwrap_or(total));
+        if !self.is_logged(outcome, total) {
+            return;
+        }
         tracing::info!(
             target: "access",
             // The line has all of its span's fields itself.
@@ -175,6 +211,7 @@ impl Drop for Record {
             status = self.status.map(|s| s.as_u16()),
             grpc_status = self.grpc_status,
             outcome = outcome.label(),
+            tier = self.answered_by.0.label(),
             bytes = self.sent,
             first_byte_ms = self.first_byte.map(millis),
             total_ms = millis(total),

@@ -52,7 +52,8 @@ impl Slowness {
         self.begun.fetch_add(1, Ordering::Relaxed);
         let millis = self.millis.load(Ordering::Relaxed);
         if millis > 0 {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
+            let done = tokio::time::Instant::now() + Duration::from_millis(millis);
+            tokio::time::sleep_until(done).await;
         }
         left.1 = true;
     }

@@ -108,7 +108,7 @@ impl Service {
             asked.iter().any(|asked| asked.query.filter.is_some()),
             asked.iter().any(|asked| asked.query.exact),
         );
-        let span = tracing::info_span!("search", k, filtered, exact, searches);
+        let span = tracing::info_span!("search", otel.name = "HNSW search", k, filtered, exact, searches);
         let searching = self.0.pool.run(caller.deadline, move |stop| {
             let waited = asked_at.elapsed();
             let queries: Vec<&Query> = asked.iter().map(|asked| &asked.query).collect();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -76,6 +76,52 @@ impl Outcome {
     }
 }
 
+/// Who had the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tier {
+    /// The gateway itself: refusals, and what it knows without asking.
+    Edge,
+    Memory,
+    Redis,
+    Upstream,
+}
+
+impl Tier {
+    /// By what the layers inside say in the head.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let cache = headers.get("cache-status").and_then(|status| status.to_str().ok()).unwrap_or_default();
+        if cache.contains("; hit") || cache.contains("fwd=stale; fwd-status=5") {
+            return if cache.contains("detail=redis") { Self::Redis } else { Self::Memory };
+        }
+        if headers.contains_key(REGION) { Self::Upstream } else { Self::Edge }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// The region that answered, as its header names it: the topology bounds them. Empty when none did.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Region(HeaderValue);
+
+impl Region {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self(headers.get(REGION).cloned().unwrap_or(HeaderValue::from_static("")))
+    }
+
+    fn label(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+const REGION: &str = "nearfield-region";
+
 macro_rules! label_value {
     ($kind:ty, $text:ident) => {
         impl EncodeLabelValue for $kind {
@@ -86,19 +132,23 @@ macro_rules! label_value {
     };
 }
 label_value!(Outcome, label);
+label_value!(Region, label);
 label_value!(Route, label);
+label_value!(Tier, label);
 label_value!(Transport, label);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Asked {
-    route: Route,
-    transport: Transport,
+pub(super) struct Asked {
+    pub(super) route: Route,
+    pub(super) transport: Transport,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
     route: Route,
     transport: Transport,
+    tier: Tier,
+    region: Region,
     outcome: Outcome,
 }
 
@@ -135,10 +185,10 @@ impl Metrics {
         self.in_flight.get_or_create(&Asked { route, transport }).inc();
     }
 
-    pub(super) fn end(&self, route: Route, transport: Transport, outcome: Outcome, first_byte: Duration) {
-        let asked = Asked { route, transport };
+    pub(super) fn end(&self, asked: Asked, (tier, region): (Tier, Region), outcome: Outcome, first_byte: Duration) {
+        let Asked { route, transport } = asked;
         self.in_flight.get_or_create(&asked).dec();
         self.seconds.get_or_create(&asked).observe(first_byte.as_secs_f64());
-        self.ended.get_or_create(&Ended { route, transport, outcome }).inc();
+        self.ended.get_or_create(&Ended { route, transport, tier, region, outcome }).inc();
     }
 }
