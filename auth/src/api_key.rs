@@ -2,19 +2,25 @@
 //!
 //! The secret is 256 random bits, so a fast hash (BLAKE3) is as good as a slow one: there is nothing to guess from.
 //! A verdict is remembered as long as the store has not changed, and never longer than [`REMEMBERED`]; so a running
-//! server honours `create` and `revoke` with the next request.
+//! server honours what is made, rotated and revoked with the next request, and ends what lives by a key that is not.
 
+mod postgres;
+mod sql;
 mod sqlite;
 mod store;
+mod upkeep;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use crate::{Principal, Rejection, Scopes, jwt};
+use tokio::task::AbortHandle;
 
+use crate::{Principal, Rejection, Scopes, jwt, unix_now};
+
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
-pub use store::{Error as StoreError, MAX_LISTED, Record, Stamp, Store};
+pub use store::{Error as StoreError, Listing, Location, MAX_LISTED, Position, Record, Stamp, Store};
+use upkeep::Upkeep;
 
 /// Random bytes of an id, which is no secret: 16 hexadecimal digits.
 const ID_BYTES: usize = 8;
@@ -31,6 +37,8 @@ pub struct NewKey {
     pub scopes: Scopes,
     pub tenant: Option<String>,
     pub plan: Option<String>,
+    /// For how long; without it, until it is revoked.
+    pub ttl: Option<Duration>,
 }
 
 /// Why a key was not made.
@@ -44,8 +52,14 @@ pub enum Error {
 
 /// The API keys of one deployment.
 pub struct ApiKeys {
-    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
     verdicts: moka::sync::Cache<blake3::Hash, Verdict>,
+    upkeep: AbortHandle,
+}
+
+struct Shared {
+    store: Box<dyn Store>,
+    upkeep: Upkeep,
 }
 
 #[derive(Clone)]
@@ -54,60 +68,95 @@ struct Verdict {
     stamp: Stamp,
 }
 
+impl Drop for ApiKeys {
+    fn drop(&mut self) {
+        self.upkeep.abort();
+    }
+}
+
 impl ApiKeys {
-    /// Opens the SQLite file at `path`, which is made, with mode 0600, when it is not there.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self::new(Arc::new(SqliteStore::open(path).await?)))
+    /// Opens the keys at `location`: a file of SQLite, which is made, with mode 0600, when it is not there, or a database
+    /// of PostgreSQL. Needs a tokio runtime around it.
+    pub async fn open(location: impl Into<Location>) -> Result<Self, StoreError> {
+        Ok(match location.into() {
+            Location::Sqlite(path) => Self::new(SqliteStore::open(&path).await?),
+            Location::Postgres(url) => Self::new(PostgresStore::open(&url).await?),
+        })
     }
 
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    fn new(store: impl Store + 'static) -> Self {
         let verdicts = moka::sync::Cache::builder().max_capacity(MAX_VERDICTS).time_to_live(REMEMBERED).build();
-        Self { store, verdicts }
+        let shared = Arc::new(Shared { store: Box::new(store), upkeep: Upkeep::default() });
+        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&shared))).abort_handle();
+        Self { shared, verdicts, upkeep }
     }
 
     /// Makes a key. Gives its text, which is not kept anywhere, and what is kept of it.
     pub async fn create(&self, new: NewKey) -> Result<(String, Record), Error> {
-        let subject = jwt::name(new.subject).ok_or(Error::Name("the subject"))?;
-        let tenant = new.tenant.map(|t| jwt::tenant(t).ok_or(Error::Name("the tenant"))).transpose()?;
-        let plan = new.plan.map(|p| jwt::name(p).ok_or(Error::Name("the plan"))).transpose()?;
-        let id = hex(&rand::random::<[u8; ID_BYTES]>());
-        let secret = hex(&rand::random::<[u8; SECRET_BYTES]>());
+        let created = unix_now();
+        let (text, id, hash) = fresh();
         let record = Record {
-            id: id.clone(),
-            hash: hash(&secret),
-            subject,
+            id,
+            hash,
+            subject: jwt::name(new.subject).ok_or(Error::Name("the subject"))?,
             scopes: new.scopes,
-            tenant,
-            plan,
-            created: now(),
+            tenant: new.tenant.map(|t| jwt::tenant(t).ok_or(Error::Name("the tenant"))).transpose()?,
+            plan: new.plan.map(|p| jwt::name(p).ok_or(Error::Name("the plan"))).transpose()?,
+            created,
+            expires: new.ttl.map(|ttl| created.saturating_add(ttl.as_secs())),
             revoked: None,
+            last_used: None,
+            replaces: None,
         };
-        self.store.insert(&record).await?;
-        Ok((format!("nf_{id}_{secret}"), record))
+        self.shared.store.insert(&record).await?;
+        Ok((text, record))
     }
 
-    /// All keys, the newest first, at most [`MAX_LISTED`].
-    pub async fn list(&self) -> Result<Vec<Record>, StoreError> {
-        self.store.list().await
+    /// Makes a key that allows what the key `id` allows, for as long again, and has that one expire after `overlap`.
+    /// None when there is no such key that counts.
+    pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<Option<(String, Record)>, StoreError> {
+        let created = unix_now();
+        let Some(old) = self.find(id).await?.filter(|old| old.is_good(created)) else { return Ok(None) };
+        let ttl = old.expires.map(|expires| expires.saturating_sub(old.created));
+        let (text, id, hash) = fresh();
+        let expires = ttl.map(|ttl| created.saturating_add(ttl));
+        let new = Record { id, hash, created, expires, last_used: None, replaces: Some(old.id.clone()), ..old };
+        let rotated = self.shared.store.rotate(&new, created.saturating_add(overlap.as_secs())).await?;
+        Ok(rotated.then_some((text, new)))
+    }
+
+    pub async fn list(&self, listing: &Listing) -> Result<Vec<Record>, StoreError> {
+        self.shared.store.list(listing).await
+    }
+
+    pub async fn find(&self, id: &str) -> Result<Option<Record>, StoreError> {
+        self.shared.store.find(id).await
     }
 
     /// False when there is no such key, or it was revoked before.
     pub async fn revoke(&self, id: &str) -> Result<bool, StoreError> {
-        self.store.revoke(id, now()).await
+        self.shared.store.revoke(id, unix_now()).await
+    }
+
+    /// Resolves soon after the key `id` has been revoked or has expired: for what outlives a request.
+    pub async fn ended(&self, id: &str) {
+        self.shared.upkeep.ended(id).await;
     }
 
     /// Whose key this is.
     pub async fn verify(&self, key: &str) -> Result<Arc<Principal>, Rejection> {
         let (id, secret) = split(key).ok_or(Rejection::KeyShape)?;
+        let now = unix_now();
         // The stamp is taken before the look-up: a change in between makes the verdict old, never wrongly new.
-        let stamp = self.store.stamp();
+        let stamp = self.shared.store.stamp();
         let fingerprint = hash(key);
         if let Some(verdict) = self.verdicts.get(&fingerprint)
             && verdict.stamp == stamp
+            && verdict.principal.expires.is_none_or(|at| now < at)
         {
             return Ok(verdict.principal);
         }
-        let found = self.store.find(id).await.map_err(|error| {
+        let found = self.shared.store.find(id).await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "API key not looked up");
             Rejection::Unavailable
         })?;
@@ -116,11 +165,22 @@ impl ApiKeys {
         if record.revoked.is_some() {
             return Err(Rejection::KeyRevoked);
         }
-        let Record { subject, tenant, plan, scopes, .. } = record;
-        let principal = Arc::new(Principal { subject, tenant, plan, scopes, expires: None });
+        if !record.is_good(now) {
+            return Err(Rejection::KeyExpired);
+        }
+        self.shared.upkeep.used(id, record.last_used, now);
+        let Record { id, subject, tenant, plan, scopes, expires, .. } = record;
+        let principal = Arc::new(Principal { subject, tenant, plan, scopes, expires, key: Some(id) });
         self.verdicts.insert(fingerprint, Verdict { principal: Arc::clone(&principal), stamp });
         Ok(principal)
     }
+}
+
+/// A key's text, its id and what is kept of its secret.
+fn fresh() -> (String, String, blake3::Hash) {
+    let id = hex(&rand::random::<[u8; ID_BYTES]>());
+    let secret = hex(&rand::random::<[u8; SECRET_BYTES]>());
+    (format!("nf_{id}_{secret}"), id, hash(&secret))
 }
 
 /// Id and secret, when `key` has the form of a key.
@@ -140,124 +200,5 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Scope;
-
-    fn ci() -> NewKey {
-        NewKey {
-            subject: "ci".to_owned(),
-            scopes: Scopes::default().with(Scope::VectorsRead),
-            tenant: Some("acme".to_owned()),
-            plan: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_key_lives_from_create_to_revoke_in_another_process_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth/keys.db");
-        let server = ApiKeys::open(&path).await.unwrap();
-        // Another handle on the same file stands for the command line's process.
-        let tool = ApiKeys::open(&path).await.unwrap();
-        let (key, record) = tool.create(ci()).await.unwrap();
-        for _ in 0..3 {
-            let principal = server.verify(&key).await.unwrap();
-            assert_eq!((principal.subject.as_str(), principal.tenant.as_deref()), ("ci", Some("acme")));
-            assert!(principal.scopes.contains(Scope::VectorsRead) && !principal.scopes.contains(Scope::VectorsWrite));
-        }
-        assert!(tool.revoke(&record.id).await.unwrap());
-        assert_eq!(server.verify(&key).await, Err(Rejection::KeyRevoked));
-        assert!(!tool.revoke(&record.id).await.unwrap());
-        assert!(!tool.revoke("ffffffffffffffff").await.unwrap());
-        let listed = server.list().await.unwrap();
-        assert_eq!(listed.len(), 1);
-        assert!(listed[0].revoked.is_some());
-    }
-
-    #[tokio::test]
-    async fn many_keys_made_and_revoked_at_speed_are_honoured_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys.db");
-        let (server, tool) = (ApiKeys::open(&path).await.unwrap(), ApiKeys::open(&path).await.unwrap());
-        for _ in 0..50 {
-            let (key, record) = tool.create(ci()).await.unwrap();
-            assert!(server.verify(&key).await.is_ok());
-            tool.revoke(&record.id).await.unwrap();
-            assert_eq!(server.verify(&key).await, Err(Rejection::KeyRevoked));
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn several_processes_may_open_a_new_file_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys.db");
-        let opened: Vec<_> = (0..8)
-            .map(|_| path.clone())
-            .map(|p| {
-                tokio::spawn(async move {
-                    let keys = ApiKeys::open(&p).await?;
-                    keys.create(ci()).await.map_err(|e| match e {
-                        Error::Store(error) => error,
-                        Error::Name(name) => unreachable!("{name}"),
-                    })
-                })
-            })
-            .collect();
-        for handle in opened {
-            handle.await.unwrap().unwrap();
-        }
-        assert_eq!(ApiKeys::open(&path).await.unwrap().list().await.unwrap().len(), 8);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_key_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = ApiKeys::open(&dir.path().join("keys.db")).await.unwrap();
-        let (key, record) = keys.create(ci()).await.unwrap();
-        let (id, zeros) = (record.id, "0".repeat(64));
-        let wrong_case = key.to_uppercase();
-        for (text, rejection) in [
-            ("", Rejection::KeyShape),
-            ("nf_", Rejection::KeyShape),
-            (&key[..key.len() - 1], Rejection::KeyShape),
-            (&format!("{key}0"), Rejection::KeyShape),
-            (&wrong_case, Rejection::KeyShape),
-            (&format!("nf_{id}_{zeros}"), Rejection::KeyUnknown),
-            (&format!("nf_ffffffffffffffff_{zeros}"), Rejection::KeyUnknown),
-        ] {
-            assert_eq!(keys.verify(text).await, Err(rejection), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_file_is_private_and_holds_no_secret() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys.db");
-        let keys = ApiKeys::open(&path).await.unwrap();
-        let (key, _) = keys.create(ci()).await.unwrap();
-        let (_, secret) = split(&key).unwrap();
-        for entry in fs_err::read_dir(dir.path()).unwrap() {
-            let entry = entry.unwrap();
-            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{entry:?}");
-            let bytes = fs_err::read(entry.path()).unwrap();
-            assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "{entry:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn names_that_cannot_travel_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = ApiKeys::open(&dir.path().join("keys.db")).await.unwrap();
-        let tenant = NewKey { tenant: Some("a b".to_owned()), ..ci() };
-        assert!(matches!(keys.create(tenant).await, Err(Error::Name("the tenant"))));
-        let subject = NewKey { subject: String::new(), ..ci() };
-        assert!(matches!(keys.create(subject).await, Err(Error::Name("the subject"))));
-    }
-}
+mod tests;

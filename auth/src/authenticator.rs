@@ -4,16 +4,15 @@
 //! until the token expires, or its issuer's keys change. A refusal is not remembered. It would serve nobody but a
 //! sender of bad tokens, and could outlive its reason.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::api_key::{ApiKeys, StoreError};
+use crate::api_key::{ApiKeys, Location, StoreError};
 use crate::issuer::{self, Issuer};
 use crate::jwt::{self, Unverified};
-use crate::{Principal, Rejection};
+use crate::{Principal, Rejection, unix_now};
 
 /// Verified tokens remembered at once, some 300 bytes each.
 const MAX_VERDICTS: u64 = 100_000;
@@ -22,8 +21,8 @@ const MAX_VERDICTS: u64 = 100_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The file of API keys, made when it is not there; without it there are none.
-    pub api_keys: Option<PathBuf>,
+    /// Where the API keys are: a file, made when it is not there, or a PostgreSQL; without it there are none.
+    pub api_keys: Option<Location>,
     pub issuers: Vec<issuer::Config>,
 }
 
@@ -65,8 +64,9 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         for (i, config) in self.issuers.iter().enumerate() {
             config.check()?;
-            if self.issuers[..i].iter().any(|other| other.issuer == config.issuer) {
-                return Err(Error::Duplicate(config.issuer.clone()));
+            let name = config.resolve().issuer;
+            if self.issuers[..i].iter().any(|other| other.resolve().issuer == name) {
+                return Err(Error::Duplicate(name));
             }
         }
         Ok(())
@@ -82,7 +82,7 @@ impl Authenticator {
             issuers.push(issuer.start().await?);
         }
         let api_keys = match &config.api_keys {
-            Some(path) => Some(ApiKeys::open(path).await?),
+            Some(location) => Some(ApiKeys::open(location.clone()).await?),
             None => None,
         };
         let verdicts = moka::sync::Cache::builder().max_capacity(MAX_VERDICTS).expire_after(UntilExpiry).build();
@@ -93,6 +93,32 @@ impl Authenticator {
         match credentials {
             Credentials::ApiKey(key) => self.api_keys.as_ref().ok_or(Rejection::KeyUnknown)?.verify(key).await,
             Credentials::Bearer(token) => self.token(token, unix_now()).await,
+        }
+    }
+
+    /// The API keys, where there are any.
+    pub fn api_keys(&self) -> Option<&ApiKeys> {
+        self.api_keys.as_ref()
+    }
+
+    /// Resolves when the credentials that gave `principal` count no more: when they expire, or soon after their API key
+    /// is revoked. Never for a token without an end.
+    pub async fn ended(&self, principal: &Principal) {
+        let expired = async {
+            match principal.expires {
+                Some(at) => tokio::time::sleep(Duration::from_secs(at.saturating_sub(unix_now()))).await,
+                None => std::future::pending().await,
+            }
+        };
+        let revoked = async {
+            match (&self.api_keys, &principal.key) {
+                (Some(keys), Some(id)) => keys.ended(id).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expired => {}
+            () = revoked => {}
         }
     }
 
@@ -148,10 +174,6 @@ impl moka::Expiry<blake3::Hash, Arc<Verdict>> for UntilExpiry {
     fn expire_after_create(&self, _: &blake3::Hash, verdict: &Arc<Verdict>, _: Instant) -> Option<Duration> {
         Some(Duration::from_secs(verdict.expires.saturating_sub(unix_now())))
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

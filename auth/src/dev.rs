@@ -74,6 +74,7 @@ pub fn api_keys_path(data_dir: &Path) -> PathBuf {
 /// The issuer's settings for a gateway. Token and gateway share one clock, so `--ttl` is exact: no leeway.
 pub fn issuer(data_dir: &Path) -> issuer::Config {
     issuer::Config {
+        preset: None,
         issuer: ISSUER.to_owned(),
         audience: AUDIENCE.to_owned(),
         algorithms: Some(vec![Algorithm::ES256]),
@@ -81,6 +82,7 @@ pub fn issuer(data_dir: &Path) -> issuer::Config {
         jwks_file: Some(jwks_path(data_dir)),
         jwks_url: None,
         leeway: Duration::ZERO,
+        grants: Vec::new(),
     }
 }
 
@@ -121,8 +123,13 @@ impl DevKey {
             tenant: grant.tenant.as_deref(),
             plan: grant.plan.as_deref(),
         };
+        self.sign_claims(&claims)
+    }
+
+    /// A token with any claims.
+    pub(crate) fn sign_claims(&self, claims: &impl Serialize) -> Result<String, Error> {
         let header = Header { kid: Some(self.id.clone()), ..Header::new(jsonwebtoken::Algorithm::ES256) };
-        Ok(jsonwebtoken::encode(&header, &claims, &self.encoding)?)
+        Ok(jsonwebtoken::encode(&header, claims, &self.encoding)?)
     }
 }
 

@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
+use crate::grant::Identity;
 use crate::issuer::Issuer;
 use crate::jwks::KeySet;
-use crate::{Algorithm, Principal, Rejection, Scopes};
+use crate::{Algorithm, Grant, Principal, Rejection, Scopes};
 
 /// A longer token is refused unread.
 pub(crate) const MAX_BYTES: usize = 8 * 1024;
@@ -44,6 +46,11 @@ struct Claims {
     tenant: Option<String>,
     #[serde(default)]
     plan: Option<String>,
+    #[serde(default)]
+    email: Option<String>,
+    /// Some issuers write it as text, which is no verification here.
+    #[serde(default)]
+    email_verified: Value,
     #[serde(default)]
     scope: Option<String>,
     #[serde(default)]
@@ -162,15 +169,23 @@ impl Claims {
         {
             return Err(Rejection::NotYetValid);
         }
+        let subject = name(self.sub).ok_or(Rejection::Claim("sub"))?;
+        if !issuer.grants.is_empty() {
+            // An address that nobody has verified names nobody.
+            let email = self.email.as_deref().filter(|_| self.email_verified == Value::Bool(true));
+            let identity = Identity { subject: &subject, email };
+            return Ok(Verified { principal: Grant::principal(&issuer.grants, identity, expires), expires });
+        }
         let scope = self.scope.as_deref().map(Scopes::from_claim).unwrap_or_default();
         let words = self.scp.as_ref().map_or(&[][..], OneOrMany::as_slice);
         let scopes = words.iter().flat_map(|w| Scopes::from_claim(w).iter().collect::<Vec<_>>());
         let principal = Principal {
-            subject: name(self.sub).ok_or(Rejection::Claim("sub"))?,
+            subject,
             tenant: self.tenant.map(|t| tenant(t).ok_or(Rejection::Claim("tenant"))).transpose()?,
             plan: self.plan.map(|p| name(p).ok_or(Rejection::Claim("plan"))).transpose()?,
             scopes: scopes.fold(scope, Scopes::with),
             expires: Some(expires),
+            key: None,
         };
         Ok(Verified { principal, expires })
     }

@@ -7,6 +7,7 @@ mod algorithm;
 pub mod api_key;
 mod authenticator;
 pub mod dev;
+mod grant;
 pub mod issuer;
 mod jwks;
 mod jwt;
@@ -15,5 +16,11 @@ mod rejection;
 
 pub use algorithm::Algorithm;
 pub use authenticator::{Authenticator, Config, Credentials, Error};
+pub use grant::Grant;
 pub use principal::{Principal, Scope, Scopes};
 pub use rejection::Rejection;
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -7,21 +7,32 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Scope {
-    CacheAdmin = 1,
-    CollectionsAdmin = 2,
-    RegionsRead = 4,
-    VectorsRead = 8,
-    VectorsWrite = 16,
+    AuditRead = 1,
+    CacheAdmin = 2,
+    CollectionsAdmin = 4,
+    KeysAdmin = 8,
+    RegionsRead = 16,
+    VectorsRead = 32,
+    VectorsWrite = 64,
 }
 
 impl Scope {
-    pub const ALL: [Self; 5] =
-        [Self::CacheAdmin, Self::CollectionsAdmin, Self::RegionsRead, Self::VectorsRead, Self::VectorsWrite];
+    pub const ALL: [Self; 7] = [
+        Self::AuditRead,
+        Self::CacheAdmin,
+        Self::CollectionsAdmin,
+        Self::KeysAdmin,
+        Self::RegionsRead,
+        Self::VectorsRead,
+        Self::VectorsWrite,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::AuditRead => "audit:read",
             Self::CacheAdmin => "cache:admin",
             Self::CollectionsAdmin => "collections:admin",
+            Self::KeysAdmin => "keys:admin",
             Self::RegionsRead => "regions:read",
             Self::VectorsRead => "vectors:read",
             Self::VectorsWrite => "vectors:write",
@@ -55,6 +66,11 @@ pub struct Scopes(u8);
 impl Scopes {
     pub fn contains(self, scope: Scope) -> bool {
         self.0 & scope as u8 != 0
+    }
+
+    /// Do they suffice for what asks for `scope`? Who administers keys may read what was done with them.
+    pub fn admit(self, scope: Scope) -> bool {
+        self.contains(scope) || scope == Scope::AuditRead && self.contains(Scope::KeysAdmin)
     }
 
     #[must_use]
@@ -94,7 +110,10 @@ pub struct Principal {
     /// The rate-limit plan: "free", "standard", "premium", … as the gateway's configuration names them.
     pub plan: Option<String>,
     pub scopes: Scopes,
-    /// Unix time in seconds (RFC 7519's NumericDate, leeway included) from which on the token counts no more; none for
-    /// an API key. What outlives a request must look.
+    /// Unix time in seconds (RFC 7519's NumericDate, leeway included) from which on the credentials count no more; none
+    /// for an API key without an end. What outlives a request must look.
     pub expires: Option<u64>,
+    /// The API key's id. It may be revoked before it expires: what outlives a request must ask
+    /// [`Authenticator::ended`](crate::Authenticator::ended).
+    pub key: Option<String>,
 }

@@ -15,6 +15,8 @@ pub enum Rejection {
     Expired,
     #[error("the token is not issued by anyone trusted here")]
     Issuer,
+    #[error("the API key has expired")]
+    KeyExpired,
     #[error("the API key is not known")]
     KeyUnknown,
     #[error("the API key has been revoked")]
@@ -50,6 +52,7 @@ impl Rejection {
             Self::Critical => "critical",
             Self::Expired => "expired",
             Self::Issuer => "issuer",
+            Self::KeyExpired => "key_expired",
             Self::KeyRevoked => "key_revoked",
             Self::KeyShape => "key_shape",
             Self::KeyUnknown => "key_unknown",

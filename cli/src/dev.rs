@@ -67,7 +67,7 @@ pub async fn run(options: Options) -> Result<()> {
     let data_dir = fs::canonicalize(&options.data_dir)?;
     let certificates = Certificates::ensure(&data_dir, options.listen.ip())?;
     let key = DevKey::load_or_create(&data_dir).context("opening the development key")?;
-    ApiKeys::open(&dev_issuer::api_keys_path(&data_dir)).await.context("opening the API keys")?;
+    ApiKeys::open(dev_issuer::api_keys_path(&data_dir)).await.context("opening the API keys")?;
     refuse_unknown_variables()?;
 
     let searchd_settings = searchd(&options, &data_dir).context("searchd's settings")?;
@@ -170,6 +170,7 @@ fn gateway(
                 "leeway": "0s",
             }],
         },
+        "audit": { "directory": data_dir.join("audit") },
         "rate_limit": { "enabled": options.rate_limit == Switch::On },
         "upstream": { "endpoints": [format!("http://{}", reachable(searchd))] },
         "log": { "level": "warn", "format": "pretty" },

@@ -1,11 +1,11 @@
 //! `nearfield key`: API keys. A running server honours a change with the next request.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use nearfield_auth::Scopes;
-use nearfield_auth::api_key::{ApiKeys, NewKey, Record};
+use nearfield_auth::api_key::{ApiKeys, Listing, Location, NewKey, Position, Record};
 use nearfield_auth::dev::api_keys_path;
 
 use crate::token::scopes;
@@ -20,7 +20,7 @@ pub enum Command {
         #[arg(long)]
         subject: String,
         /// What it allows, separated by spaces: vectors:read, vectors:write, collections:admin, cache:admin,
-        /// regions:read
+        /// regions:read, keys:admin, audit:read
         #[arg(long, value_parser = scopes)]
         scope: Scopes,
         /// Confines it to the collections of this tenant
@@ -29,11 +29,24 @@ pub enum Command {
         /// Whose rate limits apply
         #[arg(long)]
         plan: Option<String>,
+        /// How long it is good for; without it, until it is revoked
+        #[arg(long, value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
     },
     /// Lists the keys, the newest first
     List {
         #[command(flatten)]
         store: Store,
+    },
+    /// Makes a key in the place of another, which goes on being good for a while
+    Rotate {
+        #[command(flatten)]
+        store: Store,
+        /// As `key list` shows it
+        id: String,
+        /// How long the old key is good beside the new one
+        #[arg(long, default_value = "1day", value_parser = humantime::parse_duration)]
+        overlap: Duration,
     },
     /// Revokes a key for good
     Revoke {
@@ -50,42 +63,48 @@ pub struct Store {
     /// The data directory of `nearfield dev`
     #[arg(long, default_value = "./nearfield-data")]
     data_dir: PathBuf,
-    /// The file that `[auth] api_keys` names in a gateway's settings, instead of the one in the data directory
-    #[arg(long)]
-    file: Option<PathBuf>,
+    /// The file, or the postgres:// URL, that `[auth] api_keys` names in a gateway's settings, instead of the file in the
+    /// data directory
+    #[arg(long, alias = "file")]
+    store: Option<String>,
 }
 
 impl Store {
-    fn path(&self) -> PathBuf {
-        self.file.clone().unwrap_or_else(|| api_keys_path(&self.data_dir))
+    fn location(&self) -> Location {
+        self.store.clone().map_or_else(|| api_keys_path(&self.data_dir).into(), Location::from)
     }
 
     async fn open(&self) -> Result<ApiKeys> {
-        open(&self.path()).await
+        let location = self.location();
+        ApiKeys::open(location.clone()).await.with_context(|| format!("opening the API keys at {location}"))
     }
 
     async fn open_existing(&self) -> Result<ApiKeys> {
-        let path = self.path();
-        if !path.exists() {
+        if let Location::Sqlite(path) = self.location()
+            && !path.exists()
+        {
             bail!("there are no API keys at {}", path.display());
         }
-        open(&path).await
+        self.open().await
     }
-}
-
-async fn open(path: &Path) -> Result<ApiKeys> {
-    ApiKeys::open(path).await.with_context(|| format!("opening the API keys at {}", path.display()))
 }
 
 pub async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Create { store, subject, scope, tenant, plan } => {
+        Command::Create { store, subject, scope, tenant, plan, ttl } => {
             let keys = store.open().await?;
-            let (key, record) = keys.create(NewKey { subject, scopes: scope, tenant, plan }).await?;
+            let (key, record) = keys.create(NewKey { subject, scopes: scope, tenant, plan, ttl }).await?;
             eprintln!("key {} for {}: it is shown this once", record.id, record.subject);
             println!("{key}");
         }
-        Command::List { store } => list(&store.open_existing().await?.list().await?),
+        Command::List { store } => list(&all(&store.open_existing().await?).await?),
+        Command::Rotate { store, id, overlap } => {
+            let Some((key, record)) = store.open_existing().await?.rotate(&id, overlap).await? else {
+                bail!("there is no key {id} to rotate: unknown, expired or revoked");
+            };
+            eprintln!("key {} for {}: it is shown this once", record.id, record.subject);
+            println!("{key}");
+        }
         Command::Revoke { store, id } => {
             if !store.open_existing().await?.revoke(&id).await? {
                 bail!("there is no key {id} to revoke: unknown, or revoked before");
@@ -96,27 +115,41 @@ pub async fn run(command: Command) -> Result<()> {
     Ok(())
 }
 
+async fn all(keys: &ApiKeys) -> Result<Vec<Record>> {
+    let (mut all, mut listing) = (Vec::new(), Listing::default());
+    loop {
+        let page = keys.list(&listing).await?;
+        let Some(last) = page.last() else { return Ok(all) };
+        listing.after = Some(Position { created: last.created, id: last.id.clone() });
+        all.extend(page);
+    }
+}
+
+const HEADS: [&str; 9] = ["ID", "SUBJECT", "TENANT", "PLAN", "CREATED", "EXPIRES", "REVOKED", "LAST USED", "SCOPES"];
+
 fn list(records: &[Record]) {
-    let heads = ["ID", "SUBJECT", "TENANT", "PLAN", "CREATED", "REVOKED", "SCOPES"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(heads).chain(records.iter().map(row)).collect();
+    let rows: Vec<[String; 9]> = std::iter::once(HEADS.map(str::to_owned)).chain(records.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
+    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
     for row in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         println!("{}", cells.join("  ").trim_end());
     }
 }
 
-fn row(record: &Record) -> [String; 7] {
+fn row(record: &Record) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let time = |seconds: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+    let moment = |at: Option<u64>| at.map_or_else(|| "-".to_owned(), time);
     [
         record.id.clone(),
         record.subject.clone(),
         or_dash(&record.tenant),
         or_dash(&record.plan),
         time(record.created),
-        record.revoked.map_or_else(|| "-".to_owned(), time),
+        moment(record.expires),
+        moment(record.revoked),
+        moment(record.last_used),
         record.scopes.to_string(),
     ]
 }

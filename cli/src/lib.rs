@@ -1,5 +1,6 @@
 //! The command line of Nearfield: both tiers in one process for development, credentials, and bulk data in and out.
 
+pub mod audit;
 pub mod client;
 pub mod dev;
 pub mod export;
@@ -19,7 +20,10 @@ pub enum Command {
     Dev(dev::Options),
     /// Makes a token that a development server trusts
     Token(token::Options),
-    /// Makes, lists and revokes API keys
+    /// Follows the chain of a gateway's audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Makes, lists, rotates and revokes API keys
     #[command(subcommand)]
     Key(key::Command),
     /// Loads points from a .jsonl, .npy, .fvecs or .parquet file into a collection
@@ -33,6 +37,7 @@ pub enum Command {
 impl Command {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Audit(command) => audit::run(command),
             Self::Dev(options) => dev::run(options).await,
             Self::Export(options) => export::run(options).await,
             Self::Import(options) => import::run(options).await,

@@ -15,7 +15,8 @@ pub struct Options {
     /// Who the token is for
     #[arg(long)]
     subject: String,
-    /// What it allows, separated by spaces: vectors:read, vectors:write, collections:admin, cache:admin, regions:read
+    /// What it allows, separated by spaces: vectors:read, vectors:write, collections:admin, cache:admin, regions:read,
+    /// keys:admin, audit:read
     #[arg(long, value_parser = scopes)]
     scope: Scopes,
     /// Confines it to the collections of this tenant

@@ -48,6 +48,11 @@ async fn the_document_names_every_call_of_the_contract() -> Result<()> {
         "post /cache/purge",
         "post /cache/warm",
         "get /regions",
+        "get /keys",
+        "post /keys",
+        "delete /keys/{}",
+        "post /keys/{}/rotate",
+        "get /audit",
     ] {
         let (method, path) = call.split_once(' ').context("method and path")?;
         let wanted = if prefixed { format!("{method} {API}{path}") } else { format!("{method} {path}") };
@@ -189,6 +194,15 @@ async fn the_answers_are_what_the_document_says() -> Result<()> {
     let delete = json!({"collection": "c", "ids": ["p0001"]});
     check(&document, "/delete", "post", 200, &client.post(&api("/delete")).json(&delete).send().await?)?;
     check(&document, "/regions", "get", 200, &client.get(&api("/regions")).send().await?)?;
+    let key = json!({"subject": "ci", "scope": "vectors:read", "expires_in_seconds": 60});
+    let made = client.post(&api("/keys")).json(&key).send().await?;
+    check(&document, "/keys", "post", 201, &made)?;
+    let id = made.json()?["id"].as_str().context("an id")?.to_owned();
+    let rotated = client.post(&api(&format!("/keys/{id}/rotate"))).json(&json!({})).send().await?;
+    check(&document, "/keys/{id}/rotate", "post", 201, &rotated)?;
+    check(&document, "/keys/{id}", "get", 200, &client.get(&api(&format!("/keys/{id}"))).send().await?)?;
+    check(&document, "/keys", "get", 200, &client.get(&api("/keys")).send().await?)?;
+    check(&document, "/audit", "get", 200, &client.get(&api("/audit")).send().await?)?;
     check(
         &document,
         "/cache/purge",

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{forward, layers, listener, region, sse, websocket};
+use crate::{audit, forward, layers, listener, region, sse, websocket};
 
 /// The whole of `gateway.toml`. `docs/config-gateway.md` is its reference.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -12,6 +12,7 @@ pub struct Config {
     pub listener: listener::Config,
     pub tls: listener::tls::Config,
     pub auth: nearfield_auth::Config,
+    pub audit: audit::Config,
     pub cache: layers::response_cache::Config,
     pub client: layers::client_addr::Config,
     pub cors: layers::cors::Config,
@@ -37,6 +38,10 @@ pub enum Invalid {
     Auth(#[from] nearfield_auth::Error),
     #[error(transparent)]
     Cors(#[from] layers::cors::Invalid),
+    #[error("`client.proof.peers` asks for certificates, and `tls.client.ca` names nobody who gives them")]
+    NoAuthority,
+    #[error("`client.mode` is \"fronted\", and neither `client.trusted` nor `client.proof` says what proves it")]
+    NoProof,
     #[error("`{key}` is {value:?}; it takes 1 to 63 of a-z, 0-9 and -")]
     Name { key: &'static str, value: String },
     #[error("`listener.https` names no address")]
@@ -65,6 +70,12 @@ impl Config {
         if !self.rate_limit.plans.contains_key(&self.rate_limit.default_plan) {
             return Err(Invalid::NoSuchPlan(self.rate_limit.default_plan.clone()));
         }
+        if self.client.mode == layers::client_addr::Mode::Fronted && !self.client.has_proof() {
+            return Err(Invalid::NoProof);
+        }
+        if !self.client.proof.peers.is_empty() && self.tls.client.ca.is_none() {
+            return Err(Invalid::NoAuthority);
+        }
         self.auth.check()?;
         self.cors.check()?;
         self.upstream.validate()?;
@@ -83,6 +94,11 @@ impl Config {
             ("tls.handshake_timeout", self.tls.handshake_timeout.is_zero()),
             ("listener.send_timeout", self.listener.send_timeout.is_zero()),
             ("pace.grace", self.pace.grace.is_zero()),
+            ("audit.file_bytes", self.audit.file_bytes == 0),
+            ("audit.max_files", self.audit.max_files == 0),
+            ("client.max_hops", self.client.max_hops == 0),
+            ("client.proof.reload_interval", self.client.proof.reload_interval.is_zero()),
+            ("client.geo.reload_interval", self.client.geo.reload_interval.is_zero()),
             ("deadline.unary", self.deadline.unary.is_zero()),
             ("deadline.stream", self.deadline.stream.is_zero()),
             ("stream.ping_interval", self.stream.ping_interval.is_zero()),
@@ -177,6 +193,11 @@ mod tests {
         Config::default().check().unwrap();
         check("[server]\nregion = \"EU\"", "`server.region` is \"EU\"; it takes 1 to 63 of a-z, 0-9 and -");
         check("[listener]\nhttps = []", "`listener.https` names no address");
+        let unproven =
+            "`client.mode` is \"fronted\", and neither `client.trusted` nor `client.proof` says what proves it";
+        let nobody = "`client.proof.peers` asks for certificates, and `tls.client.ca` names nobody who gives them";
+        check("[client.proof]\npeers = [\"lb\"]", nobody);
+        check("[client]\nmode = \"fronted\"", unproven);
         check("[deadline]\nunary = \"0s\"", "`deadline.unary` is zero");
         let plan = "`rate_limit.default_plan` is \"gold\", which is not among `rate_limit.plans`";
         check("[rate_limit]\ndefault_plan = \"gold\"", plan);

@@ -1,9 +1,11 @@
 //! From a classified request to what answers it: the innermost service of the pipeline.
 
+mod audit;
 mod body;
 mod collections;
 mod export;
 mod health;
+mod keys;
 mod lines;
 mod points;
 mod purge;
@@ -22,9 +24,11 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http::HeaderValue;
+use nearfield_auth::Authenticator;
 use tonic::Status;
 use tower::Service;
 
+use crate::audit::Audit;
 use crate::body::{self as bodies, Request, Response};
 use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
@@ -36,7 +40,15 @@ use crate::{openapi, sse, websocket};
 #[derive(Clone)]
 pub struct Dispatch(Arc<Inner>);
 
+/// What the gateway itself keeps, for those who administer it.
+#[derive(Clone)]
+pub struct Administered {
+    pub authenticator: Arc<Authenticator>,
+    pub audit: Audit,
+}
+
 struct Inner {
+    administered: Administered,
     regions: Regions,
     stream: sse::Config,
     websockets: websocket::Server,
@@ -44,8 +56,13 @@ struct Inner {
 
 impl Dispatch {
     /// Answers by the searchds of `regions`.
-    pub fn new(regions: Regions, websockets: websocket::Server, stream: sse::Config) -> Self {
-        Self(Arc::new(Inner { regions, stream, websockets }))
+    pub fn new(
+        regions: Regions,
+        websockets: websocket::Server,
+        stream: sse::Config,
+        administered: Administered,
+    ) -> Self {
+        Self(Arc::new(Inner { administered, regions, stream, websockets }))
     }
 }
 
@@ -97,6 +114,10 @@ impl Inner {
         // A HEAD is answered as a GET; a layer outside keeps the body, and dropping it ends the call behind it.
         Ok(match route {
             Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
+            Route::Audit => audit::list(&self.administered.audit, &request.into_parts().0).await?,
+            Route::Key | Route::KeyRotate | Route::Keys => {
+                keys::answer(&self.administered.authenticator, request).await?
+            }
             Route::CachePurge => purge::purge(&self.regions, request).await?,
             Route::CacheWarm => warm::warm(self, request).await?,
             Route::OpenApi => openapi::response(),
@@ -129,9 +150,13 @@ impl Inner {
             Route::SearchBatch => searches::batch(job).await,
             Route::StreamSearch => searches::stream(job, &self.stream).await,
             Route::Update => points::update(job).await,
-            Route::CachePurge
+            Route::Audit
+            | Route::CachePurge
             | Route::CacheWarm
             | Route::HealthReady
+            | Route::Key
+            | Route::KeyRotate
+            | Route::Keys
             | Route::OpenApi
             | Route::Regions
             | Route::Unknown

@@ -62,6 +62,9 @@ pub enum Error {
     NotCached,
     #[error("{0}")]
     NotFound(String),
+    /// It did not come through the load balancer in front, as everything has to here.
+    #[error("this address is not for clients: requests come through the service's load balancer")]
+    OutsidePerimeter,
     /// The process protects itself.
     #[error("shed: {reason}")]
     Shed { reason: &'static str, retry_after: Duration },

@@ -13,15 +13,18 @@ use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::audit::{self, Act, Audit};
 use crate::body::{Request, Response};
 use crate::config::{Config, Invalid, Server};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Administered, Dispatch};
+use crate::layers::client_addr::proof::{self, Secrets};
 use crate::listener::host::{Host, Plan};
 use crate::listener::sockets;
 use crate::listener::tls::{self, Certificates};
 use crate::pipeline;
+use crate::region::geo::database::Database;
 use crate::region::topology::Topology;
-use crate::region::{self, Regions};
+use crate::region::{self, Regions, geo};
 use crate::{forward, websocket};
 
 /// Why a gateway does not start.
@@ -29,16 +32,22 @@ use crate::{forward, websocket};
 pub enum Error {
     #[error("starting the admin port")]
     Admin(#[source] admin::Error),
+    #[error("opening the audit log")]
+    Audit(#[source] audit::Error),
     #[error("setting up authentication")]
     Auth(#[source] nearfield_auth::Error),
     #[error("listening")]
     Bind(#[source] sockets::Error),
     #[error("setting up the cache")]
     Cache(#[source] nearfield_cache::redis::BadUrl),
+    #[error("setting up where clients are")]
+    Geo(#[source] geo::database::Error),
     #[error("the listener's host ended while it started")]
     Host,
     #[error("checking the settings")]
     Config(#[source] Invalid),
+    #[error("setting up the proof of the perimeter")]
+    Proof(#[source] proof::Error),
     #[error("starting QUIC")]
     Quic(#[source] std::io::Error),
     #[error("setting up the regions")]
@@ -56,12 +65,14 @@ pub struct Inside {
     pub admission: Arc<dyn websocket::Admission>,
     /// What `/debug` shows.
     pub views: Views,
+    pub administered: Administered,
 }
 
 /// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
 pub struct Gateway {
     https: Vec<SocketAddr>,
     admin: admin::Server,
+    audit: Audit,
     certificates: Arc<Certificates>,
     readiness: Readiness,
     drain: Drain,
@@ -133,14 +144,16 @@ impl Gateway {
         let drain = Drain::new();
         let readiness = Readiness::new();
         nearfield_telemetry::process::register(&mut registry);
-        let authenticator = Authenticator::start(&config.auth).await.map_err(Error::Auth)?;
-        let context = pipeline::Context::new(&config, authenticator, readiness.clone(), &mut registry);
-        let context = context.map_err(Error::Cache)?;
+        let authenticator = Arc::new(Authenticator::start(&config.auth).await.map_err(Error::Auth)?);
+        let audit = Audit::open(&config.audit, &mut registry).map_err(Error::Audit)?;
+        let administered = Administered { authenticator, audit: audit.clone() };
+        let context = pipeline::Context::new(&config, administered.clone(), readiness.clone(), &mut registry)?;
         let views = Views::default();
         let admin = admin::Server::start(config.listener.admin, registry, readiness.clone(), views.clone())
             .await
             .map_err(Error::Admin)?;
-        let inside = Inside { drain: drain.clone(), admission: Arc::new(context.limits()), views };
+        let admission = Arc::new(context.limits());
+        let inside = Inside { drain: drain.clone(), admission, views, administered };
         let plan = Plan {
             threads: threads(config.server.threads),
             config: config.listener.clone(),
@@ -151,7 +164,7 @@ impl Gateway {
             interim: false,
         };
         let host = Host::start(plan).await?;
-        Ok(Self { https, admin, certificates, readiness, drain, host, following: None, config: config.server })
+        Ok(Self { https, admin, audit, certificates, readiness, drain, host, following: None, config: config.server })
     }
 
     /// Reads what [`Self::start`] would read, without listening.
@@ -163,6 +176,8 @@ impl Gateway {
         config.check().map_err(Error::Config)?;
         Topology::load(config.topology.file.as_deref()).map_err(|e| Error::Regions(e.into()))?;
         Certificates::load(config.tls.clone(), tls::Metrics::default()).map_err(Error::Tls)?;
+        Secrets::check(&config.client.proof).map_err(Error::Proof)?;
+        config.client.geo.database.as_deref().map_or(Ok(()), Database::check).map_err(Error::Geo)?;
         Ok(())
     }
 
@@ -180,12 +195,22 @@ impl Gateway {
         self.admin.addr()
     }
 
-    /// Reads the files of `[tls]` again, for TCP and QUIC.
+    /// Reads the files of `[tls]` again, for TCP and QUIC. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// The first that cannot be used; in its place the old one stays.
     pub fn reload_certificate(&self) -> Result<(), tls::Error> {
-        self.certificates.reload()
+        let outcome = self.certificates.reload();
+        // Whoever may signal this process is not known by any other name.
+        let act = Act {
+            subject: "operator".to_owned(),
+            action: "certificate.reload",
+            target: if outcome.is_ok() { "taken" } else { "refused" }.to_owned(),
+            ..Act::default()
+        };
+        let audit = self.audit.clone();
+        tokio::spawn(async move { audit.record(act).await });
+        outcome
     }
 
     /// Stops admitting, tells every client so, waits until what was admitted is answered (at most
@@ -205,14 +230,15 @@ impl Gateway {
 /// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
 fn dispatch(
     config: Config,
-    Inside { drain, admission, views }: Inside,
+    Inside { drain, admission, views, administered }: Inside,
     metrics: &forward::metrics::Metrics,
 ) -> Result<(Dispatch, Regions), Error> {
     let Config { server, topology, upstream, stream, websocket, .. } = config;
     let regions = Regions::start(&topology, &server.region, &upstream, metrics).map_err(Error::Regions)?;
     regions.show_in(&views);
-    let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission);
-    Ok((Dispatch::new(regions.clone(), websockets, stream), regions))
+    let authenticator = administered.authenticator.clone();
+    let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission, authenticator);
+    Ok((Dispatch::new(regions.clone(), websockets, stream, administered), regions))
 }
 
 pub(crate) fn threads(configured: usize) -> usize {

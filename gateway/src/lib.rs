@@ -1,9 +1,11 @@
 //! The gateway: three transports, one pipeline, a region's searchds behind it.
 
+pub mod audit;
 pub mod body;
 pub mod config;
 pub mod dispatch;
 pub mod error;
+mod file_watch;
 pub mod forward;
 pub mod front;
 pub mod gateway;

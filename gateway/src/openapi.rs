@@ -48,6 +48,7 @@ mod tests {
             .map(|path| Route::of(&path.replace("{collection}", "c").replace("{id}", "a")))
             .collect();
         for route in [
+            Route::Audit,
             Route::CachePurge,
             Route::CacheWarm,
             Route::Collection,
@@ -57,6 +58,9 @@ mod tests {
             Route::Export,
             Route::HealthReady,
             Route::Insert,
+            Route::Key,
+            Route::KeyRotate,
+            Route::Keys,
             Route::OpenApi,
             Route::Recall,
             Route::Regions,

@@ -1,9 +1,5 @@
 //! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
 
-use std::sync::Arc;
-
-use nearfield_auth::Authenticator;
-use nearfield_cache::redis::BadUrl;
 use nearfield_telemetry::readiness::Readiness;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
@@ -11,11 +7,14 @@ use tower::util::BoxCloneSyncService;
 
 use crate::body::{Request, Response};
 use crate::config::Config;
+use crate::dispatch::Administered;
 use crate::error::Error;
+use crate::gateway;
+use crate::layers::client_addr::proof::Secrets;
 use crate::layers::observe::metrics::Metrics;
 use crate::layers::{
-    authenticate, classify, client_addr, compression, deadline, grpc_web, head, observe, options, pace, rate_limit,
-    ready, request_body, request_id, rescue, response_cache, server_timing, shed, target,
+    audit, authenticate, classify, client_addr, compression, deadline, grpc_web, head, locate, observe, options, pace,
+    perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing, shed, target,
 };
 use crate::listener;
 
@@ -23,25 +22,33 @@ use crate::listener;
 pub(crate) struct Context {
     config: Config,
     readiness: Readiness,
+    audit: audit::Layer,
     authenticate: authenticate::Layer,
     cache: response_cache::Cache,
+    client_addr: client_addr::Layer,
+    locate: locate::Layer,
     requests: Metrics,
     shed: shed::Layer,
     limits: rate_limit::Limits,
 }
 
 impl Context {
-    /// Layers that have metrics are made here, while the registry can still be written to.
+    /// Layers that have metrics are made here, while the registry can still be written to. Needs a tokio runtime around
+    /// it, for what watches files.
     pub(crate) fn new(
         config: &Config,
-        authenticator: Authenticator,
+        administered: Administered,
         readiness: Readiness,
         registry: &mut Registry,
-    ) -> Result<Self, BadUrl> {
+    ) -> Result<Self, gateway::Error> {
         let refusals = authenticate::Metrics::register(registry);
+        let secrets = Secrets::start(&config.client.proof).map_err(gateway::Error::Proof)?;
         Ok(Self {
-            authenticate: authenticate::Layer::new(Arc::new(authenticator), refusals),
-            cache: response_cache::Cache::start(&config.cache, registry)?,
+            audit: audit::Layer { audit: administered.audit },
+            authenticate: authenticate::Layer::new(administered.authenticator, refusals),
+            cache: response_cache::Cache::start(&config.cache, registry).map_err(gateway::Error::Cache)?,
+            client_addr: client_addr::Layer::new(config.client.clone(), secrets),
+            locate: locate::Layer::start(&config.client.geo, registry).map_err(gateway::Error::Geo)?,
             requests: Metrics::register(registry),
             shed: shed::Layer::new(&config.shed, registry),
             limits: rate_limit::Limits::new(&config.rate_limit),
@@ -62,12 +69,13 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context { authenticate, cache, config, readiness, requests, shed, limits } = context;
+    let Context { audit, authenticate, cache, client_addr, config, locate, readiness, requests, shed, limits } =
+        context;
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
         .layer(classify::Layer)
         // Before logs and limits speak of the client.
-        .layer(client_addr::Layer::new(config.client))
+        .layer(client_addr)
         // Before anything can fail, so that every answer names its request.
         .layer(request_id::Layer::new(&config.server.region, &config.server.instance))
         // Inside of nothing that writes a body.
@@ -89,6 +97,8 @@ where
         .layer(rescue::Layer)
         // Load balancers ask without credentials, and must be answered under any load.
         .layer(ready::Layer { readiness })
+        // Nothing else is done for what passed by the load balancer.
+        .layer(perimeter::Layer { mode: config.client.mode })
         // The cheapest refusals first: these read nothing but the head.
         .layer(target::Layer { max_headers: config.listener.http1.max_headers })
         // From here on everything knows when the caller stops waiting.
@@ -101,14 +111,18 @@ where
         .layer(authenticate)
         // Right behind authentication: it needs the caller's name and plan.
         .layer(limits.by_caller)
+        // From here on what administrators do is done.
+        .layer(audit)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
         .layer(compression::Layer::new(config.compression))
         // Around the body as it comes, so before it is decompressed; behind authentication, which reads none of it.
         .layer(pace::Layer { config: config.pace })
         // Before anyone reads the body.
         .layer(request_body::Layer::new(config.body))
-        // Innermost: what it keeps is what the region answers, and a hit has still paid every toll above.
+        // What it keeps is what the region answers, and a hit has still paid every toll above.
         .layer(response_cache::Layer { cache })
+        // Innermost: where the client is matters only to what a region has to answer.
+        .layer(locate)
         .service(inner);
     BoxCloneSyncService::new(service)
 }

@@ -9,9 +9,14 @@ use http::{HeaderMap, StatusCode};
 use nearfield_auth::Principal;
 use parking_lot::Mutex;
 
-/// By the listener: the connection's remote end.
+/// By the listener: the connection's remote end. By the client-address layer: the client behind the hops in front.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddr(pub SocketAddr);
+
+/// By the client-address layer: the request came from a hop of ours, by every proof that the settings ask for. What hops
+/// write into headers is to be believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Proven;
 
 /// By the listener: how the request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -62,6 +62,7 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         // RFC 9111 section 5.2.1.7.
         Error::NotCached => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, "not-cached"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound, "not-found"),
+        Error::OutsidePerimeter => (StatusCode::FORBIDDEN, Code::PermissionDenied, "outside-perimeter"),
         Error::Shed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "shed"),
         Error::TargetTooLong => (StatusCode::URI_TOO_LONG, Code::InvalidArgument, "target-too-long"),
         Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too-large"),
@@ -115,6 +116,7 @@ fn type_uri(title: &str) -> &'static str {
         "no-such-protocol" => "https://nearfield.dev/problems/no-such-protocol",
         "not-cached" => "https://nearfield.dev/problems/not-cached",
         "not-found" => "https://nearfield.dev/problems/not-found",
+        "outside-perimeter" => "https://nearfield.dev/problems/outside-perimeter",
         "shed" => "https://nearfield.dev/problems/shed",
         "target-too-long" => "https://nearfield.dev/problems/target-too-long",
         "too-large" => "https://nearfield.dev/problems/too-large",

@@ -8,6 +8,7 @@ use nearfield_auth::Scope;
 /// What a request asks for. The variants are also the bounded `route` label of metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
+    Audit,
     CachePurge,
     CacheWarm,
     Collection,
@@ -18,6 +19,9 @@ pub enum Route {
     Grpc(GrpcMethod),
     HealthReady,
     Insert,
+    Key,
+    KeyRotate,
+    Keys,
     OpenApi,
     Recall,
     Regions,
@@ -52,12 +56,14 @@ impl Route {
         }
         let Some(path) = path.strip_prefix(API) else { return Self::of_grpc(path) };
         match path {
+            "/audit" => Self::Audit,
             "/cache/purge" => Self::CachePurge,
             "/cache/warm" => Self::CacheWarm,
             "/collections" => Self::Collections,
             "/delete" => Self::Delete,
             "/export" => Self::Export,
             "/insert" => Self::Insert,
+            "/keys" => Self::Keys,
             "/openapi.json" => Self::OpenApi,
             "/regions" => Self::Regions,
             "/search" => Self::Search,
@@ -67,6 +73,8 @@ impl Route {
             "/ws" => Self::WebSocket,
             _ if path.strip_suffix("/recall").is_some_and(|path| segment_after(path, "/collections/")) => Self::Recall,
             _ if segment_after(path, "/collections/") => Self::Collection,
+            _ if path.strip_suffix("/rotate").is_some_and(|path| segment_after(path, "/keys/")) => Self::KeyRotate,
+            _ if segment_after(path, "/keys/") => Self::Key,
             _ if path.len() > "/embed/".len() && path.starts_with("/embed/") => Self::Embed,
             _ => Self::Unknown,
         }
@@ -96,6 +104,7 @@ impl Route {
     /// As a metric label and in logs.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Audit => "audit",
             Self::CachePurge => "cache_purge",
             Self::CacheWarm => "cache_warm",
             Self::Collection => "collection",
@@ -111,6 +120,9 @@ impl Route {
             Self::Grpc(GrpcMethod::Write) => "grpc_write",
             Self::HealthReady => "health_ready",
             Self::Insert => "insert",
+            Self::Key => "key",
+            Self::KeyRotate => "key_rotate",
+            Self::Keys => "keys",
             Self::OpenApi => "openapi",
             Self::Recall => "recall",
             Self::Regions => "regions",
@@ -126,7 +138,8 @@ impl Route {
     /// The methods that the route takes, as an `Allow` header lists them.
     pub fn allow(self) -> &'static str {
         match self {
-            Self::Collections
+            Self::Audit
+            | Self::Collections
             | Self::Embed
             | Self::Export
             | Self::HealthReady
@@ -134,12 +147,18 @@ impl Route {
             | Self::Recall
             | Self::Regions => "GET, HEAD, OPTIONS",
             Self::Collection => "GET, HEAD, PUT, DELETE, OPTIONS",
+            Self::Key => "GET, HEAD, DELETE, OPTIONS",
+            Self::Keys => "GET, HEAD, POST, OPTIONS",
             // QUERY (RFC 10008) asks as POST does, and is safe, idempotent and cacheable.
             Self::Search | Self::StreamSearch => "GET, HEAD, POST, QUERY, OPTIONS",
             Self::SearchBatch => "POST, QUERY, OPTIONS",
-            Self::CachePurge | Self::CacheWarm | Self::Delete | Self::Grpc(_) | Self::Insert | Self::Update => {
-                "POST, OPTIONS"
-            }
+            Self::CachePurge
+            | Self::CacheWarm
+            | Self::Delete
+            | Self::Grpc(_)
+            | Self::Insert
+            | Self::KeyRotate
+            | Self::Update => "POST, OPTIONS",
             // CONNECT is the extended CONNECT of RFC 8441 and RFC 9220.
             Self::WebSocket => "GET, CONNECT, OPTIONS",
             Self::Unknown => "",
@@ -157,9 +176,11 @@ impl Route {
             | Self::OpenApi
             | Self::Unknown
             | Self::Grpc(GrpcMethod::Health | GrpcMethod::Reflection | GrpcMethod::Unknown) => None,
+            Self::Audit => Some(Scope::AuditRead),
             Self::CachePurge | Self::CacheWarm => Some(Scope::CacheAdmin),
             Self::Collection if *method != Method::GET && *method != Method::HEAD => Some(Scope::CollectionsAdmin),
             Self::Grpc(GrpcMethod::Admin) => Some(Scope::CollectionsAdmin),
+            Self::Key | Self::KeyRotate | Self::Keys => Some(Scope::KeysAdmin),
             Self::Regions => Some(Scope::RegionsRead),
             Self::Delete | Self::Insert | Self::Update | Self::Grpc(GrpcMethod::Write) => Some(Scope::VectorsWrite),
             // A WebSocket's writes ask for vectors:write message by message.
@@ -209,6 +230,11 @@ mod tests {
         check("/api/v1/collections/shoes/recall", Route::Recall);
         check("/api/v1/collections/recall", Route::Collection);
         check("/api/v1/collections//recall", Route::Unknown);
+        check("/api/v1/keys", Route::Keys);
+        check("/api/v1/keys/00ff", Route::Key);
+        check("/api/v1/keys/00ff/rotate", Route::KeyRotate);
+        check("/api/v1/keys/", Route::Unknown);
+        check("/api/v1/keys//rotate", Route::Unknown);
         check("/health/ready", Route::HealthReady);
         check("/nearfield.v1.VectorSearch/Search", Route::Grpc(GrpcMethod::Read));
         check("/nearfield.v1.VectorSearch/Nothing", Route::Grpc(GrpcMethod::Unknown));

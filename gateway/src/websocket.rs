@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use nearfield_auth::Authenticator;
 use nearfield_telemetry::drain::Drain;
 use serde::Deserialize;
 use tokio_tungstenite::WebSocketStream;
@@ -88,12 +89,20 @@ pub(crate) struct Shared {
     regions: Regions,
     drain: Drain,
     admission: Arc<dyn Admission>,
+    authenticator: Arc<Authenticator>,
     connections: Connections,
 }
 
 impl Server {
-    pub fn new(config: Config, regions: Regions, drain: Drain, admission: Arc<dyn Admission>) -> Self {
-        Self(Arc::new(Shared { config, regions, drain, admission, connections: Connections::default() }))
+    pub fn new(
+        config: Config,
+        regions: Regions,
+        drain: Drain,
+        admission: Arc<dyn Admission>,
+        authenticator: Arc<Authenticator>,
+    ) -> Self {
+        let connections = Connections::default();
+        Self(Arc::new(Shared { config, regions, drain, admission, authenticator, connections }))
     }
 
     /// The open connections, to be closed when the process must shed.

@@ -78,8 +78,8 @@ impl Default for Claims {
 impl Claims {
     /// Every scope there is.
     pub fn all() -> Self {
-        let scope = "vectors:read vectors:write collections:admin cache:admin regions:read".to_owned();
-        Self { scope, ..Self::default() }
+        let scope = "vectors:read vectors:write collections:admin cache:admin regions:read keys:admin audit:read";
+        Self { scope: scope.to_owned(), ..Self::default() }
     }
 
     pub fn of_tenant(tenant: &str) -> Self {

@@ -121,8 +121,14 @@ impl Dev {
 
     /// Runs `nearfield <arguments> --data-dir D` to its end and gives its standard output.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let data = self.data.path().to_str().context("a path in UTF-8")?;
+        self.run(&[arguments, &["--data-dir", data]].concat())
+    }
+
+    /// Runs `nearfield <arguments>` to its end and gives its standard output.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(binary("nearfield")?);
-        command.args(arguments).arg("--data-dir").arg(self.data.path());
+        command.args(arguments);
         let output = command.output().context("running nearfield")?;
         let error = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "nearfield {arguments:?} failed: {error}");

@@ -1,6 +1,6 @@
 //! Real processes, real sockets: what the end-to-end tests and the benchmarks stand on.
 //!
-//! Servers are child processes on free ports ([`Dev`], [`Cluster`], [`Redis`]); clients speak each protocol of the
+//! Servers are child processes on free ports ([`Dev`], [`Cluster`], [`Redis`], [`Postgres`]); clients speak each protocol of the
 //! product themselves ([`Client`], [`WebSocket`], [`grpc`]), so that a test sees what is on the wire. The oracles are
 //! written from the contract alone and share no code with the product.
 
@@ -11,6 +11,7 @@ mod dev;
 mod filter_oracle;
 pub mod grpc;
 mod object_storage;
+mod postgres;
 mod process;
 mod redis;
 mod search_oracle;
@@ -24,6 +25,7 @@ pub use credentials::{Authority, Claims, Signer, TestCa};
 pub use dev::{Dev, DevOptions};
 pub use filter_oracle::matches;
 pub use object_storage::ObjectStorage;
+pub use postgres::Postgres;
 pub use process::{Process, binary, eventually, free_port};
 pub use redis::Redis;
 pub use search_oracle::{Hit, Metric, nearest, recall};

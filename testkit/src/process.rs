@@ -121,6 +121,11 @@ impl Process {
         self.signal(libc::SIGTERM);
     }
 
+    /// Sends SIGINT.
+    pub fn interrupt(&self) {
+        self.signal(libc::SIGINT);
+    }
+
     /// Ends the process without a word (SIGKILL) and waits until it is gone.
     pub fn kill(&self) -> Result<()> {
         self.signal(libc::SIGKILL);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Row, query};
+use sqlx::{Connection, Row, query, raw_sql};
 
-use super::store::{Error, MAX_LISTED, Record, Stamp, Store};
-use crate::Scopes;
+use super::sql::{self, bind_record};
+use super::store::{Error, Listing, Record, Stamp, Store};
 
 const MAX_CONNECTIONS: u32 = 4;
 /// How long a look-up waits for a connection.
@@ -23,18 +23,25 @@ const RETRY: Duration = Duration::from_millis(20);
 const MAX_TRIES: usize = 500;
 /// `SQLITE_BUSY`, with its extended codes in the bits above.
 const BUSY: i32 = 5;
-/// `PRAGMA user_version` of the schema below.
-const VERSION: i64 = 1;
-const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS api_keys (
-    id TEXT PRIMARY KEY,
-    hash BLOB NOT NULL,
-    subject TEXT NOT NULL,
-    scopes TEXT NOT NULL,
-    tenant TEXT,
-    plan TEXT,
-    created INTEGER NOT NULL,
-    revoked INTEGER
-) STRICT, WITHOUT ROWID";
+/// What brings the schema from version i to i + 1, kept in `PRAGMA user_version`.
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS api_keys (
+        id TEXT PRIMARY KEY,
+        hash BLOB NOT NULL,
+        subject TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        tenant TEXT,
+        plan TEXT,
+        created INTEGER NOT NULL,
+        revoked INTEGER
+    ) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 1",
+    "ALTER TABLE api_keys ADD COLUMN expires INTEGER;
+    ALTER TABLE api_keys ADD COLUMN last_used INTEGER;
+    ALTER TABLE api_keys ADD COLUMN replaces TEXT;
+    CREATE INDEX api_keys_listed ON api_keys (created DESC, id);
+    PRAGMA user_version = 2",
+];
 
 pub struct SqliteStore {
     pool: SqlitePool,
@@ -92,58 +99,64 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
-    let found: i64 = query("PRAGMA user_version").fetch_one(pool).await?.try_get(0)?;
-    match found {
-        VERSION => Ok(()),
-        0 => {
-            query(SCHEMA).execute(pool).await?;
-            query("PRAGMA user_version = 1").execute(pool).await?;
-            Ok(())
-        }
-        found => Err(Error::Version { found, known: VERSION }),
+    let version = async |connection: &mut SqliteConnection| {
+        query("PRAGMA user_version").fetch_one(connection).await?.try_get::<i64, _>(0)
+    };
+    let known = MIGRATIONS.len() as i64;
+    let mut connection = pool.acquire().await?;
+    if version(&mut connection).await? == known {
+        return Ok(());
     }
+    // One process at a time, and all of it or nothing.
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let found = version(&mut transaction).await?;
+    let done = usize::try_from(found).ok().filter(|done| *done <= MIGRATIONS.len());
+    let done = done.ok_or(Error::Version { found, known })?;
+    for migration in &MIGRATIONS[done..] {
+        raw_sql(*migration).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
 }
 
 #[async_trait::async_trait]
 impl Store for SqliteStore {
     async fn find(&self, id: &str) -> Result<Option<Record>, Error> {
-        let row = query("SELECT * FROM api_keys WHERE id = ?").bind(id).fetch_optional(&self.pool).await?;
-        row.map(|row| record(&row)).transpose()
+        let row = query(sql::FIND).bind(id).fetch_optional(&self.pool).await?;
+        row.as_ref().map(sql::record).transpose()
     }
 
     async fn insert(&self, record: &Record) -> Result<(), Error> {
-        query(
-            "INSERT INTO api_keys (id, hash, subject, scopes, tenant, plan, created, revoked)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&record.id)
-        .bind(record.hash.as_bytes().as_slice())
-        .bind(&record.subject)
-        .bind(record.scopes.to_string())
-        .bind(&record.tenant)
-        .bind(&record.plan)
-        .bind(record.created as i64)
-        .bind(record.revoked.map(|at| at as i64))
-        .execute(&self.pool)
-        .await?;
+        bind_record!(query(sql::INSERT), record).execute(&self.pool).await?;
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<Record>, Error> {
-        let rows = query("SELECT * FROM api_keys ORDER BY created DESC, id LIMIT ?")
-            .bind(MAX_LISTED)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(record).collect()
+    async fn list(&self, listing: &Listing) -> Result<Vec<Record>, Error> {
+        let (tenant, created, id, limit) = sql::list_of(listing);
+        let listed = query(sql::LIST).bind(tenant).bind(created).bind(id).bind(limit);
+        listed.fetch_all(&self.pool).await?.iter().map(sql::record).collect()
     }
 
     async fn revoke(&self, id: &str, at: u64) -> Result<bool, Error> {
-        let done = query("UPDATE api_keys SET revoked = ? WHERE id = ? AND revoked IS NULL")
-            .bind(at as i64)
-            .bind(id)
-            .execute(&self.pool)
-            .await?;
+        let done = query(sql::REVOKE).bind(id).bind(at as i64).execute(&self.pool).await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    async fn rotate(&self, new: &Record, until: u64) -> Result<bool, Error> {
+        // Writes begin the transaction: one that began with a read could not become a writer's beside another.
+        let mut transaction = self.pool.begin().await?;
+        let retired = query(sql::RETIRE).bind(&new.replaces).bind(until as i64).bind(new.created as i64);
+        if retired.execute(&mut *transaction).await?.rows_affected() != 1 {
+            return Ok(false);
+        }
+        bind_record!(query(sql::INSERT), new).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    async fn used(&self, id: &str, at: u64) -> Result<(), Error> {
+        query(sql::USED).bind(id).bind(at as i64).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// Every commit in WAL mode writes to the log, and a checkpoint to the file: their sizes and times are the stamp.
@@ -158,26 +171,4 @@ impl Store for SqliteStore {
         let [c, d] = about(&self.log).unwrap_or_default();
         Stamp([a, b, c, d])
     }
-}
-
-fn record(row: &SqliteRow) -> Result<Record, Error> {
-    let hash: Vec<u8> = row.try_get("hash")?;
-    let decoded =
-        |source: blake3::HexError| sqlx::Error::ColumnDecode { index: "hash".to_owned(), source: source.into() };
-    let hash = match <[u8; 32]>::try_from(hash) {
-        Ok(bytes) => blake3::Hash::from_bytes(bytes),
-        // A hash of another length is damage; the error for it is the one of a hash that is not read.
-        Err(_) => return Err(Error::Database(decoded(blake3::Hash::from_hex("").expect_err("it is too short")))),
-    };
-    let seconds = |at: i64| at.max(0) as u64;
-    Ok(Record {
-        id: row.try_get("id")?,
-        hash,
-        subject: row.try_get("subject")?,
-        scopes: Scopes::from_claim(row.try_get("scopes")?),
-        tenant: row.try_get("tenant")?,
-        plan: row.try_get("plan")?,
-        created: seconds(row.try_get("created")?),
-        revoked: row.try_get::<Option<i64>, _>("revoked")?.map(seconds),
-    })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -23,7 +23,7 @@ fn grant() -> Grant {
 }
 
 async fn of_file(data_dir: &Path) -> Authenticator {
-    let config = Config { api_keys: Some(dev::api_keys_path(data_dir)), issuers: vec![dev::issuer(data_dir)] };
+    let config = Config { api_keys: Some(dev::api_keys_path(data_dir).into()), issuers: vec![dev::issuer(data_dir)] };
     Authenticator::start(&config).await.unwrap()
 }
 
@@ -131,6 +131,8 @@ async fn api_keys_without_a_file_are_unknown() {
 struct Web {
     at: SocketAddr,
     answer: Arc<Mutex<Vec<u8>>>,
+    /// Connections are kept open when they have had their answer.
+    hangs: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
 }
 
@@ -140,17 +142,22 @@ impl Web {
         let at = listener.local_addr().unwrap();
         let answer = Arc::new(Mutex::new(ok(&body)));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (answers, count) = (Arc::clone(&answer), Arc::clone(&asked));
+        let hangs = Arc::new(AtomicBool::new(false));
+        let (answers, count, hang) = (Arc::clone(&answer), Arc::clone(&asked), Arc::clone(&hangs));
         tokio::spawn(async move {
+            let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 let mut request = [0; 4096];
                 let _ = stream.read(&mut request).await;
                 let bytes = answers.lock().unwrap().clone();
                 let _ = stream.write_all(&bytes).await;
+                if hang.load(Ordering::SeqCst) {
+                    open.push(stream);
+                }
             }
         });
-        Self { at, answer, asked }
+        Self { at, answer, hangs, asked }
     }
 
     fn url(&self) -> String {
@@ -159,6 +166,10 @@ impl Web {
 
     fn answer(&self, bytes: Vec<u8>) {
         *self.answer.lock().unwrap() = bytes;
+    }
+
+    fn hang(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
     }
 
     fn asked(&self) -> usize {
@@ -221,6 +232,112 @@ async fn an_issuer_that_is_down_locks_nobody_out() {
         assert!(bearer(&authenticator, &key.sign(&grant()).unwrap()).await.is_ok());
     }
     assert!(web.asked() > 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_never_answers_keeps_only_those_waiting_whose_key_is_unknown() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let key = DevKey::load_or_create(a.path()).unwrap();
+    let web = Web::start(published(a.path())).await;
+    let authenticator = of_url(web.url()).await;
+    // It declares a body and never sends it.
+    web.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
+    web.hang();
+    let unknown = DevKey::load_or_create(b.path()).unwrap().sign(&grant()).unwrap();
+    // Right after a reading it is left in peace.
+    assert_eq!(bearer(&authenticator, &unknown).await, Err(Rejection::SigningKeyUnknown));
+    assert_eq!(web.asked(), 1);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    let started = tokio::time::Instant::now();
+    let (refused, known) = tokio::join!(bearer(&authenticator, &unknown), async {
+        let known = bearer(&authenticator, &key.sign(&grant()).unwrap()).await;
+        (known.is_ok(), started.elapsed())
+    });
+    assert_eq!(refused, Err(Rejection::SigningKeyUnknown));
+    assert!(known.0, "the keys of the last good reading are in use");
+    assert!(known.1 < started.elapsed(), "and nobody who has one of them waits for the issuer");
+    assert_eq!(web.asked(), 2);
+}
+
+#[tokio::test]
+async fn an_issuer_may_publish_two_keys_while_it_rotates() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let old = DevKey::load_or_create(a.path()).unwrap();
+    let new = DevKey::load_or_create(b.path()).unwrap();
+    let keys = [a.path(), b.path()].map(|dir| {
+        let set: serde_json::Value = serde_json::from_slice(&published(dir)).unwrap();
+        set["keys"][0].clone()
+    });
+    let web = Web::start(serde_json::to_vec(&serde_json::json!({ "keys": keys })).unwrap()).await;
+    let authenticator = of_url(web.url()).await;
+    for key in [&old, &new] {
+        assert!(bearer(&authenticator, &key.sign(&grant()).unwrap()).await.is_ok());
+    }
+    assert_eq!(web.asked(), 1);
+}
+
+/// A token of the shape that Google's metadata server gives to a workload.
+fn google_token(claims: &serde_json::Value, key: &DevKey) -> String {
+    let now = unix_now();
+    let mut token = serde_json::json!({
+        "iss": "https://accounts.google.com", "aud": "nearfield", "azp": "112233445566778899001",
+        "sub": "112233445566778899001", "email": "indexer@project.iam.gserviceaccount.com", "email_verified": true,
+        "iat": now, "exp": now + 3600,
+    });
+    for (name, value) in claims.as_object().unwrap() {
+        token[name] = value.clone();
+    }
+    key.sign_claims(&token).unwrap()
+}
+
+#[tokio::test]
+async fn a_workload_of_google_s_may_do_what_the_settings_grant_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = DevKey::load_or_create(dir.path()).unwrap();
+    let web = Web::start(published(dir.path())).await;
+    let read = |email: Option<&str>, subject: Option<&str>| crate::Grant {
+        email: email.map(str::to_owned),
+        subject: subject.map(str::to_owned),
+        scope: Scopes::default().with(Scope::VectorsRead),
+        tenant: Some("acme".to_owned()),
+        plan: Some("premium".to_owned()),
+    };
+    let issuer = issuer::Config {
+        preset: Some(issuer::Preset::Google),
+        issuer: String::new(),
+        jwks_file: None,
+        jwks_url: Some(web.url()),
+        // Google's are RS256; the shape is what this is about.
+        algorithms: Some(vec![crate::Algorithm::ES256]),
+        grants: vec![read(Some("indexer@project.iam.gserviceaccount.com"), None), read(None, Some("42"))],
+        ..dev::issuer(dir.path())
+    };
+    let authenticator = Authenticator::start(&Config { api_keys: None, issuers: vec![issuer] }).await.unwrap();
+    let ask = async |claims: serde_json::Value| {
+        let principal = bearer(&authenticator, &google_token(&claims, &key)).await?;
+        Ok::<_, Rejection>((principal.subject.clone(), principal.tenant.clone(), principal.scopes.to_string()))
+    };
+    let known = |name: &str| Ok((name.to_owned(), Some("acme".to_owned()), "vectors:read".to_owned()));
+    let nobody = |name: &str| Ok((name.to_owned(), None, String::new()));
+    let none = serde_json::json!({});
+    assert_eq!(ask(none.clone()).await, known("indexer@project.iam.gserviceaccount.com"));
+    assert_eq!(ask(serde_json::json!({"sub": "42", "email": null})).await, known("42"));
+    // What the token says of scopes and tenants is not asked.
+    let greedy = serde_json::json!({"scope": "keys:admin vectors:write", "tenant": "other"});
+    assert_eq!(ask(greedy).await, known("indexer@project.iam.gserviceaccount.com"));
+    for unknown in [
+        serde_json::json!({"email_verified": false}),
+        serde_json::json!({"email_verified": "true"}),
+        serde_json::json!({"email": "indexer@other.iam.gserviceaccount.com"}),
+        serde_json::json!({"email": "Indexer@project.iam.gserviceaccount.com"}),
+        serde_json::json!({"email": null}),
+    ] {
+        assert_eq!(ask(unknown).await, nobody("112233445566778899001"));
+    }
+    assert_eq!(ask(serde_json::json!({"aud": "https://other.example"})).await, Err(Rejection::Audience));
+    assert_eq!(ask(serde_json::json!({"iss": "accounts.google.com"})).await, Err(Rejection::Issuer));
 }
 
 #[tokio::test]

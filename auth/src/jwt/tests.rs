@@ -56,6 +56,7 @@ fn fixture() -> Fixture {
         audience: "nearfield".to_owned(),
         algorithms: Algorithm::PUBLIC.to_vec(),
         leeway: issuer::LEEWAY,
+        grants: Vec::new(),
         keys: Keys::fixed(KeySet::parse(&jwks).unwrap()),
     };
     Fixture { issuer, keys: KeySet::parse(&jwks).unwrap(), jwks, ec, ed, rsa }

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::{body, reply};
+use crate::audit::Target;
 use crate::body::{Request, Response};
 use crate::error::Error;
 use crate::forward::CallContext;
@@ -57,7 +58,18 @@ pub(super) async fn purge(regions: &Regions, request: Request) -> Result<Respons
         after_seconds: asked.spread_seconds,
         gateways: [Confirmed { region: regions.here(), confirmed: true }],
     };
-    Ok(reply::json(answer::plain(&answer)))
+    let mut response = reply::json(answer::plain(&answer));
+    response.extensions_mut().insert(Target(target(&asked)));
+    Ok(response)
+}
+
+/// For the audit log.
+fn target(asked: &operating::Purge) -> String {
+    if asked.all {
+        return "everything".to_owned();
+    }
+    let collection = asked.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+    format!("collection {collection}, {} ids, {} tags", asked.ids.len(), asked.tags.len())
 }
 
 fn run(invalidation: Invalidation, purges: Vec<Purge>, after_seconds: u32) {

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod collection;
 mod explanation;
 pub mod json;
+pub(crate) mod keys;
 pub mod name;
 pub mod ndjson;
 pub(crate) mod operating;

@@ -76,7 +76,7 @@ where
             if let Some(scope) = route.scope(request.method()) {
                 let presented = presented(request.headers(), route, request.method())?;
                 let Caller(principal) = layer.caller(&presented).await?;
-                if !principal.scopes.contains(scope) {
+                if !principal.scopes.admit(scope) {
                     layer.metrics.refused("scope");
                     return Err(Error::Forbidden(scope));
                 }

@@ -61,11 +61,15 @@ impl Class {
             | Route::Grpc(GrpcMethod::Write | GrpcMethod::Admin) => Self::Write,
             Route::CacheWarm | Route::Export | Route::StreamSearch | Route::WebSocket => Self::Stream,
             Route::Grpc(GrpcMethod::Reflection) => Self::Stream,
-            Route::Collection
+            Route::Audit
+            | Route::Collection
             | Route::Collections
             | Route::Embed
             | Route::Grpc(GrpcMethod::Health | GrpcMethod::Read | GrpcMethod::Unknown)
             | Route::HealthReady
+            | Route::Key
+            | Route::KeyRotate
+            | Route::Keys
             | Route::OpenApi
             | Route::Recall
             | Route::Regions

@@ -1,5 +1,8 @@
 //! Places on Earth and the distances between them.
 
+pub mod country;
+pub mod database;
+
 use serde::{Deserialize, Serialize};
 
 /// A place: degrees north of the equator, degrees east of Greenwich.
@@ -9,13 +12,18 @@ pub struct Coordinates {
     pub longitude: f64,
 }
 
-/// By the layer that knows the client's address: where the client is. Absent when unknown.
+/// By the layer that locates: where the client is. Absent when unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLocation(pub Coordinates);
 
 impl Coordinates {
     pub fn is_valid(self) -> bool {
         (-90.0..=90.0).contains(&self.latitude) && (-180.0..=180.0).contains(&self.longitude)
+    }
+
+    /// Itself, when it is a place on Earth.
+    pub fn valid(self) -> Option<Self> {
+        self.is_valid().then_some(self)
     }
 
     /// The great-circle distance by the haversine formula, in kilometres, on a sphere of the Earth's mean radius.

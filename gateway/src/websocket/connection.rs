@@ -1,10 +1,11 @@
 //! One WebSocket's life: read, answer, keep time, close with a reason.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use nearfield_auth::{Authenticator, Principal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -54,8 +55,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (mut heard, mut pinged) = (Instant::now(), false);
         let alarm = tokio::time::sleep_until(heard + config.ping_interval);
         tokio::pin!(alarm);
-        let expiry = expiry(self.context.principal.as_ref().and_then(|principal| principal.expires));
-        tokio::pin!(expiry);
+        let ended = ended(&shared.authenticator, self.context.principal.clone());
+        tokio::pin!(ended);
         loop {
             tokio::select! {
                 frame = self.socket.next(), if self.requests.len() < config.requests_max => {
@@ -84,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     alarm.as_mut().reset(next_alarm(heard, pinged, config.ping_interval, config.idle_timeout));
                 }
                 reason = registered.entry.closing() => return End::Close(CloseCode::Again, reason),
-                () = &mut expiry => return End::Close(CloseCode::Policy, "the token has expired"),
+                reason = &mut ended => return End::Close(CloseCode::Policy, reason),
                 () = shared.drain.started() => return End::Close(CloseCode::Away, "the server is shutting down"),
             }
         }
@@ -166,14 +167,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Resolves when the credentials that opened the connection count no more: at this Unix time, if ever.
-async fn expiry(at: Option<u64>) {
-    match at {
-        Some(expires) => {
-            let left = (UNIX_EPOCH + Duration::from_secs(expires)).duration_since(SystemTime::now());
-            tokio::time::sleep(left.unwrap_or_default()).await;
-        }
-        None => std::future::pending().await,
+/// Resolves when the credentials that opened the connection count no more, with what to tell the peer.
+async fn ended(authenticator: &Authenticator, principal: Option<Arc<Principal>>) -> &'static str {
+    let Some(principal) = principal else { return std::future::pending().await };
+    authenticator.ended(&principal).await;
+    match principal.key {
+        Some(_) => "the API key has been revoked or has expired",
+        None => "the token has expired",
     }
 }
 

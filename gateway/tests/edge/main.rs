@@ -12,6 +12,7 @@ mod handshake;
 mod http_cache;
 mod limits;
 mod mutual_tls;
+mod perimeter;
 mod proxy_protocol;
 mod sessions;
 mod slow;

@@ -45,6 +45,7 @@ impl Service<http::Request<tonic::body::Body>> for Channel {
                 plan: None,
                 scopes: nearfield_auth::Scopes::default(),
                 expires: None,
+                key: None,
             };
             request.extensions_mut().insert(Caller(principal.into()));
         }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
+use nearfield_auth::Authenticator;
 use nearfield_gateway::body::{self, Request, Response};
-use nearfield_gateway::dispatch::Dispatch;
+use nearfield_gateway::dispatch::{Administered, Dispatch};
 use nearfield_gateway::error::Error;
 use nearfield_gateway::forward::EndpointConfig;
 use nearfield_gateway::forward::metrics::Metrics;
 use nearfield_gateway::region::Regions;
 use nearfield_gateway::request::ClientAddr;
-use nearfield_gateway::{forward, region, rescue, sse, websocket};
+use nearfield_gateway::{audit, forward, region, rescue, sse, websocket};
 use nearfield_searchd::Searchd;
 use nearfield_telemetry::drain::Drain;
 use prometheus_client::registry::Registry;
@@ -67,8 +68,12 @@ impl Inside {
         regions.checked().await;
         let drain = Drain::new();
         let unlimited = Arc::new(websocket::Unlimited);
-        let websockets = websocket::Server::new(websocket, regions.clone(), drain.clone(), unlimited);
-        let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default());
+        let authenticator = Arc::new(Authenticator::start(&nearfield_auth::Config::default()).await.unwrap());
+        let audit = audit::Audit::open(&audit::Config::default(), &mut Registry::default()).unwrap();
+        let websockets =
+            websocket::Server::new(websocket, regions.clone(), drain.clone(), unlimited, authenticator.clone());
+        let administered = Administered { authenticator, audit };
+        let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default(), administered);
         Self { dispatch, regions, drain, searchd: None, registry, _data: tempfile::tempdir().unwrap() }
     }
 

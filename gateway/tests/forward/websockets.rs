@@ -25,7 +25,8 @@ fn connect(inside: &Inside, scopes: Scopes) -> tokio::io::DuplexStream {
     let dispatch = inside.dispatch.clone();
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let mut request = request.map(body::boxed);
-        let principal = Principal { subject: "test".to_owned(), tenant: None, plan: None, scopes, expires: None };
+        let principal =
+            Principal { subject: "test".to_owned(), tenant: None, plan: None, scopes, expires: None, key: None };
         request.extensions_mut().insert(Caller(principal.into()));
         let answered = dispatch.clone().oneshot(request);
         async { Ok::<_, std::convert::Infallible>(answered.await.unwrap_or_else(|e| rescue::response(&e, None))) }

@@ -20,7 +20,7 @@ async fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let key = DevKey::load_or_create(dir.path()).unwrap();
     let path: &Path = dir.path();
-    let config = Config { api_keys: Some(dev::api_keys_path(path)), issuers: vec![dev::issuer(path)] };
+    let config = Config { api_keys: Some(dev::api_keys_path(path).into()), issuers: vec![dev::issuer(path)] };
     let authenticator = Arc::new(Authenticator::start(&config).await.unwrap());
     Fixture { authenticator, metrics: Metrics::default(), key, dir }
 }
@@ -40,8 +40,8 @@ impl Fixture {
     }
 
     async fn api_key(&self) -> String {
-        let keys = ApiKeys::open(&dev::api_keys_path(self.dir.path())).await.unwrap();
-        let new = NewKey { subject: "ci".to_owned(), scopes: read_only(), tenant: None, plan: None };
+        let keys = ApiKeys::open(dev::api_keys_path(self.dir.path())).await.unwrap();
+        let new = NewKey { subject: "ci".to_owned(), scopes: read_only(), tenant: None, plan: None, ttl: None };
         keys.create(new).await.unwrap().0
     }
 

@@ -149,6 +149,7 @@ mod tests {
                 plan: plan.map(str::to_owned),
                 scopes: nearfield_auth::Scopes::default(),
                 expires: None,
+                key: None,
             };
             let mut request = http::Request::new(body::empty());
             request.extensions_mut().insert(Caller(Arc::new(principal)));

@@ -124,6 +124,7 @@ fn of_tenant(tenant: Option<&str>, method: Method, path: &str, text: &str, heade
         plan: None,
         scopes: Scopes::default(),
         expires: None,
+        key: None,
     };
     request.extensions_mut().insert(Caller(Arc::new(principal)));
     request.extensions_mut().insert(RequestId("req_mine".into()));
