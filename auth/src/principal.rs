@@ -101,7 +101,7 @@ impl fmt::Display for Scopes {
 }
 
 /// Who is calling, after verification.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     /// The token's `sub`, or the API key's subject.
     pub subject: String,

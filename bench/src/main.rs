@@ -12,6 +12,7 @@ mod filters;
 mod idle;
 mod machine;
 mod mixed;
+mod overload;
 mod server;
 mod table;
 mod tenants;
@@ -55,6 +56,12 @@ struct Arguments {
     /// Points of the collection that is searched and written to at once.
     #[arg(long, global = true, default_value_t = 1_000_000)]
     rows: usize,
+    /// Searches that the upstream under overload answers at once.
+    #[arg(long, global = true, default_value_t = 32)]
+    workers: usize,
+    /// How long it takes for each.
+    #[arg(long, global = true, default_value = "40ms", value_parser = humantime::parse_duration)]
+    service: Duration,
     /// Connections opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
@@ -74,6 +81,8 @@ enum Part {
     Tenants,
     /// Latency of searches beside writes, and while a backlog is indexed.
     Mixed,
+    /// What five times the load that can be served leaves of goodput, latency and critical requests.
+    Overload,
 }
 
 #[tokio::main]
@@ -83,6 +92,9 @@ async fn main() -> Result<()> {
     machine::print();
     if wanted(Part::Idle) {
         idle::run(&arguments).await?;
+    }
+    if wanted(Part::Overload) {
+        overload::run(&arguments).await?;
     }
     if wanted(Part::Tenants) {
         tenants::run().await?;

@@ -7,6 +7,7 @@
 mod breaker;
 mod feed;
 mod pool;
+pub mod quotas;
 
 use std::sync::Arc;
 use std::time::Duration;

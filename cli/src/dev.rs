@@ -172,6 +172,8 @@ fn gateway(
         },
         "audit": { "directory": data_dir.join("audit") },
         "rate_limit": { "enabled": options.rate_limit == Switch::On },
+        // The process is searchd too, which may take all the CPU that it likes to build an index.
+        "shed": { "pressure": { "enabled": false } },
         "upstream": { "endpoints": [format!("http://{}", reachable(searchd))] },
         "log": { "level": "warn", "format": "pretty" },
     }))

@@ -1,9 +1,11 @@
 //! Rate limits, in a server of its own that has them on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nearfield_testkit::{Answer, Claims, Client, Dev, DevOptions, Protocol, eventually};
+use nearfield_testkit::{
+    Answer, Claims, Client, Cluster, ClusterOptions, Dev, DevOptions, PacedUpstream, Protocol, Redis, eventually,
+};
 
 use crate::space::API;
 
@@ -48,5 +50,77 @@ async fn a_flood_is_limited_and_told_when_to_come_back() -> Result<()> {
 
     let again = || async { client.get(&format!("{API}/collections")).send().await.ok().filter(|a| a.status == 200) };
     eventually("the limit lets go", Duration::from_secs(20), again).await?;
+    Ok(())
+}
+
+/// Units a second of the user below.
+const SHARED: f64 = 40.0;
+/// What several gateways may let pass beyond one limit: of a key that is new to all of them, or when they lose sight of each
+/// other.
+const SLACK: f64 = 0.25;
+
+/// Asks all gateways at once, over and over; how many requests passed each.
+async fn flood_all(clients: &[Client], rounds: usize) -> Result<Vec<usize>> {
+    let floods = clients.iter().map(|client| async move {
+        let mut passed = 0;
+        for _ in 0..rounds {
+            let requests = (0..10).map(|_| client.get(&format!("{API}/collections")).send());
+            let answers = futures::future::try_join_all(requests).await?;
+            passed += answers.iter().filter(|answer| answer.status != 429).count();
+        }
+        anyhow::Ok(passed)
+    });
+    futures::future::try_join_all(floods).await
+}
+
+async fn shared(cluster: &Cluster, expected: &str) -> Result<()> {
+    let admin = Client::new(&cluster.admin()?, None, Protocol::Http1)?;
+    let line = format!("gateway_limits_shared {expected}");
+    let shows = || async { admin.get("/metrics").send().await.ok()?.text().contains(&line).then_some(()) };
+    eventually("the gateway says whether it shares", Duration::from_secs(20), shows).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_gateways_share_a_quota_while_redis_lives_dies_and_comes_back() -> Result<()> {
+    let mut redis = Redis::start()?;
+    let upstream = PacedUpstream::start(8, Duration::ZERO).await?;
+    let plans = "{standard={user_per_second=40,tenant_per_second=1000000}}";
+    let start = || {
+        Cluster::start(&ClusterOptions {
+            searchds: 0,
+            rate_limits: true,
+            upstreams: vec![upstream.url().to_owned()],
+            quotas: Some(redis.url()),
+            gateway: vec![("NEARFIELD_RATE_LIMIT__IP_PER_SECOND", "1000000"), ("NEARFIELD_RATE_LIMIT__PLANS", plans)],
+            ..ClusterOptions::default()
+        })
+    };
+    let clusters = [start()?, start()?, start()?];
+    let mut clients = Vec::new();
+    for cluster in &clusters {
+        shared(cluster, "1").await?;
+        clients.push(cluster.client_as(Protocol::Http2, &Claims::all())?);
+    }
+    let (began, mut passed) = (Instant::now(), 0);
+    let mut within = |more: &[usize], losses: f64| {
+        passed += more.iter().sum::<usize>();
+        let most = SHARED * (began.elapsed().as_secs_f64() + 1.0 + losses) * (1.0 + SLACK);
+        assert!((passed as f64) <= most, "{passed} passed, {most} at most: {more:?}");
+    };
+    let more = flood_all(&clients, 60).await?;
+    assert!(more.iter().all(|passed| *passed > 0), "one gateway got nothing: {more:?}");
+    within(&more, 0.0);
+    redis.kill()?;
+    for cluster in &clusters {
+        shared(cluster, "0").await?;
+    }
+    // Losing sight may give each its part of one more burst.
+    within(&flood_all(&clients, 60).await?, 1.0);
+    redis.restart()?;
+    for cluster in &clusters {
+        shared(cluster, "1").await?;
+    }
+    // A Redis that starts anew has forgotten what was spent.
+    within(&flood_all(&clients, 60).await?, 2.0);
     Ok(())
 }

@@ -23,6 +23,7 @@ mod limits;
 mod load;
 mod observability;
 mod openapi;
+mod overload;
 mod perimeter;
 mod points;
 mod protocols;

@@ -48,10 +48,12 @@ pub enum Invalid {
     NoAddress,
     #[error("`rate_limit.default_plan` is {0:?}, which is not among `rate_limit.plans`")]
     NoSuchPlan(String),
+    #[error("`{key}` is {value}; it takes a share above 0 and at most 1")]
+    Share { key: &'static str, value: f64 },
+    #[error("`{key}` is {value}; it takes a share of 0 to 1")]
+    Ratio { key: &'static str, value: f64 },
     #[error(transparent)]
     Upstream(#[from] forward::ConfigError),
-    #[error("`{key}` is a share: 0 to 1")]
-    Share { key: &'static str },
     #[error("`{key}` is zero")]
     Zero { key: &'static str },
 }
@@ -80,9 +82,12 @@ impl Config {
         self.cors.check()?;
         self.upstream.validate()?;
         if !(0.0..=1.0).contains(&self.access_log.success_ratio) {
-            return Err(Invalid::Share { key: "access_log.success_ratio" });
+            return Err(Invalid::Ratio { key: "access_log.success_ratio", value: self.access_log.success_ratio });
         }
+        self.shares()?;
         let zero = [
+            ("shed.adaptive.window", self.shed.adaptive.window.is_zero()),
+            ("shed.pressure.interval", self.shed.pressure.interval.is_zero()),
             ("listener.max_connections", self.listener.max_connections == 0),
             ("listener.idle_timeout", self.listener.idle_timeout.is_zero()),
             ("listener.proxy_protocol.timeout", self.listener.proxy_protocol.timeout.is_zero()),
@@ -111,6 +116,23 @@ impl Config {
         ];
         match zero.into_iter().find(|(_, is_zero)| *is_zero) {
             Some((key, _)) => Err(Invalid::Zero { key }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Config {
+    fn shares(&self) -> Result<(), Invalid> {
+        let pressure = &self.shed.pressure;
+        let shares = [
+            ("shed.pressure.throttle_at", pressure.throttle_at),
+            ("shed.pressure.close_idle_at", pressure.close_idle_at),
+            ("shed.pressure.refuse_at", pressure.refuse_at),
+            ("shed.pressure.hysteresis", pressure.hysteresis),
+            ("shed.pressure.shed_share", pressure.shed_share),
+        ];
+        match shares.into_iter().find(|(_, share)| !(*share > 0.0 && *share <= 1.0)) {
+            Some((key, value)) => Err(Invalid::Share { key, value }),
             None => Ok(()),
         }
     }
@@ -199,6 +221,8 @@ mod tests {
         check("[client.proof]\npeers = [\"lb\"]", nobody);
         check("[client]\nmode = \"fronted\"", unproven);
         check("[deadline]\nunary = \"0s\"", "`deadline.unary` is zero");
+        let share = "`shed.pressure.refuse_at` is 95; it takes a share above 0 and at most 1";
+        check("[shed.pressure]\nrefuse_at = 95.0", share);
         let plan = "`rate_limit.default_plan` is \"gold\", which is not among `rate_limit.plans`";
         check("[rate_limit]\ndefault_plan = \"gold\"", plan);
     }

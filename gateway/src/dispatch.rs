@@ -32,6 +32,8 @@ use crate::audit::Audit;
 use crate::body::{self as bodies, Request, Response};
 use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
+use crate::layers::rate_limit::cost;
+use crate::layers::rate_limit::toll::Toll;
 use crate::region::{Chosen, Regions};
 use crate::route::{GrpcMethod, Route};
 use crate::{openapi, sse, websocket};
@@ -96,6 +98,14 @@ impl Job {
 
     fn query(&self) -> &str {
         self.parts.uri.query().unwrap_or_default()
+    }
+}
+
+/// Pays the rest of what a request costs, now that its body is known.
+fn pay(parts: &http::request::Parts, units: impl FnOnce(&cost::Config) -> u32) -> Result<(), Error> {
+    match parts.extensions.get::<Toll>() {
+        Some(toll) => toll.pay(units(toll.prices())),
+        None => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::gateway::{Error, threads};
 use crate::layers::{rescue, response_cache};
+use crate::listener::door::Door;
 use crate::listener::host::{Host, Plan};
 use crate::listener::tls::{self, Certificates};
 use crate::listener::{self, sockets};
@@ -56,11 +57,13 @@ impl Front {
                 .service(origin::Origin::new(origin));
             Ok(BoxCloneSyncService::new(service))
         };
+        let door = Arc::new(Door::new(config.listener.max_connections, &mut Registry::default()));
         let plan = Plan {
             threads: threads(config.threads),
             config: config.listener,
             sockets,
             certificates,
+            door,
             drain: drain.clone(),
             build: Box::new(move || Box::pin(build())),
             interim: true,

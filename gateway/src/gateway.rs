@@ -40,6 +40,8 @@ pub enum Error {
     Bind(#[source] sockets::Error),
     #[error("setting up the cache")]
     Cache(#[source] nearfield_cache::redis::BadUrl),
+    #[error("setting up shared quotas")]
+    Quotas(#[source] nearfield_cache::redis::BadUrl),
     #[error("setting up where clients are")]
     Geo(#[source] geo::database::Error),
     #[error("the listener's host ended while it started")]
@@ -66,6 +68,8 @@ pub struct Inside {
     /// What `/debug` shows.
     pub views: Views,
     pub administered: Administered,
+    /// Where streams are listed that may be closed when they are idle.
+    pub streams: websocket::Connections,
 }
 
 /// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
@@ -79,6 +83,8 @@ pub struct Gateway {
     host: Host,
     /// Keeps the readiness in step with the regions' health.
     following: Option<AbortOnDropHandle<()>>,
+    /// Watches what the process uses.
+    _sampling: Option<AbortOnDropHandle<()>>,
     config: Server,
 }
 
@@ -152,19 +158,32 @@ impl Gateway {
         let admin = admin::Server::start(config.listener.admin, registry, readiness.clone(), views.clone())
             .await
             .map_err(Error::Admin)?;
-        let admission = Arc::new(context.limits());
-        let inside = Inside { drain: drain.clone(), admission, views, administered };
+        let (admission, streams) = (Arc::new(context.gate()), context.streams());
+        let inside = Inside { drain: drain.clone(), admission, views, administered, streams };
+        let sampling = context.sampler().map(|sampler| AbortOnDropHandle::new(tokio::spawn(sampler.run())));
         let plan = Plan {
             threads: threads(config.server.threads),
             config: config.listener.clone(),
             sockets,
             certificates: certificates.clone(),
+            door: context.door(),
             drain: drain.clone(),
             build: Box::new(move || Box::pin(async move { Ok(pipeline::build(context, inner(inside).await?)) })),
             interim: false,
         };
         let host = Host::start(plan).await?;
-        Ok(Self { https, admin, audit, certificates, readiness, drain, host, following: None, config: config.server })
+        Ok(Self {
+            https,
+            admin,
+            audit,
+            certificates,
+            readiness,
+            drain,
+            host,
+            following: None,
+            _sampling: sampling,
+            config: config.server,
+        })
     }
 
     /// Reads what [`Self::start`] would read, without listening.
@@ -230,14 +249,14 @@ impl Gateway {
 /// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
 fn dispatch(
     config: Config,
-    Inside { drain, admission, views, administered }: Inside,
+    Inside { drain, admission, views, administered, streams }: Inside,
     metrics: &forward::metrics::Metrics,
 ) -> Result<(Dispatch, Regions), Error> {
     let Config { server, topology, upstream, stream, websocket, .. } = config;
     let regions = Regions::start(&topology, &server.region, &upstream, metrics).map_err(Error::Regions)?;
     regions.show_in(&views);
     let authenticator = administered.authenticator.clone();
-    let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission, authenticator);
+    let websockets = websocket::Server::new(websocket, regions.clone(), drain, admission, authenticator, streams);
     Ok((Dispatch::new(regions.clone(), websockets, stream, administered), regions))
 }
 

@@ -14,6 +14,7 @@ use crate::body::{Request, Response};
 
 mod activity;
 mod connection;
+pub(crate) mod door;
 pub(crate) mod host;
 mod interim;
 mod patience;

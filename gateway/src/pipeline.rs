@@ -1,5 +1,7 @@
 //! The table of contents of a request's life: every layer, outermost first, and why it stands where it does.
 
+use std::sync::Arc;
+
 use nearfield_telemetry::readiness::Readiness;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
@@ -11,12 +13,17 @@ use crate::dispatch::Administered;
 use crate::error::Error;
 use crate::gateway;
 use crate::layers::client_addr::proof::Secrets;
+use crate::layers::gate::Gate;
 use crate::layers::observe::metrics::Metrics;
+use crate::layers::shed::Shedding;
+use crate::layers::shed::sampler::Sampler;
 use crate::layers::{
     audit, authenticate, classify, client_addr, compression, deadline, grpc_web, head, locate, observe, options, pace,
-    perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing, shed, target,
+    perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing, target,
 };
 use crate::listener;
+use crate::listener::door::Door;
+use crate::websocket::Connections;
 
 /// What the layers are made of.
 pub(crate) struct Context {
@@ -28,8 +35,10 @@ pub(crate) struct Context {
     client_addr: client_addr::Layer,
     locate: locate::Layer,
     requests: Metrics,
-    shed: shed::Layer,
+    shedding: Shedding,
     limits: rate_limit::Limits,
+    door: Arc<Door>,
+    streams: Connections,
 }
 
 impl Context {
@@ -43,6 +52,8 @@ impl Context {
     ) -> Result<Self, gateway::Error> {
         let refusals = authenticate::Metrics::register(registry);
         let secrets = Secrets::start(&config.client.proof).map_err(gateway::Error::Proof)?;
+        let limits = rate_limit::Limits::start(&config.rate_limit, &config.server.instance, registry)
+            .map_err(gateway::Error::Quotas)?;
         Ok(Self {
             audit: audit::Layer { audit: administered.audit },
             authenticate: authenticate::Layer::new(administered.authenticator, refusals),
@@ -50,16 +61,39 @@ impl Context {
             client_addr: client_addr::Layer::new(config.client.clone(), secrets),
             locate: locate::Layer::start(&config.client.geo, registry).map_err(gateway::Error::Geo)?,
             requests: Metrics::register(registry),
-            shed: shed::Layer::new(&config.shed, registry),
-            limits: rate_limit::Limits::new(&config.rate_limit),
+            shedding: Shedding::new(&config.shed, &limits, registry),
+            limits,
+            door: Arc::new(Door::new(config.listener.max_connections, registry)),
+            streams: Connections::default(),
             config: config.clone(),
             readiness,
         })
     }
 
     /// The limits, for what comes in behind the pipeline: a WebSocket's messages.
-    pub(crate) fn limits(&self) -> rate_limit::Limits {
-        self.limits.clone()
+    pub(crate) fn gate(&self) -> Gate {
+        Gate { limits: self.limits.clone(), shedding: self.shedding.clone() }
+    }
+
+    /// What connections come in by.
+    pub(crate) fn door(&self) -> Arc<Door> {
+        self.door.clone()
+    }
+
+    /// Where open streams are listed that may be closed when they are idle.
+    pub(crate) fn streams(&self) -> Connections {
+        self.streams.clone()
+    }
+
+    /// What watches the process and sets the level of pressure; none when that is off.
+    pub(crate) fn sampler(&self) -> Option<Sampler> {
+        let config = &self.config.shed.pressure;
+        config.enabled.then(|| Sampler {
+            config: config.clone(),
+            gauge: self.shedding.gauge.clone(),
+            door: self.door.clone(),
+            streams: self.streams.clone(),
+        })
     }
 }
 
@@ -69,8 +103,9 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context { audit, authenticate, cache, client_addr, config, locate, readiness, requests, shed, limits } =
-        context;
+    let Context {
+        audit, authenticate, cache, client_addr, config, locate, readiness, requests, shedding, limits, ..
+    } = context;
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
         .layer(classify::Layer)
@@ -104,13 +139,15 @@ where
         // From here on everything knows when the caller stops waiting.
         .layer(deadline::Layer::new(config.deadline))
         // One atomic decides; nothing has been spent on the request yet.
-        .layer(shed)
+        .layer(shedding.ceiling)
         // Ahead of authentication: a flood from one address must not even cost a signature check.
         .layer(limits.by_address)
         // From here on there is a caller, and no credentials any more.
         .layer(authenticate)
         // Right behind authentication: it needs the caller's name and plan.
         .layer(limits.by_caller)
+        // As soon as it is known how much the request matters.
+        .layer(shedding.triage)
         // From here on what administrators do is done.
         .layer(audit)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
@@ -123,6 +160,8 @@ where
         .layer(response_cache::Layer { cache })
         // Innermost: where the client is matters only to what a region has to answer.
         .layer(locate)
+        // Innermost: a place is held for as long as what is behind the gateway takes, and a hit needs none.
+        .layer(shedding.admission)
         .service(inner);
     BoxCloneSyncService::new(service)
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use nearfield_auth::Authenticator;
+use nearfield_proto::v1::SearchRequest;
 use nearfield_telemetry::drain::Drain;
 use serde::Deserialize;
 use tokio_tungstenite::WebSocketStream;
@@ -24,6 +25,7 @@ pub use self::registry::Connections;
 use crate::body::{self, Request, Response};
 use crate::error::Error;
 use crate::forward::CallContext;
+use crate::layers::shed::room::Place;
 use crate::region::Regions;
 use crate::request::Leases;
 use crate::route::Route;
@@ -64,19 +66,30 @@ impl Default for Config {
     }
 }
 
-/// Asked before each message's request: the limits that apply to it.
+/// Asked before each message's request: the limits that apply to it, and a place under them.
+#[async_trait::async_trait]
 pub trait Admission: Send + Sync {
+    /// What it gives is dropped when the request has been answered.
+    ///
     /// # Errors
     /// Why the request is not admitted; the connection stays open.
-    fn admit(&self, context: &CallContext, route: Route) -> Result<(), Error>;
+    async fn admit(&self, context: &CallContext, asked: &Asked<'_>) -> Result<Option<Place>, Error>;
+}
+
+/// What a message asks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    Search { request: &'a SearchRequest, stream: bool },
+    Write { route: Route, points: usize },
 }
 
 /// No limits but those of the connection itself.
 pub struct Unlimited;
 
+#[async_trait::async_trait]
 impl Admission for Unlimited {
-    fn admit(&self, _context: &CallContext, _route: Route) -> Result<(), Error> {
-        Ok(())
+    async fn admit(&self, _context: &CallContext, _asked: &Asked<'_>) -> Result<Option<Place>, Error> {
+        Ok(None)
     }
 }
 
@@ -94,14 +107,15 @@ pub(crate) struct Shared {
 }
 
 impl Server {
+    /// `connections` is where open ones are listed, for whoever has to close some.
     pub fn new(
         config: Config,
         regions: Regions,
         drain: Drain,
         admission: Arc<dyn Admission>,
         authenticator: Arc<Authenticator>,
+        connections: Connections,
     ) -> Self {
-        let connections = Connections::default();
         Self(Arc::new(Shared { config, regions, drain, admission, authenticator, connections }))
     }
 

@@ -1,6 +1,7 @@
 //! What every Nearfield process needs around its work: settings, logs and traces, metrics, readiness and draining.
 
 pub mod admin;
+pub mod allowance;
 pub mod debug;
 pub mod drain;
 pub mod logging;

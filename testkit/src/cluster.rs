@@ -20,6 +20,10 @@ pub struct ClusterOptions {
     pub searchds: usize,
     pub redis: bool,
     pub rate_limits: bool,
+    /// A Redis through which the gateway shares its quotas with others.
+    pub quotas: Option<String>,
+    /// What the gateway calls in place of searchds, each "http://address:port".
+    pub upstreams: Vec<String>,
     /// Environment overrides of the gateway, `NEARFIELD_<SECTION>__<KEY>`.
     pub gateway: Vec<(&'static str, &'static str)>,
     /// Environment overrides of each searchd.
@@ -28,7 +32,15 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { searchds: 2, redis: false, rate_limits: false, gateway: Vec::new(), searchd: Vec::new() }
+        Self {
+            searchds: 2,
+            redis: false,
+            rate_limits: false,
+            upstreams: Vec::new(),
+            quotas: None,
+            gateway: Vec::new(),
+            searchd: Vec::new(),
+        }
     }
 }
 
@@ -152,8 +164,11 @@ fn gateway_config(
     redis: Option<&Redis>,
     directory: &TempDir,
 ) -> String {
-    let endpoints: Vec<String> = ports.iter().map(|p| format!("\"http://127.0.0.1:{p}\"")).collect();
+    let searchds = ports.iter().map(|port| format!("http://127.0.0.1:{port}"));
+    let endpoints: Vec<String> =
+        searchds.chain(options.upstreams.iter().cloned()).map(|url| format!("{url:?}")).collect();
     let mut config = String::new();
+    // No pressure: tests share the machine, and what it is short of says nothing of the gateway.
     let _ = write!(
         config,
         "[server]\nregion = \"us-central1\"\ninstance = \"gateway-0\"\n\n\
@@ -161,13 +176,14 @@ fn gateway_config(
          [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
          [auth]\napi_keys = {:?}\n[[auth.issuers]]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
          jwks_file = {:?}\nalgorithms = [\"ES256\"]\n\n\
-         [rate_limit]\nenabled = {}\n\n\
+         [rate_limit]\nenabled = {}\n{}\n[shed.pressure]\nenabled = false\n\n\
          [upstream]\nendpoints = [{}]\n",
         ca.leaf,
         ca.leaf_key,
         directory.path().join("keys.db"),
         authority.jwks,
         options.rate_limits,
+        options.quotas.as_ref().map_or_else(String::new, |url| format!("redis_url = {url:?}\n")),
         endpoints.join(", "),
     );
     if let Some(redis) = redis {

@@ -312,3 +312,66 @@ async fn a_url_that_is_none_is_an_error_at_the_start() {
     invalidation.purge(Purge::EVERYTHING);
     assert!(Redis::start("nonsense", &Config::default(), &invalidation, Arc::default()).is_err());
 }
+
+fn claim(left: i64, asked: u64) -> quotas::Claim {
+    quotas::Claim { policy: "user", key: 7, limit: 90, left, asked }
+}
+
+async fn settle(gateway: &mut quotas::Quotas, left: i64, asked: u64) -> quotas::Share {
+    gateway.settle(&[claim(left, asked)]).await.unwrap().shares[0]
+}
+
+#[tokio::test]
+async fn gateways_that_want_the_same_quota_get_shares_by_what_they_are_asked_for() {
+    let server = Server::start();
+    let open = |name: &str| quotas::Quotas::open(&server.url(), name.to_owned()).unwrap();
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(open);
+    let alone = settle(&mut a, 0, 10).await;
+    assert_eq!((alone.units, alone.sharers), (90, 1), "who is alone has all of it");
+    assert_eq!(settle(&mut b, 0, 10).await.sharers, 2);
+    // Each gives back what it did not use, and they come to equal shares, never more than all together.
+    let mut held = [90, 0, 0];
+    for _ in 0..8 {
+        for (index, gateway) in [&mut a, &mut b, &mut c].into_iter().enumerate() {
+            held[index] = i64::from(settle(gateway, held[index], 10).await.units);
+            assert!(held.iter().sum::<i64>() <= 90, "{held:?}");
+        }
+    }
+    assert!(held.iter().all(|units| (25..=31).contains(units)), "{held:?}");
+    for (index, gateway) in [&mut a, &mut b].into_iter().enumerate() {
+        settle(gateway, held[index], 0).await;
+    }
+    let rest = settle(&mut c, held[2], 10).await;
+    assert_eq!((rest.units, rest.sharers), (90, 1), "the others have given theirs up");
+    assert_eq!(c.settle(&[]).await.unwrap().gateways, 3);
+}
+
+#[tokio::test]
+async fn what_was_let_pass_without_a_share_is_paid_back() {
+    let server = Server::start();
+    let mut gateway = quotas::Quotas::open(&server.url(), "a".to_owned()).unwrap();
+    let owing = settle(&mut gateway, -50, 50).await;
+    assert!((40..=45).contains(&owing.units), "{owing:?}");
+    let spent = i64::from(owing.units) - 1_000;
+    assert_eq!(settle(&mut gateway, spent, 50).await.units, 0, "nothing until that is paid");
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_or_dies_is_told_of_in_time_and_found_again() {
+    let server = Server::start();
+    let mut gateway = quotas::Quotas::open(&server.url(), "a".to_owned()).unwrap();
+    settle(&mut gateway, 0, 1).await;
+    server.signal("-STOP");
+    assert!(gateway.settle(&[claim(0, 1)]).await.is_err());
+    server.signal("-CONT");
+    eventually("it answers again", || async {
+        let mut gateway = quotas::Quotas::open(&server.url(), "b".to_owned()).unwrap();
+        gateway.settle(&[claim(0, 1)]).await.is_ok()
+    })
+    .await;
+    let port = server.kill();
+    assert!(gateway.settle(&[claim(0, 1)]).await.is_err());
+    let _anew = Server::start_at(port);
+    // It has forgotten the scripts, too.
+    assert_eq!(settle(&mut gateway, 0, 1).await.sharers, 1);
+}

@@ -13,6 +13,7 @@ use crate::forward::codec::ndjson::Lines;
 use crate::forward::codec::query::Parameters;
 use crate::forward::codec::{answer, point};
 use crate::forward::{CallContext, Upstream};
+use crate::layers::rate_limit::toll::Toll;
 
 /// Points of one batch.
 const BATCH_POINTS: usize = 512;
@@ -24,7 +25,8 @@ pub(super) async fn insert(job: Job) -> Result<Response, Error> {
     let collection = Parameters::read(job.query(), &["collection"], &report).collection();
     let collection = report.finish(collection)?;
     let mut body = job.body;
-    let mut batches = Batches::new(job.upstream, job.context, collection);
+    let toll = job.parts.extensions.get().cloned();
+    let mut batches = Batches::new(job.upstream, job.context, collection, toll);
     let mut lines = Lines::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|e| batches.end(lines.number(), Error::of_body(e)))?.into_data() else { continue };
@@ -58,12 +60,14 @@ struct Batches {
     bytes: usize,
     stored: u64,
     session: String,
+    toll: Option<Toll>,
 }
 
 impl Batches {
-    fn new(upstream: Upstream, context: CallContext, collection: String) -> Self {
+    fn new(upstream: Upstream, context: CallContext, collection: String, toll: Option<Toll>) -> Self {
         let request = InsertRequest { collection, vectors: Vec::new() };
-        Self { upstream, context, request, lines: Vec::new(), bytes: 0, stored: 0, session: String::new() }
+        let (lines, session) = (Vec::new(), String::new());
+        Self { upstream, context, request, lines, bytes: 0, stored: 0, session, toll }
     }
 
     async fn take(&mut self, number: u64, line: &[u8]) -> Result<(), Error> {
@@ -104,6 +108,9 @@ impl Batches {
     }
 
     async fn send(&mut self) -> Result<(), Error> {
+        if let Some(toll) = &self.toll {
+            toll.pay_in_time(toll.prices().points(self.lines.len()), self.context.deadline).await?;
+        }
         let inserted = self.upstream.insert(&self.context, &self.request).await?;
         self.stored += inserted.inserted;
         self.session = inserted.session;

@@ -1,6 +1,6 @@
 //! `/insert`, `/update`, `/delete` and `/embed/{id}`.
 
-use super::{Job, body, lines, reply};
+use super::{Job, body, lines, pay, reply};
 use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::{self, answer, point};
@@ -12,6 +12,7 @@ pub(super) async fn insert(job: Job) -> Result<Response, Error> {
     }
     codec::expect_json(&job.parts.headers)?;
     let request = point::insert(&body::read(job.body).await?)?;
+    pay(&job.parts, |prices| prices.points(request.vectors.len()))?;
     let inserted = job.upstream.insert(&job.context, &request).await?;
     Ok(reply::written(answer::plain(&answer::Inserted::from(&inserted)), &inserted.session))
 }
@@ -26,6 +27,7 @@ pub(super) async fn update(job: Job) -> Result<Response, Error> {
 pub(super) async fn delete(job: Job) -> Result<Response, Error> {
     codec::expect_json(&job.parts.headers)?;
     let request = point::delete(&body::read(job.body).await?)?;
+    pay(&job.parts, |prices| prices.points(request.ids.len()))?;
     let deleted = job.upstream.delete(&job.context, &request).await?;
     Ok(reply::written(answer::plain(&answer::Deleted::from(&deleted)), &deleted.session))
 }

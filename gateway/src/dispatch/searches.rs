@@ -2,7 +2,7 @@
 
 use nearfield_proto::v1;
 
-use super::{Job, body, reply};
+use super::{Job, body, pay, reply};
 use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::{self, DecodedSearch, answer, batch};
@@ -27,11 +27,15 @@ pub(super) async fn stream(mut job: Job, config: &sse::Config) -> Result<Respons
 
 /// The request's search, which the cache layer may have decoded already.
 pub(super) async fn decoded(job: &mut Job) -> Result<v1::SearchRequest, Error> {
-    if let Some(DecodedSearch(request)) = job.parts.extensions.remove() {
-        return Ok(request);
-    }
-    let body = body::read(std::mem::replace(&mut job.body, crate::body::empty())).await?;
-    codec::decode_search(&job.parts, &body)
+    let request = match job.parts.extensions.remove() {
+        Some(DecodedSearch(request)) => request,
+        None => {
+            let body = body::read(std::mem::replace(&mut job.body, crate::body::empty())).await?;
+            codec::decode_search(&job.parts, &body)?
+        }
+    };
+    pay(&job.parts, |prices| prices.search(&request))?;
+    Ok(request)
 }
 
 /// Each search gets its result or its problem; those that are not valid are not sent on.
@@ -49,6 +53,7 @@ pub(super) async fn batch(job: Job) -> Result<Response, Error> {
         }
         valid.extend(search.as_ref().ok().cloned());
     }
+    pay(&job.parts, |prices| prices.batch(&valid))?;
     let answered = if valid.is_empty() {
         v1::BatchSearchResponse::default()
     } else {

@@ -18,10 +18,11 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service as Listening;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Shared;
+use super::door::Door;
 use super::sockets::Bound;
 use super::tls::Certificates;
 use super::{Config, Service, quic, tcp};
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     pub(crate) sockets: Vec<Bound>,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) door: Arc<Door>,
     pub(crate) drain: Drain,
     pub(crate) build: Build,
     /// Whether the pipeline has answers to give before the final ones.
@@ -135,13 +137,12 @@ impl pingora_core::services::Service for Edge {
 
 /// Builds the pipeline and hands the sockets over. The future it gives is the serving itself, until the drain.
 async fn run(plan: Plan, fds: Option<ListenFds>, listeners_per_fd: usize) -> Result<impl Future<Output = ()>, Error> {
-    let Plan { config, sockets, certificates, drain, build, interim, .. } = plan;
+    let Plan { config, sockets, certificates, door, drain, build, interim, .. } = plan;
     let service = build().await?;
     let fds = fds.ok_or(Error::Host)?;
     let alt_svc = alt_svc(&config, &sockets);
     let shared = Arc::new(Shared { config, drain: drain.clone(), service, alt_svc, interim });
-    let connections = Arc::new(Semaphore::new(shared.config.max_connections));
-    let app = tcp::App { certificates: certificates.clone(), connections: connections.clone(), shared: shared.clone() };
+    let app = tcp::App { certificates: certificates.clone(), door: door.clone(), shared: shared.clone() };
     let mut listening = Listening::new("https".to_owned(), app);
     let mut endpoints = Vec::new();
     for bound in sockets {
@@ -165,9 +166,7 @@ async fn run(plan: Plan, fds: Option<ListenFds>, listeners_per_fd: usize) -> Res
         };
         let accepting = listening.start_service(Some(fds), close, listeners_per_fd);
         let quic = futures::future::join_all(
-            endpoints
-                .iter()
-                .map(|endpoint| quic::serve(endpoint, connections.clone(), certificates.clone(), shared.clone())),
+            endpoints.iter().map(|endpoint| quic::serve(endpoint, door.clone(), certificates.clone(), shared.clone())),
         );
         tokio::join!(accepting, quic, closer);
     })

@@ -12,11 +12,11 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt;
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::connection::{Peer, Shared};
+use super::door::Door;
 use super::quic_body::QuicBody;
 use super::quic_fields::Protocol;
 use super::quic_streams::{self, Beside, Stopped};
@@ -71,7 +71,7 @@ pub(super) fn server_config(limits: &Http3, idle: Duration, material: &Material)
 /// Takes connections up until the drain, and then waits for those that are open.
 pub(super) async fn serve(
     endpoint: &quinn::Endpoint,
-    connections: Arc<Semaphore>,
+    door: Arc<Door>,
     certificates: Arc<Certificates>,
     shared: Arc<Shared>,
 ) {
@@ -88,7 +88,7 @@ pub(super) async fn serve(
             }
         };
         let Some(incoming) = incoming else { break };
-        let Ok(slot) = connections.clone().try_acquire_owned() else {
+        let Some(slot) = door.enter() else {
             incoming.refuse();
             continue;
         };

@@ -10,15 +10,15 @@ use async_trait::async_trait;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Peer, Shared};
+use super::door::Door;
 use super::tls::{self, Certificates};
 
 pub(super) struct App {
     pub(super) certificates: Arc<Certificates>,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) door: Arc<Door>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -27,10 +27,7 @@ impl ServerApp for App {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
         // Before the handshake, which is the dear part. The permit lives as long as this task or, once a WebSocket
         // has taken the connection over, as long as the socket.
-        let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-            tracing::debug!("connection refused: too many are open");
-            return None;
-        };
+        let permit = self.door.enter()?;
         let _admitted = self.shared.drain.admit();
         let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
         let peer = match self.shared.config.proxy_protocol.client(peer, &mut stream).await {

@@ -8,8 +8,8 @@ use nearfield_auth::Scope;
 use nearfield_proto::v1::SearchRequest;
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::message::{self, Ask, Message};
+use super::{Asked, Shared};
 use crate::error::Error;
 use crate::forward::codec::answer::{self, Include};
 use crate::forward::{CallContext, Upstream};
@@ -41,20 +41,22 @@ async fn answer(
     ask: Ask,
     answers: &Answers,
 ) -> Result<(), Error> {
-    if let Ask::Ping = ask {
-        let _ = answers.send(message::pong(id)).await;
-        return Ok(());
-    }
-    let (route, scope) = match ask {
-        Ask::Delete(_) => (Route::Delete, Scope::VectorsWrite),
-        Ask::Insert(_) => (Route::Insert, Scope::VectorsWrite),
-        Ask::Update(_) => (Route::Update, Scope::VectorsWrite),
-        Ask::Ping | Ask::Search { .. } => (Route::Search, Scope::VectorsRead),
+    let (asked, scope) = match &ask {
+        Ask::Delete(request) => (Asked::Write { route: Route::Delete, points: request.ids.len() }, Scope::VectorsWrite),
+        Ask::Insert(request) => {
+            (Asked::Write { route: Route::Insert, points: request.vectors.len() }, Scope::VectorsWrite)
+        }
+        Ask::Ping => {
+            let _ = answers.send(message::pong(id)).await;
+            return Ok(());
+        }
+        Ask::Search { request, stream } => (Asked::Search { request, stream: *stream }, Scope::VectorsRead),
+        Ask::Update(_) => (Asked::Write { route: Route::Update, points: 1 }, Scope::VectorsWrite),
     };
     if context.principal.as_ref().is_some_and(|principal| !principal.scopes.contains(scope)) {
         return Err(Error::Forbidden(scope));
     }
-    shared.admission.admit(context, route)?;
+    let mut place = shared.admission.admit(context, &asked).await?;
     let upstream = shared.regions.route(context.location)?.upstream;
     let bytes = match ask {
         Ask::Search { request, stream: true } => return stream(&upstream, context, id, &request, answers).await,
@@ -67,6 +69,9 @@ async fn answer(
         Ask::Delete(request) => message::ack(id, &answer::Deleted::from(&upstream.delete(context, &request).await?)),
         Ask::Ping => message::pong(id),
     };
+    if let Some(place) = &mut place {
+        place.answered();
+    }
     let _ = answers.send(bytes).await;
     Ok(())
 }

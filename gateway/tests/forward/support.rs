@@ -70,8 +70,14 @@ impl Inside {
         let unlimited = Arc::new(websocket::Unlimited);
         let authenticator = Arc::new(Authenticator::start(&nearfield_auth::Config::default()).await.unwrap());
         let audit = audit::Audit::open(&audit::Config::default(), &mut Registry::default()).unwrap();
-        let websockets =
-            websocket::Server::new(websocket, regions.clone(), drain.clone(), unlimited, authenticator.clone());
+        let websockets = websocket::Server::new(
+            websocket,
+            regions.clone(),
+            drain.clone(),
+            unlimited,
+            authenticator.clone(),
+            websocket::Connections::default(),
+        );
         let administered = Administered { authenticator, audit };
         let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default(), administered);
         Self { dispatch, regions, drain, searchd: None, registry, _data: tempfile::tempdir().unwrap() }

@@ -9,7 +9,7 @@ use futures::future::Either;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
-use super::limiter::WINDOW_SECONDS;
+use super::limiter::{Key, WINDOW_SECONDS};
 use crate::body::{Request, Response};
 use crate::layers::Answering;
 
@@ -24,16 +24,27 @@ pub(crate) struct Standing {
     pub(super) remaining: u32,
     /// Seconds until there is quota again, or all of it.
     pub(super) reset: u64,
+    /// Who shares the quota, told as the draft's partition key; absent where the policy's name says it.
+    pub(super) partition: Option<Key>,
 }
 
 /// The standings of one request, in its extensions.
 #[derive(Clone, Default)]
-pub(super) struct Standings(Arc<Mutex<Vec<Standing>>>);
+pub(crate) struct Standings(Arc<Mutex<Vec<Standing>>>);
 
 impl Standings {
-    pub(super) fn note(request: &Request, standing: impl IntoIterator<Item = Standing>) {
-        if let Some(standings) = request.extensions().get::<Self>() {
-            standings.0.lock().extend(standing);
+    pub(super) fn note(request: &Request, standing: Option<Standing>) {
+        if let (Some(standings), Some(standing)) = (request.extensions().get::<Self>(), standing) {
+            standings.add(standing);
+        }
+    }
+
+    /// In place of what was said of the same policy before: a request may pay more than once.
+    pub(crate) fn add(&self, standing: Standing) {
+        let mut standings = self.0.lock();
+        match standings.iter_mut().find(|known| known.policy == standing.policy) {
+            Some(known) => *known = standing,
+            None => standings.push(standing),
         }
     }
 }
@@ -90,14 +101,20 @@ where
     }
 }
 
-/// Both fields are lists of strings with parameters (RFC 9651): `"ip";q=100;w=1` and `"ip";r=42;t=1`.
+/// Both fields are lists of strings with parameters (RFC 9651): `"ip";q=100;w=1` and `"ip";r=42;t=1`. The unit is the
+/// draft's default, requests, of which a dear one counts as several.
 fn fields(standings: &[Standing]) -> (HeaderValue, HeaderValue) {
     let (mut policies, mut states) = (String::new(), String::new());
-    for Standing { policy, limit, remaining, reset } in standings {
+    for Standing { policy, limit, remaining, reset, partition } in standings {
         let comma = if policies.is_empty() { "" } else { ", " };
         // Writing to a string does not fail.
         let _written = write!(policies, "{comma}\"{policy}\";q={limit};w={WINDOW_SECONDS}");
         let _written = write!(states, "{comma}\"{policy}\";r={remaining};t={reset}");
+        if let Some(key) = partition {
+            let key = key.partition();
+            let _written = write!(policies, ";pk=:{key}:");
+            let _written = write!(states, ";pk=:{key}:");
+        }
     }
     let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     (value(&policies), value(&states))

@@ -9,30 +9,22 @@ use governor::clock::{Clock, DefaultClock};
 
 use super::Config;
 use super::announce::{Standing, Standings};
-use super::limiter::Limiter;
+use super::limiter::{Key, Limiter, Means};
 use crate::body::{Request, Response};
 use crate::error::Error;
 use crate::request::ClientAddr;
 
-/// What counts as one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Client {
-    V4(u32),
-    V6(u64),
-}
-
-impl Client {
-    fn of(addr: IpAddr) -> Self {
-        match addr.to_canonical() {
-            IpAddr::V4(addr) => Self::V4(addr.to_bits()),
-            IpAddr::V6(addr) => Self::V6((addr.to_bits() >> 64) as u64),
-        }
+/// What counts as one client. The bit tells a /64 from an IPv4 address, whatever it is.
+fn client(addr: IpAddr) -> Key {
+    match addr.to_canonical() {
+        IpAddr::V4(addr) => Key(u128::from(addr.to_bits())),
+        IpAddr::V6(addr) => Key((addr.to_bits() >> 64 << 64) | (1 << 63)),
     }
 }
 
 pub(crate) struct Layer<C: Clock = DefaultClock> {
     /// Absent when limits are off.
-    limiter: Option<Arc<Limiter<Client, C>>>,
+    limiter: Option<Arc<Limiter<C>>>,
 }
 
 impl<C: Clock> Clone for Layer<C> {
@@ -42,15 +34,15 @@ impl<C: Clock> Clone for Layer<C> {
 }
 
 impl<C: Clock + Clone> Layer<C> {
-    pub(crate) fn new(config: &Config, clock: C) -> Self {
-        let limiter = || Arc::new(Limiter::new("ip", config.ip_per_second, config.max_new_keys, clock));
+    pub(crate) fn new(config: &Config, means: &Means, clock: C) -> Self {
+        let limiter = || Arc::new(Limiter::new("ip", config.ip_per_second, means, clock));
         Self { limiter: config.enabled.then(limiter) }
     }
 
     /// Counts one request. There is no standing when limits are off.
-    pub(super) fn check(&self, addr: IpAddr) -> (Option<Standing>, Result<(), Error>) {
+    pub(crate) fn check(&self, addr: IpAddr) -> (Option<Standing>, Result<(), Error>) {
         let Some(limiter) = &self.limiter else { return (None, Ok(())) };
-        let (standing, passed) = limiter.check(&Client::of(addr));
+        let (standing, passed) = limiter.check(client(addr), 1);
         (Some(standing), passed)
     }
 }
@@ -122,7 +114,7 @@ mod tests {
     async fn every_answer_says_what_is_left_and_the_refusal_when_to_come_back() {
         let clock = FakeRelativeClock::default();
         let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
-        let limited = Layer::new(&Config::default(), clock.clone()).layer(inner);
+        let limited = Layer::new(&Config::default(), &Means::alone(), clock.clone()).layer(inner);
         let mut service = announce::Layer { enabled: true }.layer(rescue::Layer.layer(limited));
         for n in 1..=100 {
             let answer = service.call(request("198.51.100.1")).await.unwrap();
@@ -140,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_64() {
-        let client = |addr: &str| Client::of(addr.parse().unwrap());
+        let client = |addr: &str| client(addr.parse().unwrap());
         assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
         assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
         assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));

@@ -1,7 +1,6 @@
-//! The limits per user and per tenant, by the plan that the caller's credentials name.
+//! The limits per user, per API key and per tenant, by the plan that the caller's credentials name.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,107 +8,133 @@ use futures::future::{Either, Ready, ready};
 use governor::clock::{Clock, DefaultClock};
 use nearfield_auth::Principal;
 
-use super::Config;
 use super::announce::{Standing, Standings};
-use super::limiter::Limiter;
+use super::limiter::{Key, Limiter, Means};
+use super::plan::{Plan, Plans};
+use super::toll::Toll;
+use super::{Config, cost};
 use crate::body::{Request, Response};
 use crate::error::Error;
+use crate::layers::classify;
 use crate::request::Caller;
 
-/// The two limits of a plan. Keys are hashes, seeded per process: a limiter needs no names.
-struct Plan<C: Clock> {
-    users: Limiter<u64, C>,
-    tenants: Limiter<u64, C>,
+/// Counts what a caller asks.
+pub(crate) trait Count: Send + Sync {
+    /// # Errors
+    /// [`Error::Limited`] by the first limit that has not as many units left.
+    fn count(&self, principal: &Principal, units: u32, note: &mut dyn FnMut(Standing)) -> Result<(), Error>;
+
+    fn prices(&self) -> &cost::Config;
 }
 
-struct Plans<C: Clock> {
-    by_name: HashMap<String, Arc<Plan<C>>>,
-    default: Arc<Plan<C>>,
-    seed: RandomState,
+/// The limits of a plan.
+struct Limiters<C: Clock> {
+    users: Limiter<C>,
+    keys: Limiter<C>,
+    tenants: Limiter<C>,
 }
 
-impl<C: Clock + Clone> Plans<C> {
-    fn new(config: &Config, clock: &C) -> Option<Self> {
-        let by_name: HashMap<_, _> = config
-            .plans
-            .iter()
-            .map(|(name, plan)| {
-                let limiter = |policy, per_second| Limiter::new(policy, per_second, config.max_new_keys, clock.clone());
-                let users = limiter("user", plan.user_per_second);
-                let tenants = limiter("tenant", plan.tenant_per_second);
-                (name.clone(), Arc::new(Plan { users, tenants }))
-            })
-            .collect();
-        let default = by_name.get(&config.default_plan)?.clone();
-        Some(Self { by_name, default, seed: RandomState::new() })
+struct Callers<C: Clock> {
+    by_plan: HashMap<String, Limiters<C>>,
+    default: Limiters<C>,
+    prices: cost::Config,
+}
+
+impl<C: Clock + Clone> Callers<C> {
+    fn new(config: &Config, plans: &Plans, means: &Means, clock: &C) -> Self {
+        let limiters = |plan: &Plan| {
+            let limiter = |policy, per_second| Limiter::new(policy, per_second, means, clock.clone());
+            Limiters {
+                users: limiter("user", plan.user_per_second),
+                keys: limiter("key", plan.key_per_second.unwrap_or(plan.user_per_second)),
+                tenants: limiter("tenant", plan.tenant_per_second),
+            }
+        };
+        Self {
+            by_plan: plans.named().map(|(name, plan)| (name.clone(), limiters(plan))).collect(),
+            default: limiters(plans.default()),
+            prices: config.cost.clone(),
+        }
     }
 
-    fn of(&self, principal: &Principal) -> &Plan<C> {
-        principal.plan.as_ref().and_then(|name| self.by_name.get(name)).unwrap_or(&self.default)
-    }
-
-    fn check(&self, principal: &Principal, mut note: impl FnMut(Standing)) -> Result<(), Error> {
-        let plan = self.of(principal);
-        // The same subject in two tenants is two users.
-        let user = self.seed.hash_one((&principal.tenant, &principal.subject));
-        let (standing, passed) = plan.users.check(&user);
-        note(standing);
-        passed?;
-        let Some(tenant) = &principal.tenant else { return Ok(()) };
-        let (standing, passed) = plan.tenants.check(&self.seed.hash_one(tenant));
-        note(standing);
-        passed
+    fn of(&self, principal: &Principal) -> &Limiters<C> {
+        principal.plan.as_ref().and_then(|name| self.by_plan.get(name)).unwrap_or(&self.default)
     }
 }
 
-pub(crate) struct Layer<C: Clock = DefaultClock> {
+impl<C: Clock + Clone + Send + Sync> Count for Callers<C>
+where
+    Limiter<C>: Send + Sync,
+{
+    fn count(&self, principal: &Principal, units: u32, note: &mut dyn FnMut(Standing)) -> Result<(), Error> {
+        let limiters = self.of(principal);
+        let tenant = principal.tenant.as_deref().unwrap_or_default();
+        let mut check = |limiter: &Limiter<C>, key: Key| {
+            let (standing, passed) = limiter.check(key, units);
+            note(Standing { partition: Some(key), ..standing });
+            passed
+        };
+        check(&limiters.users, Key::of_user(principal))?;
+        if let Some(id) = &principal.key {
+            check(&limiters.keys, Key::of([tenant, id]))?;
+        }
+        if !tenant.is_empty() {
+            check(&limiters.tenants, Key::of([tenant, ""]))?;
+        }
+        Ok(())
+    }
+
+    fn prices(&self) -> &cost::Config {
+        &self.prices
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Layer {
     /// Absent when limits are off.
-    plans: Option<Arc<Plans<C>>>,
+    counter: Option<Arc<dyn Count>>,
 }
 
-impl<C: Clock> Clone for Layer<C> {
-    fn clone(&self) -> Self {
-        Self { plans: self.plans.clone() }
+impl Layer {
+    pub(super) fn new(config: &Config, plans: &Plans, means: &Means) -> Self {
+        Self::with_clock(config, plans, means, &DefaultClock::default())
+    }
+
+    fn with_clock<C: Clock + Clone + Send + Sync + 'static>(
+        config: &Config,
+        plans: &Plans,
+        means: &Means,
+        clock: &C,
+    ) -> Self
+    where
+        C::Instant: Send + Sync,
+    {
+        let counter = || Arc::new(Callers::new(config, plans, means, clock)) as Arc<dyn Count>;
+        Self { counter: config.enabled.then(counter) }
+    }
+
+    /// What pays for one caller's requests; none when nobody is limited.
+    pub(crate) fn toll(&self, principal: &Arc<Principal>, standings: Option<Standings>) -> Option<Toll> {
+        let counter = self.counter.clone()?;
+        Some(Toll { counter, principal: principal.clone(), standings })
     }
 }
 
-impl<C: Clock + Clone> Layer<C> {
-    /// `config.default_plan` is one of `config.plans`, as [`crate::config::Config::check`] has made sure.
-    pub(crate) fn new(config: &Config, clock: &C) -> Self {
-        let plans = if config.enabled { Plans::new(config, clock) } else { None };
-        Self { plans: plans.map(Arc::new) }
-    }
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
 
-    /// Counts one request of `principal`.
-    pub(super) fn check(&self, principal: &Principal, note: impl FnMut(Standing)) -> Result<(), Error> {
-        self.plans.as_ref().map_or(Ok(()), |plans| plans.check(principal, note))
-    }
-}
-
-impl<S, C: Clock> tower::Layer<S> for Layer<C> {
-    type Service = Service<S, C>;
-
-    fn layer(&self, inner: S) -> Service<S, C> {
+    fn layer(&self, inner: S) -> Service<S> {
         Service { inner, layer: self.clone() }
     }
 }
 
-pub(crate) struct Service<S, C: Clock = DefaultClock> {
+#[derive(Clone)]
+pub(crate) struct Service<S> {
     inner: S,
-    layer: Layer<C>,
+    layer: Layer,
 }
 
-impl<S: Clone, C: Clock> Clone for Service<S, C> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S, C> tower::Service<Request> for Service<S, C>
-where
-    S: tower::Service<Request, Response = Response, Error = Error>,
-    C: Clock + Clone,
-{
+impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
@@ -118,12 +143,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let note = |standing| Standings::note(&request, [standing]);
-        if let Some(Caller(principal)) = request.extensions().get()
-            && let Err(error) = self.layer.check(principal, note)
-        {
-            return Either::Right(ready(Err(error)));
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let extensions = request.extensions();
+        let principal = extensions.get().map(|Caller(principal)| principal);
+        let toll = principal.and_then(|principal| self.layer.toll(principal, extensions.get().cloned()));
+        if let Some(toll) = toll {
+            if let Err(error) = toll.enter(classify::route(&request)) {
+                return Either::Right(ready(Err(error)));
+            }
+            request.extensions_mut().insert(toll);
         }
         Either::Left(self.inner.call(request))
     }
@@ -132,27 +160,28 @@ where
 #[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
-    use tower::{Layer as _, Service as _};
+    use tower::Service as _;
 
     use super::*;
     use crate::body;
 
+    fn layer(config: &Config) -> Layer {
+        Layer::with_clock(config, &Plans::new(config), &Means::alone(), &FakeRelativeClock::default())
+    }
+
+    fn principal(subject: &str, tenant: Option<&str>, plan: Option<&str>) -> Principal {
+        let [tenant, plan] = [tenant, plan].map(|name| name.map(str::to_owned));
+        Principal { subject: subject.to_owned(), tenant, plan, ..Principal::default() }
+    }
+
     /// How many of 200 requests pass.
-    async fn passing(config: &Config, callers: &[(&str, Option<&str>, Option<&str>)]) -> usize {
+    async fn passing(config: &Config, callers: &[Principal]) -> usize {
         let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
-        let mut service = Layer::new(config, &FakeRelativeClock::default()).layer(inner);
+        let mut service = tower::Layer::layer(&layer(config), inner);
         let mut passed = 0;
-        for (subject, tenant, plan) in callers.iter().cycle().take(200) {
-            let principal = Principal {
-                subject: (*subject).to_owned(),
-                tenant: tenant.map(str::to_owned),
-                plan: plan.map(str::to_owned),
-                scopes: nearfield_auth::Scopes::default(),
-                expires: None,
-                key: None,
-            };
+        for caller in callers.iter().cycle().take(200) {
             let mut request = http::Request::new(body::empty());
-            request.extensions_mut().insert(Caller(Arc::new(principal)));
+            request.extensions_mut().insert(Caller(Arc::new(caller.clone())));
             passed += usize::from(service.call(request).await.is_ok());
         }
         passed
@@ -161,14 +190,37 @@ mod tests {
     #[tokio::test]
     async fn plans_set_the_limits_of_users_and_of_their_tenants() {
         let config = Config::default();
-        assert_eq!(passing(&config, &[("ada", None, Some("free"))]).await, 20);
-        assert_eq!(passing(&config, &[("ada", None, None)]).await, 100);
-        assert_eq!(passing(&config, &[("ada", None, Some("unheard-of"))]).await, 100);
-        assert_eq!(passing(&config, &[("ada", None, Some("premium"))]).await, 200);
-        assert_eq!(passing(&config, &[("ada", Some("a"), Some("free")), ("ada", Some("b"), Some("free"))]).await, 40);
-        let names: Vec<String> = (0..20).map(|n| format!("user-{n}")).collect();
-        let tenant: Vec<_> = names.iter().map(|name| (name.as_str(), Some("a"), Some("free"))).collect();
+        let ada = |tenant, plan| principal("ada", tenant, plan);
+        assert_eq!(passing(&config, &[ada(None, Some("free"))]).await, 20);
+        assert_eq!(passing(&config, &[ada(None, None)]).await, 100);
+        assert_eq!(passing(&config, &[ada(None, Some("unheard-of"))]).await, 100);
+        assert_eq!(passing(&config, &[ada(None, Some("premium"))]).await, 200);
+        assert_eq!(passing(&config, &[ada(Some("a"), Some("free")), ada(Some("b"), Some("free"))]).await, 40);
+        let tenant: Vec<_> = (0..20).map(|n| principal(&format!("user-{n}"), Some("a"), Some("free"))).collect();
         assert_eq!(passing(&config, &tenant).await, 100);
-        assert_eq!(passing(&Config { enabled: false, ..config }, &[("ada", None, Some("free"))]).await, 200);
+        assert_eq!(passing(&Config { enabled: false, ..config }, &[ada(None, Some("free"))]).await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_key_may_have_less_than_its_user() {
+        let mut config = Config::default();
+        config.plans.get_mut("free").unwrap().key_per_second = std::num::NonZeroU32::new(5);
+        let with = |id: &str| Principal { key: Some(id.into()), ..principal("ada", None, Some("free")) };
+        assert_eq!(passing(&config, &[with("k1")]).await, 5);
+        assert_eq!(passing(&config, &[with("k1"), with("k2")]).await, 10);
+        assert_eq!(passing(&config, &[principal("ada", None, Some("free"))]).await, 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_cost_is_paid_and_a_stream_waits_for_its_quota() {
+        let (config, ada) = (Config::default(), Arc::new(principal("ada", None, Some("free"))));
+        let toll = Layer::new(&config, &Plans::new(&config), &Means::alone()).toll(&ada, None).unwrap();
+        toll.pay(1).unwrap();
+        toll.pay(11).unwrap();
+        toll.pay(11).unwrap();
+        assert!(matches!(toll.pay(11), Err(Error::Limited { policy: "user", limit: 20, .. })));
+        // Dearer than all that there ever is: takes all of it.
+        let late = toll.pay_in_time(1000, Some(std::time::Instant::now())).await;
+        assert!(matches!(late, Err(Error::Limited { .. })));
     }
 }

@@ -17,6 +17,7 @@ use super::subject::Known;
 use super::{Cache, Inner, MAX_JOINS, SERVER_TIMING, Shared};
 use crate::body::Response;
 use crate::error::Error;
+use crate::layers::rate_limit::toll::Toll;
 use crate::request::Deadline;
 
 impl Cache {
@@ -123,9 +124,13 @@ impl Cache {
         inner: S,
         known: Arc<Known>,
         asked: Asked,
-        exchange: Exchange,
+        mut exchange: Exchange,
         found: Option<Found>,
     ) -> Result<Response, Error> {
+        // Each that waits for the answer pays, whoever asks for it in the end.
+        if let Some(toll) = exchange.parts.extensions.remove::<Toll>() {
+            toll.pay(known.units())?;
+        }
         let deadline = exchange.parts.extensions.get().map(|Deadline(at)| *at);
         let why = self.why(&known, &asked, found.as_ref());
         let stale = found.map(|found| found.entry);

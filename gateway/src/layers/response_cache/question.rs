@@ -17,6 +17,7 @@ use super::Cache;
 use super::subject::{Known, Subject};
 use crate::error::Error;
 use crate::forward::codec::{self, SESSION_HEADER, point};
+use crate::layers::rate_limit::toll::Toll;
 use crate::request::Caller;
 
 pub(super) enum Question {
@@ -58,7 +59,7 @@ impl Cache {
                 }
                 let id = fetch.ids.first().map(String::as_str).unwrap_or_default();
                 let key = Key::embed(audience, &fetch.collection, id);
-                (known(key, content, tenant, &fetch.collection, Some(id))?, None)
+                (known(key, content, tenant, &fetch.collection, Some(id), 1)?, None)
             }
             Content::Search => {
                 let search = codec::decode_search(parts, body)?;
@@ -70,7 +71,9 @@ impl Cache {
                 }
                 let id = Some(search.query_vector_id.as_str()).filter(|id| !id.is_empty());
                 let key = Key::search(audience, &query_of(&search));
-                (known(key, content, tenant, &search.collection, id)?, Some(search))
+                let toll = parts.extensions.get::<Toll>();
+                let units = toll.map_or(1, |toll| toll.prices().search(&search));
+                (known(key, content, tenant, &search.collection, id, units)?, Some(search))
             }
         };
         let known = Arc::new(known);
@@ -80,7 +83,14 @@ impl Cache {
 }
 
 /// `id` is that of the point that the question is about.
-fn known(key: Key, content: Content, tenant: Option<&str>, collection: &str, id: Option<&str>) -> Result<Known, Error> {
+fn known(
+    key: Key,
+    content: Content,
+    tenant: Option<&str>,
+    collection: &str,
+    id: Option<&str>,
+    units: u32,
+) -> Result<Known, Error> {
     // Without the tenant: a caller's tags are looked up among its own.
     let mut text = format!("collection:{collection}");
     if let Some(id) = id {
@@ -88,7 +98,7 @@ fn known(key: Key, content: Content, tenant: Option<&str>, collection: &str, id:
     }
     let cache_tag = HeaderValue::try_from(text).map_err(|e| Error::Internal(Box::new(e)))?;
     let tags = Tags::new(tenant, collection, id);
-    Ok(Known { key, tags, subject: Subject::Answer { content, cache_tag } })
+    Ok(Known { key, tags, subject: Subject::Answer { content, cache_tag, units } })
 }
 
 fn query_of(search: &v1::SearchRequest) -> Query<'_> {

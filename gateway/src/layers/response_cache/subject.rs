@@ -31,10 +31,11 @@ pub(super) struct Known {
 
 #[derive(Debug)]
 pub(super) enum Subject {
-    /// `cache_tag` are the tags as a CDN is told.
+    /// `cache_tag` are the tags as a CDN is told, `units` what it costs its caller when it has to be asked for.
     Answer {
         content: Content,
         cache_tag: HeaderValue,
+        units: u32,
     },
     Resource,
 }
@@ -68,6 +69,14 @@ pub(super) enum Fate {
 impl Known {
     pub(super) fn is_resource(&self) -> bool {
         matches!(self.subject, Subject::Resource)
+    }
+
+    /// What it costs its caller when it has to be asked for.
+    pub(super) fn units(&self) -> u32 {
+        match self.subject {
+            Subject::Answer { units, .. } => units,
+            Subject::Resource => 1,
+        }
     }
 
     /// What becomes of an answer to `exchange`.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
-use nearfield_auth::{Principal, Scopes};
+use nearfield_auth::Principal;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tower::{Layer as _, ServiceExt};
@@ -118,14 +118,8 @@ fn of_tenant(tenant: Option<&str>, method: Method, path: &str, text: &str, heade
         let name = HeaderName::try_from(*name).unwrap();
         request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
     }
-    let principal = Principal {
-        subject: "alice".to_owned(),
-        tenant: tenant.map(str::to_owned),
-        plan: None,
-        scopes: Scopes::default(),
-        expires: None,
-        key: None,
-    };
+    let principal =
+        Principal { subject: "alice".to_owned(), tenant: tenant.map(str::to_owned), ..Principal::default() };
     request.extensions_mut().insert(Caller(Arc::new(principal)));
     request.extensions_mut().insert(RequestId("req_mine".into()));
     request

@@ -1,0 +1,149 @@
+//! The most that may be in flight of each class, authenticated or not: what a flood can take of the process's memory.
+//!
+//! A request holds its place until the last byte of its answer is out. The refusal costs one atomic and says when to
+//! come back; what is admitted is never dropped.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::future::{Either, Ready, ready};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::class::Class;
+use super::criticality::Criticality;
+use super::metrics::{Metrics, Reason};
+use super::sampler::Gauge;
+use super::{Config, jittered};
+use crate::body::{self, Held, Request, Response};
+use crate::error::Error;
+use crate::layers::Answering;
+use crate::request::Leases;
+
+/// For each place in flight behind the gateway, how many may be under way in it: cached answers need none there, and
+/// others wait for one.
+const READS_UNDER_WAY: usize = 2;
+
+#[derive(Clone)]
+pub(crate) struct Layer {
+    rooms: Arc<Rooms>,
+}
+
+struct Rooms {
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    retry_after: Duration,
+    metrics: Metrics,
+    gauge: Gauge,
+}
+
+impl Layer {
+    pub(super) fn new(config: &Config, metrics: Metrics, gauge: Gauge) -> Self {
+        let room = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Self {
+            rooms: Arc::new(Rooms {
+                reads: room(config.max_reads.saturating_mul(READS_UNDER_WAY)),
+                writes: room(config.max_writes.saturating_mul(READS_UNDER_WAY)),
+                streams: room(config.max_streams),
+                retry_after: config.retry_after,
+                metrics,
+                gauge,
+            }),
+        }
+    }
+}
+
+impl Rooms {
+    fn enter(&self, class: Class) -> Result<OwnedSemaphorePermit, Error> {
+        let (room, reason) = match class {
+            Class::Read => (&self.reads, "too many reads are in flight"),
+            Class::Stream => (&self.streams, "too many streams are open"),
+            Class::Write => (&self.writes, "too many writes are in flight"),
+        };
+        room.clone().try_acquire_owned().map_err(|_full| {
+            // Nobody knows yet who asks.
+            self.metrics.shed(class, Criticality::Normal, Reason::Ceiling);
+            Error::Shed { reason, retry_after: jittered(self.retry_after) }
+        })
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Service<S> {
+        Service { inner, rooms: self.rooms.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Service<S> {
+    inner: S,
+    rooms: Arc<Rooms>,
+}
+
+impl<S> tower::Service<Request> for Service<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Error>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Error;
+    type Future = Either<Answering, Either<S::Future, Ready<Result<Response, Error>>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let class = Class::of(&request);
+        let place = match self.rooms.enter(class) {
+            Ok(place) => place,
+            Err(error) => return Either::Right(Either::Right(ready(Err(error)))),
+        };
+        if let Some(leases) = request.extensions().get::<Leases>() {
+            leases.keep(place);
+            return Either::Right(Either::Left(self.inner.call(request)));
+        }
+        let rooms = self.rooms.clone();
+        let began = Instant::now();
+        let answer = self.inner.call(request);
+        Either::Left(Box::pin(async move {
+            let response = answer.await?;
+            if class == Class::Read {
+                rooms.gauge.answered(began.elapsed());
+            }
+            Ok(response.map(|inner| body::boxed(Held::new(inner, place))))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use tower::{Layer as _, Service as _};
+
+    use super::*;
+    use crate::route::Route;
+
+    fn request(path: &str) -> Request {
+        let mut request = http::Request::builder().uri(path).body(body::empty()).unwrap();
+        request.extensions_mut().insert(Route::of(path));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_place_is_held_until_the_answer_is_out_and_classes_do_not_share() {
+        let config = Config { max_streams: 1, ..Config::default() };
+        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::full("answer"))) });
+        let metrics = Metrics::register(&mut Registry::default());
+        let mut service = Layer::new(&config, metrics, Gauge::default()).layer(inner);
+        let first = service.call(request("/api/v1/stream/search")).await.unwrap();
+        let refused = service.call(request("/api/v1/stream/search")).await;
+        assert!(matches!(refused, Err(Error::Shed { .. })));
+        service.call(request("/api/v1/insert")).await.unwrap();
+        drop(first);
+        service.call(request("/api/v1/stream/search")).await.unwrap();
+    }
+}
