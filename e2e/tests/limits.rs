@@ -74,9 +74,12 @@ async fn flood_all(clients: &[Client], rounds: usize) -> Result<Vec<usize>> {
 }
 
 async fn shared(cluster: &Cluster, expected: &str) -> Result<()> {
-    let admin = Client::new(&cluster.admin()?, None, Protocol::Http1)?;
+    let url = format!("{}/metrics", cluster.admin()?);
     let line = format!("gateway_limits_shared {expected}");
-    let shows = || async { admin.get("/metrics").send().await.ok()?.text().contains(&line).then_some(()) };
+    let shows = || async {
+        let metrics = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        metrics.lines().any(|shown| shown == line).then_some(())
+    };
     eventually("the gateway says whether it shares", Duration::from_secs(20), shows).await
 }
 

@@ -38,8 +38,7 @@ fn search(client: &Client, number: usize) -> JoinHandle<Result<Answer>> {
 }
 
 async fn metric(cluster: &Cluster, line: &str) -> Result<Option<f64>> {
-    let admin = Client::new(&cluster.admin()?, None, Protocol::Http1)?;
-    let text = admin.get("/metrics").send().await?.text();
+    let text = reqwest::get(format!("{}/metrics", cluster.admin()?)).await?.text().await?;
     Ok(text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()))
 }
 

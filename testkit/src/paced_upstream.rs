@@ -108,7 +108,7 @@ async fn answer(request: Request<Incoming>, pace: Arc<Pace>) -> Result<Answer, I
             pace.running.fetch_add(1, Ordering::SeqCst);
             let running = Running(pace.clone());
             let worker = pace.workers.acquire().await.expect("it is never closed");
-            tokio::time::sleep(pace.service).await;
+            tokio::time::sleep_until(tokio::time::Instant::now() + pace.service).await;
             if pace.held {
                 worker.forget();
             }
