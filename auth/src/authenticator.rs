@@ -113,7 +113,9 @@ impl Authenticator {
         let revoked = async {
             match (&self.api_keys, &principal.key) {
                 (Some(keys), Some(id)) => keys.ended(id).await,
-                _ => std::future::pending().await,
+                // It was one of keys that are no longer asked for.
+                (None, Some(_)) => {}
+                (_, None) => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -9,6 +9,7 @@ mod end_to_end;
 mod engine;
 mod exact;
 mod filters;
+mod handshakes;
 mod idle;
 mod machine;
 mod mixed;
@@ -65,6 +66,9 @@ struct Arguments {
     /// Connections opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
+    /// TLS handshakes of each kind.
+    #[arg(long, global = true, default_value_t = 2000)]
+    handshakes: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Subcommand)]
@@ -75,6 +79,8 @@ enum Part {
     Engine,
     /// Recall and latency of filtered searches, by how much a filter admits.
     Filters,
+    /// CPU time of the gateway per TLS handshake, full and resumed.
+    Handshakes,
     /// Bytes per idle connection and WebSocket, and what is given back.
     Idle,
     /// Bytes per small collection.
@@ -90,6 +96,9 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     machine::print();
+    if wanted(Part::Handshakes) {
+        handshakes::run(&arguments).await?;
+    }
     if wanted(Part::Idle) {
         idle::run(&arguments).await?;
     }

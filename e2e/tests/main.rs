@@ -27,6 +27,7 @@ mod overload;
 mod perimeter;
 mod points;
 mod protocols;
+mod restarts;
 mod search;
 mod sessions;
 mod shutdown;

@@ -1,5 +1,7 @@
 //! The gateway's settings, parsed once into values that the rest is built from. Every module owns its part.
 
+pub mod source;
+
 use serde::Deserialize;
 
 use crate::{audit, forward, layers, listener, region, sse, websocket};
@@ -155,6 +157,11 @@ pub struct Server {
     pub instance: String,
     /// Worker threads; 0 takes one per core.
     pub threads: usize,
+    /// How often the settings' file is looked at for a change.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: std::time::Duration,
+    /// Where a newer process asks for the sockets. Absent: nowhere.
+    pub upgrade_socket: Option<std::path::PathBuf>,
     /// How long a drain waits for what was admitted.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: std::time::Duration,
@@ -166,6 +173,8 @@ impl Default for Server {
             region: "local".to_owned(),
             instance: "gateway-0".to_owned(),
             threads: 0,
+            upgrade_socket: None,
+            reload_interval: std::time::Duration::from_secs(10),
             drain_timeout: std::time::Duration::from_secs(30),
         }
     }

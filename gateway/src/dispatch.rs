@@ -30,6 +30,7 @@ use tower::Service;
 
 use crate::audit::Audit;
 use crate::body::{self as bodies, Request, Response};
+use crate::current::Current;
 use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
 use crate::layers::rate_limit::cost;
@@ -45,13 +46,13 @@ pub struct Dispatch(Arc<Inner>);
 /// What the gateway itself keeps, for those who administer it.
 #[derive(Clone)]
 pub struct Administered {
-    pub authenticator: Arc<Authenticator>,
+    pub authenticator: Current<Authenticator>,
     pub audit: Audit,
 }
 
 struct Inner {
     administered: Administered,
-    regions: Regions,
+    regions: Current<Regions>,
     stream: sse::Config,
     websockets: websocket::Server,
 }
@@ -59,12 +60,12 @@ struct Inner {
 impl Dispatch {
     /// Answers by the searchds of `regions`.
     pub fn new(
-        regions: Regions,
+        regions: impl Into<Current<Regions>>,
         websockets: websocket::Server,
         stream: sse::Config,
         administered: Administered,
     ) -> Self {
-        Self(Arc::new(Inner { administered, regions, stream, websockets }))
+        Self(Arc::new(Inner { administered, regions: regions.into(), stream, websockets }))
     }
 }
 
@@ -126,12 +127,12 @@ impl Inner {
             Route::Grpc(GrpcMethod::Health) => return health::grpc(self.regions.clone(), request).await,
             Route::Audit => audit::list(&self.administered.audit, &request.into_parts().0).await?,
             Route::Key | Route::KeyRotate | Route::Keys => {
-                keys::answer(&self.administered.authenticator, request).await?
+                keys::answer(&self.administered.authenticator.get(), request).await?
             }
-            Route::CachePurge => purge::purge(&self.regions, request).await?,
+            Route::CachePurge => purge::purge(&self.regions.get(), request).await?,
             Route::CacheWarm => warm::warm(self, request).await?,
             Route::OpenApi => openapi::response(),
-            Route::Regions => regions::list(&self.regions, request.extensions()),
+            Route::Regions => regions::list(&self.regions.get(), request.extensions()),
             Route::WebSocket => return self.websockets.accept(request),
             _ => self.forward(route, request).await?,
         })
@@ -142,7 +143,7 @@ impl Inner {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let context = CallContext::of(&parts)?;
-        let Chosen { upstream, name } = self.regions.route(context.location)?;
+        let Chosen { upstream, name } = self.regions.get().route(context.location)?;
         let job = Job { parts, body, context, upstream };
         let mut response = match route {
             Route::Collection => collections::one(job).await,

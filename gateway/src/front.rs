@@ -18,7 +18,7 @@ use crate::layers::{rescue, response_cache};
 use crate::listener::door::Door;
 use crate::listener::host::{Host, Plan};
 use crate::listener::tls::{self, Certificates};
-use crate::listener::{self, sockets};
+use crate::listener::{self, Mark, Pipeline, QuicSecrets, sockets};
 
 /// What of a gateway's settings counts here.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +47,8 @@ impl Front {
         let certificates = Arc::new(Certificates::load(config.tls, tls::Metrics::default()).map_err(Error::Tls)?);
         let sockets = sockets::bind(&config.listener.https, config.listener.http3.enabled).map_err(Error::Bind)?;
         let addr = sockets[0].addr;
+        let mark = Mark::random().map_err(|_unspecified| Error::Keys)?;
+        let secrets = QuicSecrets::random().map_err(|_unspecified| Error::Keys)?;
         let drain = Drain::new();
         let cache = config.cache;
         let build = move || async move {
@@ -55,7 +57,7 @@ impl Front {
                 .layer(rescue::Layer)
                 .layer(response_cache::resource::Layer { cache })
                 .service(origin::Origin::new(origin));
-            Ok(BoxCloneSyncService::new(service))
+            Ok(Pipeline::new(BoxCloneSyncService::new(service)))
         };
         let door = Arc::new(Door::new(config.listener.max_connections, &mut Registry::default()));
         let plan = Plan {
@@ -64,6 +66,7 @@ impl Front {
             sockets,
             certificates,
             door,
+            quic: (mark, secrets),
             drain: drain.clone(),
             build: Box::new(move || Box::pin(build())),
             interim: true,

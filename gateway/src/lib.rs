@@ -3,14 +3,17 @@
 pub mod audit;
 pub mod body;
 pub mod config;
+pub mod current;
 pub mod dispatch;
 pub mod error;
 mod file_watch;
 pub mod forward;
 pub mod front;
 pub mod gateway;
+pub mod handover;
 pub mod layers;
 pub mod listener;
+pub mod live;
 pub mod openapi;
 mod pipeline;
 pub mod region;

@@ -5,8 +5,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::Deserialize;
 use tower::util::BoxCloneSyncService;
 
@@ -23,6 +25,8 @@ mod quic;
 mod quic_body;
 mod quic_fields;
 mod quic_frames;
+mod quic_ids;
+mod quic_socket;
 mod quic_streams;
 mod quic_tunnel;
 pub mod sockets;
@@ -30,8 +34,29 @@ mod tcp;
 pub mod tls;
 mod watched;
 
+pub(crate) use self::quic_ids::{Mark, Secrets as QuicSecrets};
+pub(crate) use self::quic_socket::{Elder, SharedSocket};
+
 /// The pipeline as the transports see it: it answers everything.
 pub type Service = BoxCloneSyncService<Request, Response, Infallible>;
+
+/// The pipeline in use. Clones are the same; a request ends in the one that it began in.
+#[derive(Clone)]
+pub(crate) struct Pipeline(Arc<ArcSwap<Service>>);
+
+impl Pipeline {
+    pub(crate) fn new(service: Service) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(service)))
+    }
+
+    pub(crate) fn get(&self) -> Service {
+        Service::clone(&self.0.load())
+    }
+
+    pub(crate) fn replace(&self, service: Service) {
+        self.0.store(Arc::new(service));
+    }
+}
 
 /// Addresses, and every limit that holds before a request is a request.
 #[derive(Clone, Debug, Deserialize)]

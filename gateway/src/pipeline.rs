@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nearfield_telemetry::readiness::Readiness;
+use nearfield_telemetry::settings::Changed;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
@@ -26,6 +27,7 @@ use crate::listener::door::Door;
 use crate::websocket::Connections;
 
 /// What the layers are made of.
+#[derive(Clone)]
 pub(crate) struct Context {
     config: Config,
     readiness: Readiness,
@@ -68,6 +70,26 @@ impl Context {
             config: config.clone(),
             readiness,
         })
+    }
+
+    /// The same by other settings. A part that counts or remembers is carried over unless its own section is among what has
+    /// `changed`; layers that do neither are made anew by [`build`]. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// Files of `client` that cannot be read.
+    pub(crate) fn renewed(&self, config: &Config, changed: &Changed) -> Result<Self, gateway::Error> {
+        let mut renewed = Self { config: config.clone(), ..self.clone() };
+        if changed.touches("client") {
+            let secrets = match changed.touches("client.proof") {
+                true => Secrets::start(&config.client.proof).map_err(gateway::Error::Proof)?,
+                false => self.client_addr.secrets(),
+            };
+            renewed.client_addr = client_addr::Layer::new(config.client.clone(), secrets);
+        }
+        if changed.touches("client.geo") {
+            renewed.locate = self.locate.renewed(&config.client.geo).map_err(gateway::Error::Geo)?;
+        }
+        Ok(renewed)
     }
 
     /// The limits, for what comes in behind the pipeline: a WebSocket's messages.

@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 pub use self::handshake::offered_bearer;
 pub use self::registry::Connections;
 use crate::body::{self, Request, Response};
+use crate::current::Current;
 use crate::error::Error;
 use crate::forward::CallContext;
 use crate::layers::shed::room::Place;
@@ -99,10 +100,10 @@ pub struct Server(Arc<Shared>);
 
 pub(crate) struct Shared {
     config: Config,
-    regions: Regions,
+    regions: Current<Regions>,
     drain: Drain,
     admission: Arc<dyn Admission>,
-    authenticator: Arc<Authenticator>,
+    authenticator: Current<Authenticator>,
     connections: Connections,
 }
 
@@ -110,13 +111,13 @@ impl Server {
     /// `connections` is where open ones are listed, for whoever has to close some.
     pub fn new(
         config: Config,
-        regions: Regions,
+        regions: impl Into<Current<Regions>>,
         drain: Drain,
         admission: Arc<dyn Admission>,
-        authenticator: Arc<Authenticator>,
+        authenticator: Current<Authenticator>,
         connections: Connections,
     ) -> Self {
-        Self(Arc::new(Shared { config, regions, drain, admission, authenticator, connections }))
+        Self(Arc::new(Shared { config, regions: regions.into(), drain, admission, authenticator, connections }))
     }
 
     /// The open connections, to be closed when the process must shed.

@@ -59,9 +59,25 @@ impl Server {
         readiness: Readiness,
         views: Views,
     ) -> Result<Self, Error> {
-        let error = |source| Error { address, source };
-        let listener = TcpListener::bind(address).await.map_err(error)?;
+        Self::start_on(Self::bind(address)?, registry, readiness, views)
+    }
+
+    /// A listener for [`Self::start_on`], which may be handed to another process.
+    pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+        std::net::TcpListener::bind(address).map_err(|source| Error { address, source })
+    }
+
+    /// Serves on `listener`, on the current runtime.
+    pub fn start_on(
+        listener: std::net::TcpListener,
+        registry: Registry,
+        readiness: Readiness,
+        views: Views,
+    ) -> Result<Self, Error> {
+        let error = |source| Error { address: SocketAddr::from(([0, 0, 0, 0], 0)), source };
         let address = listener.local_addr().map_err(error)?;
+        listener.set_nonblocking(true).map_err(error)?;
+        let listener = TcpListener::from_std(listener).map_err(error)?;
         let stop = CancellationToken::new();
         let pages = Pages { registry: Arc::new(registry), readiness, views };
         let accepting = tokio::spawn(accept(listener, pages, stop.clone()));
@@ -70,6 +86,11 @@ impl Server {
 
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Stops accepting.
+    pub fn close(&self) {
+        self.stop.cancel();
     }
 
     /// Stops accepting and lets answers under way finish.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::otlp::{self, Identity};
 
@@ -59,40 +59,60 @@ pub fn start(config: &Config, otlp: &otlp::Config, identity: &Identity) -> Resul
             // The exporter's own gRPC calls must not become spans that it exports.
             .with_filter(EnvFilter::new("info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off"))
     });
-    tracing_subscriber::registry().with(export).with(writer(config)?).try_init().map_err(Error::AlreadySet)?;
-    Ok(Guard { provider })
+    let (filter, level) = reload::Layer::new(filter(config)?);
+    let writer = writer(config).with_filter(filter);
+    tracing_subscriber::registry().with(export).with(writer).try_init().map_err(Error::AlreadySet)?;
+    let level: SetLevel = Box::new(move |filter| {
+        if level.reload(filter).is_err() {
+            tracing::warn!("the level of the log could not be set");
+        }
+    });
+    Ok(Guard { provider, level })
 }
 
 type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
-fn writer<S>(config: &Config) -> Result<BoxedLayer<S>, Error>
+fn writer<S>(config: &Config) -> BoxedLayer<S>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let layer: BoxedLayer<S> = match config.format {
+    match config.format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         Format::Pretty => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
             layer.with_ansi(terminal).with_target(false).compact().boxed()
         }
-    };
-    // Spans for exporters alone have this target: written down with every line they would only cost.
-    let exported_only = "span=off".parse().expect("a directive");
-    Ok(layer.with_filter(filter(config)?.add_directive(exported_only)).boxed())
+    }
 }
 
 fn filter(config: &Config) -> Result<EnvFilter, Error> {
-    EnvFilter::try_new(&config.level).map_err(|source| Error::Level { level: config.level.clone(), source })
+    // Spans for exporters alone have this target: written down with every line they would only cost.
+    let exported_only = "span=off".parse().expect("a directive");
+    let filter = EnvFilter::try_new(&config.level);
+    let filter = filter.map_err(|source| Error::Level { level: config.level.clone(), source })?;
+    Ok(filter.add_directive(exported_only))
 }
 
 /// Holds the exporter.
 #[must_use = "dropping it loses the spans that are not exported yet"]
 pub struct Guard {
     provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+    level: SetLevel,
 }
 
+type SetLevel = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
 impl Guard {
+    /// Logs by another `log.level` from now on.
+    ///
+    /// # Errors
+    /// A level that is none; the old one stays.
+    pub fn set_level(&self, config: &Config) -> Result<(), Error> {
+        (self.level)(filter(config)?);
+        Ok(())
+    }
+
     /// Exports what is left. At most some seconds, when the collector does not answer.
     pub async fn finish(self) {
         let Some(provider) = self.provider else { return };

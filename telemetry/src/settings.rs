@@ -4,10 +4,12 @@
 //! names it, and an absent one takes the documented default. A variable without the two underscores (`NEARFIELD_TOKEN`)
 //! is for someone else and is passed over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,6 +24,17 @@ pub enum Error {
 
 /// Reads `file`, when one is named, and the environment.
 pub fn load<T: DeserializeOwned>(file: Option<&Path>) -> Result<T, Error> {
+    extract(figment(file)?)
+}
+
+/// The same, with the [`Values`] that were set.
+pub fn read<T: DeserializeOwned>(file: Option<&Path>) -> Result<(T, Values), Error> {
+    let figment = figment(file)?;
+    let values = Values::of(&extract(figment.clone())?);
+    Ok((extract(figment)?, values))
+}
+
+fn figment(file: Option<&Path>) -> Result<Figment, Error> {
     let mut figment = Figment::new();
     if let Some(file) = file {
         if !file.is_file() {
@@ -29,7 +42,73 @@ pub fn load<T: DeserializeOwned>(file: Option<&Path>) -> Result<T, Error> {
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    extract(figment.merge(variables().split("__")))
+    Ok(figment.merge(variables().split("__")))
+}
+
+/// What a file and the environment set, by dotted key, to be compared with what they set at another time. A list is one
+/// value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values(BTreeMap<String, Value>);
+
+impl Values {
+    fn of(dict: &Dict) -> Self {
+        let mut values = Self(BTreeMap::new());
+        values.add("", dict);
+        values
+    }
+
+    fn add(&mut self, prefix: &str, dict: &Dict) {
+        for (key, value) in dict {
+            match value {
+                Value::Dict(_, inner) => self.add(&format!("{prefix}{key}."), inner),
+                value => drop(self.0.insert(format!("{prefix}{key}"), value.clone())),
+            }
+        }
+    }
+
+    /// The keys that have another value here than in `before`, or are set in one of the two only.
+    pub fn changed(&self, before: &Self) -> Changed {
+        let keys = self.0.keys().chain(before.0.keys());
+        Changed(keys.filter(|&key| self.0.get(key) != before.0.get(key)).cloned().collect())
+    }
+}
+
+/// Dotted keys whose values have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed(BTreeSet<String>);
+
+impl Changed {
+    pub fn add(&mut self, key: &str) {
+        self.0.insert(key.to_owned());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Whether it is the key itself, or a key of that section.
+    pub fn touches(&self, section: &str) -> bool {
+        self.keys().any(|key| is_in(key, section))
+    }
+
+    /// Those in none of `sections`.
+    pub fn outside(&self, sections: &[&str]) -> Vec<&str> {
+        self.keys().filter(|key| !sections.iter().any(|section| is_in(key, section))).collect()
+    }
+}
+
+fn is_in(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+impl<'a> FromIterator<&'a str> for Changed {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(keys: I) -> Self {
+        Self(keys.into_iter().map(str::to_owned).collect())
+    }
 }
 
 /// For a program that runs several servers: what it sets for one of them, then those variables that this server knows.
@@ -100,6 +179,19 @@ mod tests {
     #[serde(default, deny_unknown_fields)]
     struct Searchd {
         log: Log,
+    }
+
+    #[test]
+    fn what_changed_is_named_by_its_dotted_key() {
+        let values = |text: &str| Values::of(&Figment::from(Toml::string(text)).extract().expect("it is TOML"));
+        let before = values("a = 1\n[s]\nlist = [1, 2]\nsame = \"x\"\n[s.t]\ngone = true\n");
+        let after = values("[s]\nlist = [1, 3]\nsame = \"x\"\n[s.new]\nkey = 1.5\n");
+        let changed = after.changed(&before);
+        assert_eq!(changed, Changed::from_iter(["a", "s.list", "s.new.key", "s.t.gone"]));
+        assert_eq!(before.changed(&after), changed, "either way");
+        assert!(before.changed(&before).is_empty());
+        assert!(changed.touches("s") && changed.touches("s.t") && changed.touches("a"));
+        assert!(!changed.touches("s.same") && !changed.touches("s.li"));
     }
 
     /// Runs this test alone in a process of its own with other variables: a process must not change its own.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::client::{Client, Protocol};
-use crate::credentials::{AUDIENCE, Authority, Claims, ISSUER, TestCa};
+use crate::credentials::{AUDIENCE, Authority, Claims, ISSUER, KeyAlgorithm, TestCa};
 use crate::process::{Process, binary, free_port};
 use crate::redis::Redis;
 
@@ -47,6 +47,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     // Dropped in this order: the gateway drains while its searchds are there.
     gateway: Process,
+    environment: Vec<(&'static str, &'static str)>,
     searchds: Vec<Searchd>,
     pub redis: Option<Redis>,
     authority: Authority,
@@ -76,10 +77,31 @@ impl Cluster {
         let config = gateway_config(options, &ports, &ca, &authority, redis.as_ref(), &directory);
         let file = directory.path().join("gateway.toml");
         fs_err::write(&file, config)?;
+        let environment = options.gateway.clone();
+        let gateway = Self::run_gateway(&file, &environment, &[])?;
+        Ok(Self { gateway, environment, searchds, redis, authority, ca, directory })
+    }
+
+    fn run_gateway(config: &Path, environment: &[(&'static str, &'static str)], also: &[&str]) -> Result<Process> {
         let mut command = Command::new(binary("gateway")?);
-        command.arg("--config").arg(&file).envs(options.gateway.iter().copied());
-        let gateway = Process::start("gateway", command, START)?;
-        Ok(Self { gateway, searchds, redis, authority, ca, directory })
+        command.arg("--config").arg(config).args(also).envs(environment.iter().copied());
+        Process::start("gateway", command, START)
+    }
+
+    /// Starts a gateway that takes over from the one that runs, and gives that one, which drains.
+    pub fn upgrade_gateway(&mut self) -> Result<Process> {
+        let newer = Self::run_gateway(&self.gateway_config(), &self.environment, &["--upgrade"])?;
+        Ok(std::mem::replace(&mut self.gateway, newer))
+    }
+
+    /// The file that the gateway's settings are read from.
+    pub fn gateway_config(&self) -> PathBuf {
+        self.directory.path().join("gateway.toml")
+    }
+
+    /// Puts a new certificate in the place of the gateway's.
+    pub fn renew_certificate(&self, algorithm: KeyAlgorithm) -> Result<()> {
+        self.ca.renew(algorithm)
     }
 
     fn start_searchd(i: usize, ports: &[u16], options: &ClusterOptions, directory: &TempDir) -> Result<Searchd> {
@@ -150,9 +172,13 @@ impl Cluster {
         self.authority.signer.token(claims)
     }
 
+    /// Without credentials.
+    pub fn client(&self, protocol: Protocol) -> Result<Client> {
+        Client::new(&self.https()?, Some(&self.ca.ca), protocol)
+    }
+
     pub fn client_as(&self, protocol: Protocol, claims: &Claims) -> Result<Client> {
-        let client = Client::new(&self.https()?, Some(&self.ca.ca), protocol)?;
-        Ok(client.with_bearer(&self.token(claims)?))
+        Ok(self.client(protocol)?.with_bearer(&self.token(claims)?))
     }
 }
 
@@ -171,13 +197,14 @@ fn gateway_config(
     // No pressure: tests share the machine, and what it is short of says nothing of the gateway.
     let _ = write!(
         config,
-        "[server]\nregion = \"us-central1\"\ninstance = \"gateway-0\"\n\n\
+        "[server]\nregion = \"us-central1\"\ninstance = \"gateway-0\"\nupgrade_socket = {:?}\n\n\
          [listener]\nhttps = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n\n\
          [tls]\ncertificate = {:?}\nkey = {:?}\n\n\
          [auth]\napi_keys = {:?}\n[[auth.issuers]]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\
          jwks_file = {:?}\nalgorithms = [\"ES256\"]\n\n\
          [rate_limit]\nenabled = {}\n{}\n[shed.pressure]\nenabled = false\n\n\
          [upstream]\nendpoints = [{}]\n",
+        directory.path().join("upgrade.sock"),
         ca.leaf,
         ca.leaf_key,
         directory.path().join("keys.db"),

@@ -14,11 +14,19 @@ use serde_json::{Value, json};
 pub(crate) const ISSUER: &str = "nearfield-dev";
 pub(crate) const AUDIENCE: &str = "nearfield";
 
+/// What a leaf is signed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAlgorithm {
+    EcdsaP256,
+    Rsa2048,
+}
+
 /// The files of a CA and of a leaf that covers localhost, 127.0.0.1 and ::1.
 pub struct TestCa {
     pub ca: PathBuf,
     pub leaf: PathBuf,
     pub leaf_key: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl TestCa {
@@ -29,20 +37,30 @@ impl TestCa {
         ca_params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         ca_params.distinguished_name.push(DnType::CommonName, "Nearfield test CA");
         let ca = ca_params.self_signed(&ca_key)?;
-        let leaf_key = KeyPair::generate()?;
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-        let mut leaf_params = CertificateParams::new(names)?;
-        leaf_params.distinguished_name.push(DnType::CommonName, "localhost");
-        let leaf = leaf_params.signed_by(&leaf_key, &Issuer::from_params(&ca_params, &ca_key))?;
         let files = Self {
             ca: directory.join("ca.pem"),
             leaf: directory.join("leaf.pem"),
             leaf_key: directory.join("leaf-key.pem"),
+            issuer: Issuer::new(ca_params, ca_key),
         };
         fs_err::write(&files.ca, ca.pem())?;
-        fs_err::write(&files.leaf, leaf.pem())?;
-        fs_err::write(&files.leaf_key, leaf_key.serialize_pem())?;
+        files.renew(KeyAlgorithm::EcdsaP256)?;
         Ok(files)
+    }
+
+    /// A new leaf with a new key in the place of the old, written as anyone would: one file after the other.
+    pub fn renew(&self, algorithm: KeyAlgorithm) -> Result<()> {
+        let key = KeyPair::generate_for(match algorithm {
+            KeyAlgorithm::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeyAlgorithm::Rsa2048 => &rcgen::PKCS_RSA_SHA256,
+        })?;
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, "localhost");
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        fs_err::write(&self.leaf, leaf.pem())?;
+        fs_err::write(&self.leaf_key, key.serialize_pem())?;
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ mod websocket;
 
 pub use client::{Answer, AnswerBody, Client, Protocol, RequestBuilder, StreamingAnswer, tls};
 pub use cluster::{Cluster, ClusterOptions};
-pub use credentials::{Authority, Claims, Signer, TestCa};
+pub use credentials::{Authority, Claims, KeyAlgorithm, Signer, TestCa};
 pub use dev::{Dev, DevOptions};
 pub use filter_oracle::matches;
 pub use object_storage::ObjectStorage;

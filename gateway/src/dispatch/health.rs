@@ -13,11 +13,12 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::ServiceExt;
 
 use crate::body::{self, Request, Response};
+use crate::current::Current;
 use crate::error::Error;
 use crate::region::Regions;
 
 /// Not an `async fn`: the compiler does not find the service's future general enough inside of another one.
-pub(super) fn grpc(regions: Regions, request: Request) -> BoxFuture<'static, Result<Response, Error>> {
+pub(super) fn grpc(regions: Current<Regions>, request: Request) -> BoxFuture<'static, Result<Response, Error>> {
     let server = HealthServer::new(Gateway { regions });
     Box::pin(server.oneshot(request).map(|answered| {
         let response = answered.unwrap_or_else(|never| match never {});
@@ -27,7 +28,7 @@ pub(super) fn grpc(regions: Regions, request: Request) -> BoxFuture<'static, Res
 
 /// The gateway is well while any searchd is.
 struct Gateway {
-    regions: Regions,
+    regions: Current<Regions>,
 }
 
 impl Gateway {
@@ -43,7 +44,7 @@ impl Health for Gateway {
         if !SERVICES.contains(&call.get_ref().service.as_str()) {
             return Err(Status::not_found("there is no such service"));
         }
-        Ok(Answer::new(Self::status(&self.regions)))
+        Ok(Answer::new(Self::status(&self.regions.get())))
     }
 
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
@@ -56,7 +57,7 @@ impl Health for Gateway {
         let changes = looks.filter_map(move |_| {
             // The protocol wants an unknown service watched, in case it appears.
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
-            let status = if known { Self::status(&regions) } else { unknown };
+            let status = if known { Self::status(&regions.get()) } else { unknown };
             let changed = told != Some(status.status);
             told = Some(status.status);
             std::future::ready(changed.then_some(Ok(status)))

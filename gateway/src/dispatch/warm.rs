@@ -45,7 +45,8 @@ pub(super) async fn warm(inner: &Arc<Inner>, request: Request) -> Result<Respons
     let (mut parts, incoming) = request.into_parts();
     codec::expect_json(&parts.headers)?;
     let asked = operating::warm(&body::read(incoming).await?)?;
-    let here = inner.regions.here();
+    let regions = inner.regions.get();
+    let here = regions.here();
     check_regions(&asked.regions, here)?;
     let cached = parts.extensions.remove::<Cached>();
     let measures = cached.is_some();

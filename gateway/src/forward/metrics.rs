@@ -26,6 +26,12 @@ impl Metrics {
         metrics
     }
 
+    /// Shows the upstreams of `others` in the place of its own.
+    pub(crate) fn replace(&self, others: &Self) {
+        let others = others.0.lock().clone();
+        *self.0.lock() = others;
+    }
+
     pub(crate) fn add(&self, region: &str, upstream: Upstream) {
         self.0.lock().push((region.to_owned(), upstream));
     }

@@ -3,7 +3,6 @@
 //!
 //! Credentials stop here: inside there is the [`Caller`], and no header to leak.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Answering, classify};
 use crate::body::{Request, Response};
+use crate::current::Current;
 use crate::error::Error;
 use crate::request::Caller;
 use crate::route::Route;
@@ -29,12 +29,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub(crate) struct Layer {
-    authenticator: Arc<Authenticator>,
+    authenticator: Current<Authenticator>,
     metrics: Metrics,
 }
 
 impl Layer {
-    pub(crate) fn new(authenticator: Arc<Authenticator>, metrics: Metrics) -> Self {
+    pub(crate) fn new(authenticator: Current<Authenticator>, metrics: Metrics) -> Self {
         Self { authenticator, metrics }
     }
 }
@@ -100,7 +100,7 @@ impl Layer {
             Presented::ApiKey(key) => Credentials::ApiKey(key),
             Presented::Bearer(token) => Credentials::Bearer(token),
         };
-        match self.authenticator.authenticate(credentials).await {
+        match self.authenticator.get().authenticate(credentials).await {
             Ok(principal) => Ok(Caller(principal)),
             Err(rejection) => {
                 self.metrics.refused(rejection.label());

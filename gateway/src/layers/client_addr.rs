@@ -98,6 +98,10 @@ impl Layer {
         Self { config: Arc::new(config), secrets }
     }
 
+    pub(crate) fn secrets(&self) -> Secrets {
+        self.secrets.clone()
+    }
+
     /// Does the request come from a hop of ours, by every proof that is asked for?
     fn is_proven(&self, peer: SocketAddr, request: &Request) -> bool {
         let config = &self.config;

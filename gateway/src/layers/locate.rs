@@ -50,8 +50,17 @@ pub(crate) struct Layer {
 impl Layer {
     /// Needs a tokio runtime around it.
     pub(crate) fn start(config: &Config, registry: &mut Registry) -> Result<Self, database::Error> {
+        Self::with(config, Metrics::register(registry))
+    }
+
+    /// The same by other settings.
+    pub(crate) fn renewed(&self, config: &Config) -> Result<Self, database::Error> {
+        Self::with(config, self.metrics.clone())
+    }
+
+    fn with(config: &Config, metrics: Metrics) -> Result<Self, database::Error> {
         let start = |path: &PathBuf| Database::start(path, config.reload_interval);
-        Ok(Self { database: config.database.as_ref().map(start).transpose()?, metrics: Metrics::register(registry) })
+        Ok(Self { database: config.database.as_ref().map(start).transpose()?, metrics })
     }
 
     /// The best that is known, and how.

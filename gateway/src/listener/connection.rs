@@ -25,7 +25,7 @@ use super::activity::{Activity, InFlight};
 use super::interim::Outbox;
 use super::patience::{Patience, Verdict};
 use super::watched::Watched;
-use super::{Config, Service};
+use super::{Config, Pipeline};
 use crate::body::{self, BodyError};
 use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
 
@@ -33,7 +33,7 @@ use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) drain: Drain,
-    pub(super) service: Service,
+    pub(super) pipeline: Pipeline,
     /// Told on HTTP/1.1 and HTTP/2 answers when HTTP/3 is served too.
     pub(super) alt_svc: Option<HeaderValue>,
     /// Whether requests may be answered by more than one head.
@@ -181,7 +181,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
         if let Some(outbox) = &outbox {
             request.extensions_mut().insert(outbox.begin());
         }
-        let answer = self.shared.service.clone().oneshot(request);
+        let answer = self.shared.pipeline.get().oneshot(request);
         let alt_svc = self.shared.alt_svc.clone();
         let closing = if self.transport == Transport::Http1 { self.shared.drain.clone() } else { Drain::new() };
         Box::pin(async move {

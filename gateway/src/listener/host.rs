@@ -25,11 +25,12 @@ use super::connection::Shared;
 use super::door::Door;
 use super::sockets::Bound;
 use super::tls::Certificates;
-use super::{Config, Service, quic, tcp};
+use super::{Config, Mark, Pipeline, QuicSecrets, SharedSocket, quic, tcp};
 use crate::gateway::Error;
 
 /// Makes the pipeline, on the runtime that will call it.
-pub(crate) type Build = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<Service, Error>> + Send>> + Send + Sync>;
+pub(crate) type Build =
+    Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<Pipeline, Error>> + Send>> + Send + Sync>;
 
 /// What the host needs to start.
 pub(crate) struct Plan {
@@ -38,6 +39,7 @@ pub(crate) struct Plan {
     pub(crate) sockets: Vec<Bound>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) door: Arc<Door>,
+    pub(crate) quic: (Mark, QuicSecrets),
     pub(crate) drain: Drain,
     pub(crate) build: Build,
     /// Whether the pipeline has answers to give before the final ones.
@@ -48,7 +50,11 @@ pub(crate) struct Plan {
 pub(crate) struct Host {
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// Those of QUIC, in the order of the plan's that have UDP.
+    pub(crate) udp: Vec<Arc<SharedSocket>>,
 }
+
+type Ready = oneshot::Sender<Result<Vec<Arc<SharedSocket>>, Error>>;
 
 impl Host {
     /// Returns once requests are answered.
@@ -72,8 +78,8 @@ impl Host {
             .name("edge-host".to_owned())
             .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(signal) }))
             .map_err(Error::Thread)?;
-        let host = Self { stop, thread: Some(thread) };
-        is_ready.await.map_err(|_closed| Error::Host)??;
+        let mut host = Self { stop, thread: Some(thread), udp: Vec::new() };
+        host.udp = is_ready.await.map_err(|_closed| Error::Host)??;
         Ok(host)
     }
 
@@ -109,7 +115,7 @@ impl ShutdownSignalWatch for Stop {
 
 /// The one pingora service.
 struct Edge {
-    start: Option<(Plan, oneshot::Sender<Result<(), Error>>)>,
+    start: Option<(Plan, Ready)>,
     stop: CancellationToken,
 }
 
@@ -118,9 +124,9 @@ impl pingora_core::services::Service for Edge {
     async fn start_service(&mut self, fds: Option<ListenFds>, _shutdown: ShutdownWatch, listeners_per_fd: usize) {
         let Some((plan, ready)) = self.start.take() else { return };
         let answered = match run(plan, fds, listeners_per_fd).await {
-            Ok(running) => {
+            Ok((udp, running)) => {
                 // The starter may have given up; then it stops us too.
-                let _gone = ready.send(Ok(()));
+                let _gone = ready.send(Ok(udp));
                 running.await;
                 return;
             }
@@ -136,27 +142,34 @@ impl pingora_core::services::Service for Edge {
 }
 
 /// Builds the pipeline and hands the sockets over. The future it gives is the serving itself, until the drain.
-async fn run(plan: Plan, fds: Option<ListenFds>, listeners_per_fd: usize) -> Result<impl Future<Output = ()>, Error> {
-    let Plan { config, sockets, certificates, door, drain, build, interim, .. } = plan;
-    let service = build().await?;
+async fn run(
+    plan: Plan,
+    fds: Option<ListenFds>,
+    listeners_per_fd: usize,
+) -> Result<(Vec<Arc<SharedSocket>>, impl Future<Output = ()>), Error> {
+    let Plan { config, sockets, certificates, door, quic: (mark, secrets), drain, build, interim, .. } = plan;
+    let pipeline = build().await?;
     let fds = fds.ok_or(Error::Host)?;
     let alt_svc = alt_svc(&config, &sockets);
-    let shared = Arc::new(Shared { config, drain: drain.clone(), service, alt_svc, interim });
+    let shared = Arc::new(Shared { config, drain: drain.clone(), pipeline, alt_svc, interim });
     let app = tcp::App { certificates: certificates.clone(), door: door.clone(), shared: shared.clone() };
     let mut listening = Listening::new("https".to_owned(), app);
-    let mut endpoints = Vec::new();
+    let (mut endpoints, mut udp) = (Vec::new(), Vec::new());
     for bound in sockets {
         let name = bound.addr.to_string();
         // Pingora takes sockets it finds in this table for its own, as it does after a hot upgrade.
         fds.lock().add(name.clone(), bound.tcp.into_raw_fd());
         // rustls and hyper have buffers of their own; pingora's would cost every idle connection again.
         listening.add_listener(ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::unbuffered()));
-        if let Some(udp) = bound.udp {
-            endpoints.push(quic::endpoint(udp, &shared.config.http3, shared.config.idle_timeout, &certificates)?);
+        if let Some(bound) = bound.udp {
+            let (limits, idle) = (&shared.config.http3, shared.config.idle_timeout);
+            let (endpoint, socket) = quic::endpoint(bound, (mark, secrets), limits, idle, &certificates)?;
+            endpoints.push(endpoint);
+            udp.push(socket);
         }
     }
     let (closing, close) = watch::channel(false);
-    Ok(async move {
+    let serving = async move {
         let watching = tokio::spawn(certificates.clone().watch());
         let closer = async {
             drain.started().await;
@@ -166,10 +179,13 @@ async fn run(plan: Plan, fds: Option<ListenFds>, listeners_per_fd: usize) -> Res
         };
         let accepting = listening.start_service(Some(fds), close, listeners_per_fd);
         let quic = futures::future::join_all(
-            endpoints.iter().map(|endpoint| quic::serve(endpoint, door.clone(), certificates.clone(), shared.clone())),
+            endpoints
+                .iter()
+                .map(|endpoint| quic::serve(endpoint, door.clone(), certificates.clone(), secrets, shared.clone())),
         );
         tokio::join!(accepting, quic, closer);
-    })
+    };
+    Ok((udp, serving))
 }
 
 fn alt_svc(config: &Config, sockets: &[Bound]) -> Option<HeaderValue> {

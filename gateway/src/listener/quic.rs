@@ -10,7 +10,7 @@ use h3::error::Code;
 use h3::server::{RequestResolver, RequestStream};
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt;
-use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
@@ -21,8 +21,9 @@ use super::quic_body::QuicBody;
 use super::quic_fields::Protocol;
 use super::quic_streams::{self, Beside, Stopped};
 use super::quic_tunnel::Tunnel;
+use super::sockets::BoundUdp;
 use super::tls::{self, Certificates, Material};
-use super::{Http3, tcp};
+use super::{Http3, Mark, QuicSecrets, SharedSocket, tcp};
 use crate::body::{self, Request, Response};
 use crate::gateway::Error;
 use crate::request::Transport;
@@ -43,17 +44,27 @@ const UNI_STREAMS: u32 = 8;
 /// # Errors
 /// When the socket is not usable for QUIC.
 pub(super) fn endpoint(
-    socket: std::net::UdpSocket,
+    udp: BoundUdp,
+    (mark, secrets): (Mark, QuicSecrets),
     limits: &Http3,
     idle: Duration,
     certificates: &Certificates,
-) -> Result<quinn::Endpoint, Error> {
-    let config = server_config(limits, idle, &certificates.current());
-    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(quinn::TokioRuntime))
-        .map_err(Error::Quic)
+) -> Result<(quinn::Endpoint, Arc<SharedSocket>), Error> {
+    let config = server_config(limits, idle, &certificates.current(), secrets);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let socket = quinn::Runtime::wrap_udp_socket(&*runtime, udp.socket).map_err(Error::Quic)?;
+    let socket = SharedSocket::new(socket, udp.elders);
+    let endpoint = secrets.endpoint_config(mark);
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(config), socket.clone(), runtime);
+    Ok((endpoint.map_err(Error::Quic)?, socket))
 }
 
-pub(super) fn server_config(limits: &Http3, idle: Duration, material: &Material) -> quinn::ServerConfig {
+pub(super) fn server_config(
+    limits: &Http3,
+    idle: Duration,
+    material: &Material,
+    secrets: QuicSecrets,
+) -> quinn::ServerConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(limits.max_concurrent_streams.into())
@@ -63,7 +74,7 @@ pub(super) fn server_config(limits: &Http3, idle: Duration, material: &Material)
         .send_window(limits.connection_window.into())
         .max_idle_timeout(Some(IdleTimeout::try_from(idle).unwrap_or_else(|_too_long| VarInt::MAX.into())))
         .datagram_receive_buffer_size(None);
-    let mut config = quinn::ServerConfig::with_crypto(material.quic.clone());
+    let mut config = secrets.server_config(material.quic.clone());
     config.transport_config(Arc::new(transport)).max_incoming(limits.max_handshakes);
     config
 }
@@ -73,6 +84,7 @@ pub(super) async fn serve(
     endpoint: &quinn::Endpoint,
     door: Arc<Door>,
     certificates: Arc<Certificates>,
+    secrets: QuicSecrets,
     shared: Arc<Shared>,
 ) {
     let mut replaced = certificates.replaced();
@@ -82,7 +94,7 @@ pub(super) async fn serve(
             () = shared.drain.started() => break,
             Ok(()) = replaced.changed() => {
                 let material = replaced.borrow_and_update().clone();
-                let config = server_config(&shared.config.http3, shared.config.idle_timeout, &material);
+                let config = server_config(&shared.config.http3, shared.config.idle_timeout, &material, secrets);
                 endpoint.set_server_config(Some(config));
                 continue;
             }
@@ -189,7 +201,7 @@ async fn request(resolver: Resolver, beside: Beside, peer: Peer, shared: Arc<Sha
     request.extensions_mut().insert(Transport::Http3);
     let answered = {
         let answering = async {
-            let response = shared.service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+            let response = shared.pipeline.get().oneshot(request).await.unwrap_or_else(|never| match never {});
             answer(&mut send, response, is_head, shared.config.send_timeout).await
         };
         tokio::select! {
@@ -223,7 +235,7 @@ async fn connect(
     extensions.insert(Transport::Http3);
     extensions.insert(protocol.extension());
     extensions.insert(offer.clone());
-    let response = shared.service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+    let response = shared.pipeline.get().oneshot(request).await.unwrap_or_else(|never| match never {});
     let taken = response.status().is_success() && !offer.is_open();
     let answered = if taken {
         let (mut parts, _body) = response.into_parts();

@@ -3,15 +3,64 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::Elder;
+use crate::handover::Listening;
+
 /// A bound address.
 pub struct Bound {
+    /// As it was asked for; its port may be 0.
+    pub asked: SocketAddr,
     pub addr: SocketAddr,
     pub tcp: TcpListener,
     /// Absent when HTTP/3 is off.
-    pub udp: Option<UdpSocket>,
+    pub udp: Option<BoundUdp>,
+}
+
+pub struct BoundUdp {
+    pub socket: UdpSocket,
+    /// Processes that still read it, or get what is theirs relayed; none unless it was handed over.
+    pub(crate) elders: Vec<Arc<Elder>>,
+}
+
+impl BoundUdp {
+    fn alone(socket: UdpSocket) -> Self {
+        Self { socket, elders: Vec::new() }
+    }
+}
+
+/// The sockets for `addrs`: those that an older process has handed over, and new ones where it had none. What it had beyond
+/// them is closed.
+pub(crate) fn adopt(addrs: &[SocketAddr], udp: bool, handed: Vec<Listening>) -> Result<Vec<Bound>, Error> {
+    let mut handed: Vec<_> = handed.into_iter().map(Some).collect();
+    let mut take = |asked: SocketAddr| {
+        let fits = |one: &Listening| one.asked == asked || one.addr == asked;
+        handed.iter_mut().find(|one| one.as_ref().is_some_and(fits)).and_then(Option::take)
+    };
+    let found: Vec<_> = addrs.iter().map(|&asked| (asked, take(asked))).collect();
+    let missing: Vec<_> = found.iter().filter(|(_, one)| one.is_none()).map(|(asked, _)| *asked).collect();
+    let mut new = bind(&missing, udp)?.into_iter();
+    let bound = found.into_iter().filter_map(|(asked, one)| match one {
+        Some(one) => Some(adopted(one, asked, udp).map_err(|source| Error { addr: asked, source })),
+        None => new.next().map(Ok),
+    });
+    bound.collect()
+}
+
+fn adopted(one: Listening, asked: SocketAddr, udp: bool) -> io::Result<Bound> {
+    let elder = |(mark, relay)| Elder::new(mark, relay);
+    let udp = match one.udp {
+        _ if !udp => None,
+        Some(handed) => {
+            let elders = handed.elders.into_iter().map(elder).collect();
+            Some(BoundUdp { socket: handed.socket.into(), elders })
+        }
+        None => Some(BoundUdp::alone(bind_udp(one.addr)?)),
+    };
+    Ok(Bound { asked, addr: one.addr, tcp: one.tcp.into(), udp })
 }
 
 /// What could not be bound.
@@ -52,7 +101,8 @@ fn bind_once(addrs: &[SocketAddr], udp: bool) -> Result<Vec<Bound>, Error> {
         if asked.port() == 0 {
             addr.set_port(chosen);
         }
-        let one = bind_pair(addr, udp).map_err(|source| Error { addr, source })?;
+        let mut one = bind_pair(addr, udp).map_err(|source| Error { addr, source })?;
+        one.asked = asked;
         if asked.port() == 0 {
             chosen = one.addr.port();
         }
@@ -69,14 +119,14 @@ fn bind_pair(addr: SocketAddr, udp: bool) -> io::Result<Bound> {
     tcp.listen(BACKLOG)?;
     let tcp: TcpListener = tcp.into();
     let addr = tcp.local_addr()?;
-    let udp = if udp {
-        let socket = socket(addr, Type::DGRAM, Protocol::UDP)?;
-        socket.bind(&addr.into())?;
-        Some(socket.into())
-    } else {
-        None
-    };
-    Ok(Bound { addr, tcp, udp })
+    let udp = if udp { Some(BoundUdp::alone(bind_udp(addr)?)) } else { None };
+    Ok(Bound { asked: addr, addr, tcp, udp })
+}
+
+fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket(addr, Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
 }
 
 fn socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -101,7 +151,7 @@ mod tests {
         assert_ne!(port, 0);
         for one in &bound {
             assert_eq!(one.addr.port(), port);
-            assert_eq!(one.udp.as_ref().unwrap().local_addr().unwrap(), one.addr);
+            assert_eq!(one.udp.as_ref().unwrap().socket.local_addr().unwrap(), one.addr);
         }
     }
 

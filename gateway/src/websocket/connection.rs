@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame};
 
 use super::{Shared, message, request};
+use crate::current::Current;
 use crate::forward::CallContext;
 
 /// Why a connection ends.
@@ -168,9 +169,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 /// Resolves when the credentials that opened the connection count no more, with what to tell the peer.
-async fn ended(authenticator: &Authenticator, principal: Option<Arc<Principal>>) -> &'static str {
+async fn ended(authenticator: &Current<Authenticator>, principal: Option<Arc<Principal>>) -> &'static str {
     let Some(principal) = principal else { return std::future::pending().await };
-    authenticator.ended(&principal).await;
+    loop {
+        // Before the look, so that no replacement is missed.
+        let replaced = authenticator.replaced();
+        let current = authenticator.get();
+        tokio::select! {
+            () = current.ended(&principal) => break,
+            () = replaced => {}
+        }
+    }
     match principal.key {
         Some(_) => "the API key has been revoked or has expired",
         None => "the token has expired",

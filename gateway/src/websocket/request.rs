@@ -57,7 +57,7 @@ async fn answer(
         return Err(Error::Forbidden(scope));
     }
     let mut place = shared.admission.admit(context, &asked).await?;
-    let upstream = shared.regions.route(context.location)?.upstream;
+    let upstream = shared.regions.get().route(context.location)?.upstream;
     let bytes = match ask {
         Ask::Search { request, stream: true } => return stream(&upstream, context, id, &request, answers).await,
         Ask::Search { request, stream: false } => {

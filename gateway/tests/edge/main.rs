@@ -11,6 +11,7 @@ mod grpc;
 mod handshake;
 mod http_cache;
 mod limits;
+mod live;
 mod mutual_tls;
 mod perimeter;
 mod proxy_protocol;

@@ -49,6 +49,7 @@ impl Certificate {
 
 pub(crate) struct Edge {
     pub(crate) gateway: Gateway,
+    pub(crate) config: Config,
     pub(crate) certificate: Certificate,
     /// Of a caller who may read and write.
     pub(crate) authorization: http::HeaderValue,
@@ -85,8 +86,8 @@ impl Edge {
         };
         let authorization = format!("Bearer {}", key.sign(&grant).unwrap()).parse().unwrap();
         set(&mut config);
-        let gateway = Gateway::start_around(config, move |_inside| async move { Ok(inner) }).await.unwrap();
-        Self { gateway, certificate, authorization }
+        let gateway = Gateway::start_around(config.clone(), move |_inside| async move { Ok(inner) }).await.unwrap();
+        Self { gateway, config, certificate, authorization }
     }
 
     pub(crate) async fn connect(&self, transport: Transport) -> Client {

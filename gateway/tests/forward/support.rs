@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
 use nearfield_auth::Authenticator;
 use nearfield_gateway::body::{self, Request, Response};
+use nearfield_gateway::current::Current;
 use nearfield_gateway::dispatch::{Administered, Dispatch};
 use nearfield_gateway::error::Error;
 use nearfield_gateway::forward::EndpointConfig;
@@ -68,7 +69,8 @@ impl Inside {
         regions.checked().await;
         let drain = Drain::new();
         let unlimited = Arc::new(websocket::Unlimited);
-        let authenticator = Arc::new(Authenticator::start(&nearfield_auth::Config::default()).await.unwrap());
+        let authenticator = Authenticator::start(&nearfield_auth::Config::default()).await.unwrap();
+        let authenticator = Current::from(authenticator);
         let audit = audit::Audit::open(&audit::Config::default(), &mut Registry::default()).unwrap();
         let websockets = websocket::Server::new(
             websocket,

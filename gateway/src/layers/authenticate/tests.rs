@@ -10,7 +10,7 @@ use super::*;
 use crate::{body, rescue};
 
 struct Fixture {
-    authenticator: Arc<Authenticator>,
+    authenticator: Current<Authenticator>,
     metrics: Metrics,
     key: DevKey,
     dir: tempfile::TempDir,
@@ -21,7 +21,7 @@ async fn fixture() -> Fixture {
     let key = DevKey::load_or_create(dir.path()).unwrap();
     let path: &Path = dir.path();
     let config = Config { api_keys: Some(dev::api_keys_path(path).into()), issuers: vec![dev::issuer(path)] };
-    let authenticator = Arc::new(Authenticator::start(&config).await.unwrap());
+    let authenticator = Current::from(Authenticator::start(&config).await.unwrap());
     Fixture { authenticator, metrics: Metrics::default(), key, dir }
 }
 
@@ -53,7 +53,7 @@ impl Fixture {
             let text = format!("{} {}", caller.unwrap_or_default(), names.join(" "));
             Ok(Response::new(body::full(text)))
         });
-        let layer = Layer::new(Arc::clone(&self.authenticator), self.metrics.clone());
+        let layer = Layer::new(self.authenticator.clone(), self.metrics.clone());
         let mut request = http::Request::builder().method(method).uri(path).body(body::empty()).unwrap();
         for (name, value) in headers {
             request.headers_mut().append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());

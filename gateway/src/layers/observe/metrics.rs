@@ -153,6 +153,7 @@ struct Ended {
 }
 
 /// `gateway_requests_*`.
+#[derive(Clone)]
 pub(crate) struct Metrics {
     ended: Family<Ended, Counter>,
     in_flight: Family<Asked, Gauge>,
