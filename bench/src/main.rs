@@ -5,6 +5,7 @@
 
 mod dataset;
 mod drive;
+mod edge;
 mod end_to_end;
 mod engine;
 mod exact;
@@ -69,10 +70,15 @@ struct Arguments {
     /// TLS handshakes of each kind.
     #[arg(long, global = true, default_value_t = 2000)]
     handshakes: usize,
+    /// Requests of each row of the edge's table.
+    #[arg(long, global = true, default_value_t = 100_000)]
+    requests: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Subcommand)]
 enum Part {
+    /// CPU of a request at the edge, beside nginx and HAProxy.
+    Edge,
     /// Searches through the gateway: h1, h2, h3, gRPC; cached and not; closed and open loop.
     EndToEnd,
     /// Recall and queries per CPU second of searchd by ef, beside usearch alone.
@@ -111,6 +117,10 @@ async fn main() -> Result<()> {
     // The largest by far: only when it is asked for.
     if arguments.part == Some(Part::Mixed) {
         mixed::run(&arguments).await?;
+    }
+    // It needs programs that the others do not: only when it is asked for.
+    if arguments.part == Some(Part::Edge) {
+        edge::run(&arguments).await?;
     }
     match &arguments.texts {
         Some(folder) if wanted(Part::Filters) => filters::run(&arguments, folder).await?,

@@ -164,6 +164,16 @@ impl Cluster {
         self.ca.ca.clone()
     }
 
+    /// The certificate and the key of the gateway.
+    pub fn leaf(&self) -> (PathBuf, PathBuf) {
+        (self.ca.leaf.clone(), self.ca.leaf_key.clone())
+    }
+
+    /// Of the issuer of tokens, PEM.
+    pub fn public_key(&self) -> PathBuf {
+        self.authority.public_key.clone()
+    }
+
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }

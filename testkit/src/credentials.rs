@@ -150,10 +150,11 @@ impl Signer {
     }
 }
 
-/// A signing key of our own with the JWKS file that publishes it.
+/// A signing key of our own with the files that publish it: as a JWKS, and alone as PEM.
 pub struct Authority {
     pub signer: Signer,
     pub jwks: PathBuf,
+    pub public_key: PathBuf,
 }
 
 impl Authority {
@@ -170,6 +171,8 @@ impl Authority {
         });
         let jwks = directory.join("jwks.json");
         fs_err::write(&jwks, serde_json::to_vec(&json!({ "keys": [key] }))?)?;
-        Ok(Self { signer: Signer::from_pem(&pair.serialize_pem(), Some(kid))?, jwks })
+        let public_key = directory.join("jwt-public.pem");
+        fs_err::write(&public_key, pair.public_key_pem())?;
+        Ok(Self { signer: Signer::from_pem(&pair.serialize_pem(), Some(kid))?, jwks, public_key })
     }
 }

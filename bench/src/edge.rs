@@ -1,0 +1,140 @@
+//! What a request costs at the edge, beside nginx and HAProxy in the same run: CPU µs a request of each process, whatever
+//! else the machine does. One worker each, the same answer's bytes, TLS; `h2load` (Debian's nghttp2-client) asks.
+
+mod load;
+mod peers;
+
+use anyhow::{Context, Result};
+use nearfield_testkit::{Claims, Client, Cluster, ClusterOptions, Process, Protocol};
+use serde_json::json;
+
+use crate::Arguments;
+use crate::table::Table;
+use load::Load;
+use peers::Peers;
+
+const COLLECTION: &str = "edge";
+const DIMENSION: usize = 384;
+const POINTS: usize = 100;
+const API: &str = "/api/v1";
+/// Each row is measured so often, in turn with the others; the least disturbed one counts.
+const ROUNDS: usize = 3;
+/// Limits that are kept and never reached.
+const UNREACHED: &str = "100000000";
+
+/// One line of the table.
+struct Row<'a> {
+    server: &'static str,
+    what: &'static str,
+    over: &'static str,
+    process: &'a Process,
+    load: Load,
+    micros: Vec<f64>,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    let cluster = start()?;
+    let token = cluster.token(&Claims { expires_in: 6 * 3600, ..Claims::of_tenant("bench") })?;
+    let client = Client::new(&cluster.https()?, Some(&cluster.ca()), Protocol::Http2)?.with_bearer(&token);
+    fill(&client).await?;
+    let path = format!("{API}/search?collection={COLLECTION}&query_vector_id=p0&k=10");
+    let answer = client.get(&path).send().await?;
+    anyhow::ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+    println!("the answer: {} bytes; h2load: {} requests, {} rounds\n", answer.body.len(), arguments.requests, ROUNDS);
+
+    let directory = tempfile::tempdir()?;
+    let peers = Peers::start(directory.path(), &cluster, &answer.body)?;
+    let url = |base: &str| format!("{base}{path}");
+    let ours = cluster.https()?;
+    let bearer = format!("authorization: Bearer {token}");
+    let load = |url: String| Load::new(url, arguments.requests);
+    let query = json!({"collection": COLLECTION, "query": vector(7), "k": 10}).to_string();
+    let packed = nearfield_testkit::vectors::base64(&vector(7));
+    let packed = json!({"collection": COLLECTION, "query": packed, "k": 10}).to_string();
+    let search = |body: &str| {
+        let load = load(format!("{ours}{API}/search")).with(&bearer).with("content-type: application/json");
+        // Asked of searchd each time, and stored each time.
+        load.with("cache-control: no-cache").posting(directory.path(), body)
+    };
+    let row = |server, what, over, process, load| Row { server, what, over, process, load, micros: Vec::new() };
+    let hit = "cache hit";
+    let guarded = "JWT (ES256), limits, cache hit";
+    let mut rows = vec![
+        row("nearfield", guarded, "h2", cluster.gateway(), load(url(&ours)).with(&bearer)),
+        row("nearfield", guarded, "h1", cluster.gateway(), load(url(&ours)).with(&bearer).http1()),
+        row("HAProxy", guarded, "h2", &peers.haproxy, load(url(&peers.haproxy_guarded)).with(&bearer)),
+        row("HAProxy", hit, "h2", &peers.haproxy, load(url(&peers.haproxy_plain))),
+        row("nginx", hit, "h2", &peers.nginx, load(url(&peers.nginx_url))),
+        row("nginx", hit, "h1", &peers.nginx, load(url(&peers.nginx_url)).http1()),
+        row("nearfield", "JSON search, passed on by gRPC", "h2", cluster.gateway(), search(&query)?.fewer()),
+        row("nearfield", "base64 search, passed on by gRPC", "h2", cluster.gateway(), search(&packed)?.fewer()),
+    ];
+    for round in 0..=ROUNDS {
+        for row in &mut rows {
+            let before = row.process.cpu_time()?;
+            let answered = row.load.run()?;
+            let spent = row.process.cpu_time()?.saturating_sub(before);
+            // The first round warms what can be warmed.
+            if round > 0 {
+                row.micros.push(spent.as_micros() as f64 / answered as f64);
+            }
+        }
+    }
+    let parse = parse_micros(&query);
+    let mut table = Table::new(&["server", "what", "over", "CPU µs a request: least", "most"]);
+    for row in rows {
+        let least = row.micros.iter().copied().reduce(f64::min).context("rounds")?;
+        let most = row.micros.iter().copied().reduce(f64::max).context("rounds")?;
+        let cells = [row.server, row.what, row.over].map(str::to_owned);
+        table.row(cells.into_iter().chain([format!("{least:.1}"), format!("{most:.1}")]));
+    }
+    table.row(["serde_json", "parsing that JSON alone", "", &format!("{parse:.1}"), ""].map(str::to_owned));
+    table.print();
+    Ok(())
+}
+
+fn start() -> Result<Cluster> {
+    Cluster::start(&ClusterOptions {
+        searchds: 1,
+        rate_limits: true,
+        gateway: vec![
+            ("NEARFIELD_LOG__LEVEL", "warn"),
+            ("NEARFIELD_SERVER__THREADS", "1"),
+            ("NEARFIELD_RATE_LIMIT__IP_PER_SECOND", UNREACHED),
+            ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__USER_PER_SECOND", UNREACHED),
+            ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__TENANT_PER_SECOND", UNREACHED),
+            ("NEARFIELD_CACHE__SEARCH_TTL", "1h"),
+        ],
+        searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
+        ..ClusterOptions::default()
+    })
+}
+
+async fn fill(client: &Client) -> Result<()> {
+    let settings = json!({"dimension": DIMENSION, "metric": "cosine"});
+    client.put(&format!("{API}/collections/{COLLECTION}")).json(&settings).send().await?.expect(201)?;
+    let point = |i: usize| json!({"id": format!("p{i}"), "values": vector(i), "metadata": {"number": i, "kind": "point of a benchmark"}});
+    let points: Vec<_> = (0..POINTS).map(point).collect();
+    let body = json!({"collection": COLLECTION, "vectors": points});
+    client.post(&format!("{API}/insert")).json(&body).send().await?.expect(200)?;
+    Ok(())
+}
+
+/// Numbers with as many digits as a real embedding has.
+fn vector(seed: usize) -> Vec<f32> {
+    (0..DIMENSION).map(|i| ((seed * DIMENSION + i) as f32 * 0.618_034).sin() / 20.0).collect()
+}
+
+fn parse_micros(body: &str) -> f64 {
+    #[derive(serde::Deserialize)]
+    struct Search {
+        query: Vec<f32>,
+    }
+    const TIMES: usize = 2_000;
+    let started = std::time::Instant::now();
+    for _ in 0..TIMES {
+        let search: Search = serde_json::from_str(std::hint::black_box(body)).expect("it was just made");
+        assert_eq!(std::hint::black_box(search).query.len(), DIMENSION);
+    }
+    started.elapsed().as_micros() as f64 / TIMES as f64
+}
