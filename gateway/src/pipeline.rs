@@ -152,12 +152,12 @@ where
         .layer(grpc_web::Layer)
         // Everything inside may fail; everything outside only watches.
         .layer(rescue::Layer)
-        // Load balancers ask without credentials, and must be answered under any load.
-        .layer(ready::Layer { readiness })
         // Nothing else is done for what passed by the load balancer.
         .layer(perimeter::Layer { mode: config.client.mode })
         // The cheapest refusals first: these read nothing but the head.
         .layer(target::Layer { max_headers: config.listener.http1.max_headers })
+        // Load balancers ask without credentials, and must be answered under any load.
+        .layer(ready::Layer { readiness })
         // From here on everything knows when the caller stops waiting.
         .layer(deadline::Layer::new(config.deadline))
         // One atomic decides; nothing has been spent on the request yet.

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
-use http::{Version, header};
+use http::{HeaderMap, Version, header};
 
 use super::classify;
 use super::rescue::has_grpc_content;
@@ -56,6 +56,9 @@ fn refusal(request: &Request, max_headers: usize) -> Option<Error> {
     if request.version() == Version::HTTP_11 && request.headers().get_all(header::HOST).iter().count() != 1 {
         return Some(Error::malformed("an HTTP/1.1 request has exactly one Host"));
     }
+    if !is_framed_plainly(request.headers()) {
+        return Some(Error::malformed("Transfer-Encoding is not just chunked"));
+    }
     let route = classify::route(request);
     match route {
         Route::Grpc(GrpcMethod::Unknown) => Some(unimplemented(request)),
@@ -63,6 +66,17 @@ fn refusal(request: &Request, max_headers: usize) -> Option<Error> {
         Route::Unknown => Some(Error::NotFound(format!("there is nothing at {}", request.uri().path()))),
         _ if !route.allows(request.method()) => Some(Error::MethodNotAllowed { allow: route.allow() }),
         _ => None,
+    }
+}
+
+/// Another coding, or chunked twice, is one that readers disagree about (RFC 9112 section 6.1). The listener closes behind
+/// any body in chunks.
+fn is_framed_plainly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -95,6 +109,19 @@ mod tests {
             "/nearfield.v1.VectorSearch/Guess",
             Some("searchd answered Unimplemented: there is no method /nearfield.v1.VectorSearch/Guess"),
         );
+    }
+
+    #[test]
+    fn a_body_is_in_chunks_and_in_nothing_else() {
+        let check = |values: &[&str], expected| {
+            let values = values.iter().map(|value| (header::TRANSFER_ENCODING, value.parse().unwrap()));
+            assert_eq!(is_framed_plainly(&values.collect()), expected);
+        };
+        check(&[], true);
+        check(&["Chunked"], true);
+        check(&["gzip, chunked"], false);
+        check(&["chunked, chunked"], false);
+        check(&["identity", "chunked"], false);
     }
 
     #[test]

@@ -181,9 +181,11 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
         if let Some(outbox) = &outbox {
             request.extensions_mut().insert(outbox.begin());
         }
-        let answer = self.shared.pipeline.get().oneshot(request);
         let alt_svc = self.shared.alt_svc.clone();
-        let closing = if self.transport == Transport::Http1 { self.shared.drain.clone() } else { Drain::new() };
+        let draining = (self.transport == Transport::Http1).then(|| self.shared.drain.clone());
+        // Where a body in chunks ends, readers disagree (bare line feeds in trailers): nothing is read behind it.
+        let is_last = draining.is_some() && request.headers().contains_key(header::TRANSFER_ENCODING);
+        let answer = self.shared.pipeline.get().oneshot(request);
         Box::pin(async move {
             let mut response = match outbox {
                 Some(outbox) => announced(answer, &outbox).await?,
@@ -193,7 +195,8 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
                 response.headers_mut().insert(header::ALT_SVC, alt_svc);
             }
             // hyper says so by itself once it was asked to finish, but an answer may be faster than that.
-            if closing.has_started() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            let closes = is_last || draining.is_some_and(|drain| drain.has_started());
+            if closes && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Answer { body, in_flight }))
