@@ -46,17 +46,50 @@ impl Counts {
     }
 }
 
+/// All of a query that its answer depends on, but the state of what it asks: the incarnation of a collection stands for
+/// tenant and name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    fn of(query: &Query) -> Self {
+        let mut hash = blake3::Hasher::new();
+        // What is long comes first: then whole chunks of it are hashed side by side. How long it was is told behind.
+        let (kind, target) = match &query.target {
+            Target::Values(values) => (0, bytemuck::cast_slice(values)),
+            Target::Point(id) => (1, id.as_bytes()),
+        };
+        hash.update(target);
+        let filter = query.filter.as_ref().map(|filter| filter.canonical()).unwrap_or_default();
+        hash.update(filter.as_bytes());
+        let effort = match query.effort {
+            None => 0,
+            Some(Effort::Candidates(ef)) => u64::from(ef),
+            Some(Effort::Recall(recall)) => recall.share().to_bits(),
+        };
+        let numbers = [kind, target.len() as u64, filter.len() as u64, query.k as u64, effort];
+        let flags = [query.exact, query.include.metadata, query.include.values].map(u64::from);
+        for number in numbers.into_iter().chain(flags) {
+            hash.update(&number.to_le_bytes());
+        }
+        Self(*hash.finalize().as_bytes())
+    }
+}
+
+/// A query and the incarnation and generation that it asks.
+type Asked = (Fingerprint, u64, u64);
+
 /// Answers. Clones share one cache.
 #[derive(Clone)]
 pub struct Results {
-    cache: Option<Cache<[u8; 32], Arc<Answer>>>,
+    cache: Option<Cache<Asked, Arc<Answer>>>,
     pub counts: Arc<Counts>,
 }
 
 impl Results {
     /// 0 bytes for no cache.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &[u8; 32], answer: &Arc<Answer>| {
+        let weigh = |_: &Asked, answer: &Arc<Answer>| {
             let hits = answer.hits.iter().map(|hit| 96 + hit.id.len() + hit.metadata.len() + hit.values.len() * 4);
             u32::try_from(hits.sum::<usize>() + OVERHEAD).unwrap_or(u32::MAX)
         };
@@ -64,47 +97,30 @@ impl Results {
         Self { cache, counts: Arc::default() }
     }
 
-    pub fn get(&self, query: &Query, incarnation: u64, generation: u64) -> Option<Arc<Answer>> {
+    /// What a query is kept under; none where nothing is kept.
+    pub fn fingerprint(&self, query: &Query) -> Option<Fingerprint> {
+        self.cache.as_ref().map(|_| Fingerprint::of(query))
+    }
+
+    pub fn get(&self, query: Fingerprint, incarnation: u64, generation: u64) -> Option<Arc<Answer>> {
         let cache = self.cache.as_ref()?;
-        self.counts.count(cache.get(&key(query, incarnation, generation)))
+        self.counts.count(cache.get(&(query, incarnation, generation)))
     }
 
     /// Keeps an answer that is exactly of the generation that it names.
-    pub fn put(&self, query: &Query, incarnation: u64, answer: &Arc<Answer>) {
+    pub fn put(&self, query: Fingerprint, incarnation: u64, answer: &Arc<Answer>) {
         let (Some(cache), true) = (&self.cache, answer.is_settled && answer.explanation.is_none()) else { return };
-        cache.insert(key(query, incarnation, answer.generation), answer.clone());
+        cache.insert((query, incarnation, answer.generation), answer.clone());
     }
 
     /// Whether an answer is kept; nothing is counted.
-    pub fn has(&self, query: &Query, incarnation: u64, generation: u64) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.contains_key(&key(query, incarnation, generation)))
+    pub fn has(&self, query: Fingerprint, incarnation: u64, generation: u64) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.contains_key(&(query, incarnation, generation)))
     }
 
     pub fn bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, Cache::weighted_size)
     }
-}
-
-/// Everything that the answer depends on. The incarnation stands for tenant and collection.
-fn key(query: &Query, incarnation: u64, generation: u64) -> [u8; 32] {
-    let mut hash = blake3::Hasher::new();
-    let effort = match query.effort {
-        None => 0,
-        Some(Effort::Candidates(ef)) => u64::from(ef),
-        Some(Effort::Recall(recall)) => recall.share().to_bits(),
-    };
-    for number in [incarnation, generation, query.k as u64, effort] {
-        hash.update(&number.to_le_bytes());
-    }
-    hash.update(&[query.exact, query.include.metadata, query.include.values].map(u8::from));
-    match &query.target {
-        Target::Values(values) => hash.update(&[0]).update(bytemuck::cast_slice(values)),
-        Target::Point(id) => hash.update(&[1]).update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes()),
-    };
-    if let Some(filter) = &query.filter {
-        hash.update(filter.canonical().as_bytes());
-    }
-    *hash.finalize().as_bytes()
 }
 
 /// What filters admit. Clones share one cache.
@@ -187,7 +203,7 @@ mod tests {
     use crate::search::Include;
 
     #[test]
-    fn every_part_of_a_query_is_in_its_key() {
+    fn every_part_of_a_query_is_in_its_fingerprint() {
         let plain = Query {
             address: Address::new("", "c"),
             target: Target::Values(vec![1.0, 2.0]),
@@ -210,9 +226,24 @@ mod tests {
             Query { include: Include { metadata: true, values: false }, ..plain.clone() },
             Query { include: Include { metadata: false, values: true }, ..plain.clone() },
         ];
-        let mut keys: Vec<_> = others.iter().chain([&plain]).map(|query| key(query, 1, 1)).collect();
-        keys.extend([key(&plain, 2, 1), key(&plain, 1, 2)]);
-        let distinct: std::collections::HashSet<_> = keys.iter().collect();
-        assert_eq!(distinct.len(), keys.len());
+        let mut fingerprints: Vec<_> = others.iter().chain([&plain]).map(Fingerprint::of).collect();
+        // What one part ends with is not what the next begins with.
+        let text =
+            |id: &str, json: &str| Query { target: Target::Point(id.into()), filter: filter(json), ..plain.clone() };
+        fingerprints.extend([text("a", r#"{"a":1}"#), text("a{", r#"{"a":1}"#)].iter().map(Fingerprint::of));
+        let distinct: std::collections::HashSet<_> = fingerprints.iter().collect();
+        assert_eq!(distinct.len(), fingerprints.len());
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_its_generation_alone() {
+        let results = Results::new(1 << 20);
+        let (query, other) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let answer = Arc::new(Answer { generation: 7, is_settled: true, ..Answer::default() });
+        results.put(query, 3, &answer);
+        assert!(results.get(query, 3, 7).is_some() && results.has(query, 3, 7));
+        for (query, incarnation, generation) in [(other, 3, 7), (query, 4, 7), (query, 3, 8)] {
+            assert!(results.get(query, incarnation, generation).is_none());
+        }
     }
 }

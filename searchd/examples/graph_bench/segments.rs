@@ -29,9 +29,7 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
         let builder = Engines::new(2);
         put(&index, data);
         let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
-        while let Some(sources) = index.sources(1) {
-            index.seal(&sources, directory.path(), &builder)?;
-        }
+        rest(&index, directory.path(), &builder)?;
         report_build(quantization, data, start);
         report(&index, data)?;
         let segment = index.segments().first().context("rows to seal")?.sealed;
@@ -46,6 +44,7 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
                     index.seal(&sources, directory.path(), &builder)?;
                 }
             }
+            rest(&index, directory.path(), &builder)?;
             println!("  after every vector was replaced {REPLACED} times:");
             report(&index, data)?;
         }
@@ -53,14 +52,20 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
     Ok(())
 }
 
-/// All of it in segments as they are by default.
+/// All of it in one segment as it is by default.
 pub(crate) fn sealed(data: &Data, directory: &Path) -> Result<Index> {
     let index = index(data, QUANTIZATIONS[0])?;
     put(&index, data);
-    while let Some(sources) = index.sources(1) {
-        index.seal(&sources, directory, &Engines::new(2))?;
-    }
+    rest(&index, directory, &Engines::new(2))?;
     Ok(index)
+}
+
+/// Seals as in production once nobody writes: a set that is whole becomes one segment.
+fn rest(index: &Index, directory: &Path, builder: &Engines) -> Result<()> {
+    while let Some(sources) = index.sources_at_rest() {
+        index.seal(&sources, directory, builder)?;
+    }
+    Ok(())
 }
 
 /// One segment as it is by default, asked with ever more candidates.
@@ -69,9 +74,7 @@ pub(crate) fn sweep(data: &Data) -> Result<()> {
     let index = index(data, QUANTIZATIONS[0])?;
     put(&index, data);
     let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
-    while let Some(sources) = index.sources(1) {
-        index.seal(&sources, directory.path(), &Engines::new(1))?;
-    }
+    rest(&index, directory.path(), &Engines::new(1))?;
     report_build(QUANTIZATIONS[0], data, start);
     report(&index, data)?;
     let stop = Stop::default();

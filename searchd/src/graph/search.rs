@@ -189,7 +189,8 @@ impl Graph {
     pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
         let Searcher { scratch, admitted, point, spare, query, found } = searcher;
         let ef = wanted.ef.max(wanted.k);
-        let rescored = wanted.rescored.max(wanted.k);
+        // No more can be found than are kept.
+        let rescored = wanted.rescored.clamp(wanted.k, ef);
         self.space.query(wanted.query, point, spare);
         let query = query.get_or_insert_with(|| self.codes.empty_query());
         self.codes.pack(point, query);

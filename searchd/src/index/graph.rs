@@ -77,6 +77,7 @@ pub struct Proposal {
 /// A search whose cost is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
+    pub k: usize,
     pub ef: usize,
     pub share: f64,
     pub dimension: usize,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::calibration::{Calibration, Trial};
 use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal, Stored};
+use super::plan::compare_at_random;
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::Plan;
@@ -21,6 +22,16 @@ const SANE_EF: usize = 240;
 const MIN_TWO_BITS: usize = 96;
 /// The same of one bit, where rows are long enough for it to save memory worth an eighth more time.
 const MIN_ONE_BIT: usize = 512;
+
+// Nanoseconds of a walk, measured like those of `plan`.
+
+/// To turn the query, and to come to where the nearest rows are.
+const START: f64 = 20_000.0;
+/// To look at one candidate's neighbours, and for each bit of a row's code on top of it.
+const CANDIDATE: f64 = 450.0;
+const BIT: f64 = 0.25;
+/// A walk under a filter takes this many times one that keeps as many more candidates as the filter keeps out.
+const FILTERED: f64 = 1.5;
 
 thread_local! {
     /// What a search needs, kept for each thread that searches: one byte for each row of the largest graph, and little more.
@@ -85,14 +96,15 @@ fn metric(metric: settings::Metric) -> Metric {
 }
 
 impl Packed {
-    /// Candidates worth an exact comparison to find `k`: the coarser the codes, the more.
+    /// Of `ef` candidates, how many are worth an exact comparison to find `k`: the coarser the codes, the more.
     fn rescored(&self, k: usize, ef: usize) -> usize {
-        match self.0.width() {
+        let worth = match self.0.width() {
             Width::Eight => k + k / 2,
             Width::Four => 3 * k,
             Width::Two => (8 * k).max(ef / 4),
-            Width::One => (16 * k).max(ef),
-        }
+            Width::One => ef,
+        };
+        worth.min(ef)
     }
 }
 
@@ -119,14 +131,23 @@ impl Graph for Packed {
         })
     }
 
-    /// Measured on sets of 50 to 784 dimensions.
     fn cost(&self, search: Cost) -> f64 {
-        let bits = self.0.width().bits() as f64;
-        search.ef as f64 * (300.0 + 0.2 * bits * search.dimension as f64) / search.share.max(1e-9)
+        let Cost { k, ef, share, dimension } = search;
+        let candidate = CANDIDATE + BIT * (self.0.width().bits() * dimension) as f64;
+        let filtered = if share < 1.0 { FILTERED / share.max(1e-9) } else { 1.0 };
+        let compared = self.rescored(k, ef) as f64 * compare_at_random(dimension);
+        START + ef as f64 * candidate * filtered + compared
     }
 
     fn least(&self, k: usize) -> usize {
-        self.rescored(k, k)
+        match self.0.width() {
+            Width::Eight => k + k / 2,
+            Width::Four => 3 * k,
+            Width::Two => 8 * k,
+            // Long codes rank well enough for a few candidates to do; how many is measured from there on.
+            Width::One if self.0.dimension() >= MIN_ONE_BIT => 4 * k,
+            Width::One => 16 * k,
+        }
     }
 
     fn unreachable(&self, _: &Vectors) -> Result<Vec<u32>, Error> {

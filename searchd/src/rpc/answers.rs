@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::caller::Caller;
 use super::{Service, request, status};
+use crate::cache::Fingerprint;
 use crate::engine::Address;
 use crate::search::{self, Answer, Query, Target};
 
@@ -23,6 +24,8 @@ const GROUP_SEARCHES: usize = 8;
 /// A search that is not answered yet.
 pub(super) struct Asked {
     pub(super) query: Query,
+    /// Under which its answer is kept.
+    fingerprint: Option<Fingerprint>,
     incarnation: u64,
     /// It is run to be explained, though its answer is kept.
     is_kept: bool,
@@ -88,14 +91,15 @@ impl Service {
     pub(super) fn look_up(&self, query: Query) -> Result<LookedUp, Status> {
         let now = self.0.store.with_collection(&query.address, |found, _| (found.incarnation, found.generation));
         let (incarnation, generation) = now.ok_or_else(|| status::no_collection(&query.address.name))?;
+        let results = &self.0.results;
+        let fingerprint = results.fingerprint(&query);
         // A search that is to be explained is run, whether its answer is kept or not.
-        let is_kept = query.explain && self.0.results.has(&query, incarnation, generation);
-        if !query.explain
-            && let Some(answer) = self.0.results.get(&query, incarnation, generation)
-        {
-            return Ok(LookedUp::Answer(answer));
-        }
-        Ok(LookedUp::Asked(Asked { query, incarnation, is_kept }))
+        let is_kept = query.explain && fingerprint.is_some_and(|query| results.has(query, incarnation, generation));
+        let kept = fingerprint.filter(|_| !query.explain).and_then(|query| results.get(query, incarnation, generation));
+        Ok(match kept {
+            Some(answer) => LookedUp::Answer(answer),
+            None => LookedUp::Asked(Asked { query, fingerprint, incarnation, is_kept }),
+        })
     }
 
     /// Runs searches of one collection on one thread of the pool; answers in their order.
@@ -118,15 +122,16 @@ impl Service {
             Ok(done) => done,
             Err(error) => return group.iter().map(|_| Err(status::pool(error))).collect(),
         };
-        let outcomes = group.iter().zip(answers).map(|(Asked { query, incarnation, is_kept }, answer)| {
+        let outcomes = group.iter().zip(answers).map(|(asked, answer)| {
+            let Asked { query, fingerprint, incarnation, is_kept } = asked;
             let mut answer = answer.map_err(|error| self.failed(error, &query.address.name, point(query)))?;
             if let Some(explanation) = &mut answer.explanation {
                 explanation.is_kept = *is_kept;
                 explanation.phases.insert(0, ("wait", waited));
             }
             let answer = Arc::new(answer);
-            if answer.incarnation == *incarnation {
-                self.0.results.put(query, *incarnation, &answer);
+            if let Some(fingerprint) = fingerprint.filter(|_| answer.incarnation == *incarnation) {
+                self.0.results.put(fingerprint, *incarnation, &answer);
             }
             Ok(answer)
         });

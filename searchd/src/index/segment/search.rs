@@ -95,7 +95,7 @@ impl Segment {
         let share = findable.number() / rows as f64;
         let graph = self.proposer().filter(|_| !wanted.exact).map(|proposer| {
             let ef = proposer.candidates(wanted.effort, wanted.k);
-            proposer.cost(Cost { ef, share, dimension })
+            proposer.cost(Cost { k: wanted.k, ef, share, dimension })
         });
         Plan::cheapest(rows, findable, dimension, graph)
     }
@@ -160,10 +160,7 @@ impl Segment {
         match rows {
             _ if self.vectors.is_there() => Ok(()),
             Rows::Listed(rows) => self.vectors.bring(rows, stop),
-            Rows::All(rows) => {
-                let is_compared = |row: &u32| wanted.admits(self.vectors.slot(*row)) && !self.dead.contains(*row);
-                self.vectors.bring(&rows.clone().filter(is_compared).collect::<Vec<_>>(), stop)
-            }
+            Rows::All(rows) => self.vectors.bring(&self.compared(rows.clone(), wanted), stop),
         }
     }
 
@@ -172,38 +169,35 @@ impl Segment {
         if search.damaged.is_some() {
             return 0;
         }
-        let mut compared = 0;
-        let outcome = match rows {
-            Rows::All(rows) => self.compare_all(rows.clone(), search, &mut compared),
+        let (listed, is_dense);
+        let rows = match rows {
             Rows::Listed(rows) => {
-                compared = rows.len();
-                self.compare_listed(rows, search)
+                is_dense = false;
+                *rows
+            }
+            Rows::All(rows) => {
+                listed = self.compared(rows.clone(), search.wanted);
+                // The processor sees by itself where rows in order lead, and does not where there are gaps.
+                is_dense = listed.len() * 4 > rows.len() * 3;
+                &listed
             }
         };
-        search.damaged = outcome.err();
-        compared
+        search.damaged = self.compare_listed(rows, is_dense, search).err();
+        rows.len()
     }
 
-    fn compare_all(
-        &self,
-        rows: std::ops::Range<u32>,
-        search: &mut Search<'_>,
-        compared: &mut usize,
-    ) -> Result<(), Damaged> {
+    /// Those of the rows that are compared.
+    fn compared(&self, rows: std::ops::Range<u32>, wanted: &Wanted<'_>) -> Vec<u32> {
         let slots = &self.vectors.slots()[rows.start as usize..rows.end as usize];
-        for (row, slot) in rows.zip(slots) {
-            if search.wanted.admits(*slot) && !self.dead.contains(row) {
-                self.score(row, search)?;
-                *compared += 1;
-            }
-        }
-        Ok(())
+        let is_compared = |(row, slot): &(u32, &Slot)| wanted.admits(**slot) && !self.dead.contains(*row);
+        rows.zip(slots).filter(is_compared).map(|(row, _)| row).collect()
     }
 
-    fn compare_listed(&self, rows: &[u32], search: &mut Search<'_>) -> Result<(), Damaged> {
-        rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
+    fn compare_listed(&self, rows: &[u32], is_dense: bool, search: &mut Search<'_>) -> Result<(), Damaged> {
+        let ahead = if is_dense { &[] } else { rows };
+        ahead.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
         for (i, row) in rows.iter().enumerate() {
-            if let Some(next) = rows.get(i + AHEAD) {
+            if let Some(next) = ahead.get(i + AHEAD) {
                 self.vectors.prefetch(*next);
             }
             self.score(*row, search)?;
