@@ -104,7 +104,7 @@ pub(super) fn compare_at_random(dimension: usize) -> f64 {
     reach(dimension) + compare(dimension)
 }
 
-// All of these are from `graph_bench --costs` on the sets of 50 to 784 dimensions, on a machine with AVX-512, in CPU time: a
+// All of these are from `graph_bench --costs` on sets of 384 and 784 dimensions, on a machine with AVX-512, in CPU time: a
 // search by each way, divided by the rows that it compared or the candidates that it kept.
 
 /// Nanoseconds to compare a row that follows the one before, or is in a cache: 53 for 384 dimensions, 115 for 784.
