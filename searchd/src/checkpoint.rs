@@ -8,6 +8,7 @@
 mod format;
 mod records;
 mod restore;
+mod shared;
 mod snapshot;
 mod write;
 
@@ -19,7 +20,7 @@ use prost::Message;
 use crate::engine::Malformed;
 use crate::index::segment;
 use crate::wal::sync_directory;
-use format::{FORMAT, Manifest};
+use format::{FORMAT, Manifest, OLDEST};
 pub use restore::{Restored, restore};
 pub use snapshot::{Snapshot, remove_leftovers};
 pub use write::Checkpointer;
@@ -30,7 +31,7 @@ pub enum Error {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the checkpoint file {} is damaged; restore it from a backup, or start from a peer with an empty directory", .0.display())]
     Damaged(PathBuf),
-    #[error("the checkpoint {} has format {found}, this searchd reads {FORMAT}", .path.display())]
+    #[error("the checkpoint {} has format {found}, this searchd reads {OLDEST} to {FORMAT}", .path.display())]
     Format { path: PathBuf, found: u32 },
     #[error("an entry of the checkpoint")]
     Malformed(#[from] Malformed),
@@ -59,8 +60,17 @@ pub fn collection_directory(directory: &Path, incarnation: u64) -> PathBuf {
     collections_directory(directory).join(format!("{incarnation:016x}"))
 }
 
+/// Where a collection's records are that have a file of their own.
 fn records_file(directory: &Path, incarnation: u64, number: u64) -> PathBuf {
     collection_directory(directory, incarnation).join(format!("records-{number:08}"))
+}
+
+/// The file with the records of a collection that a manifest names.
+fn records_of(directory: &Path, collection: &format::Collection) -> PathBuf {
+    match collection.part {
+        Some(_) => shared::file(directory, collection.records),
+        None => records_file(directory, collection.incarnation, collection.records),
+    }
 }
 
 /// The manifest, or none in a directory that never had a checkpoint.
@@ -76,7 +86,7 @@ fn read_manifest(directory: &Path) -> Result<Option<Manifest>, Error> {
         return Err(Error::Damaged(path));
     }
     let manifest = Manifest::decode(payload).map_err(|_| Error::Damaged(path.clone()))?;
-    if manifest.format != FORMAT {
+    if !(OLDEST..=FORMAT).contains(&manifest.format) {
         return Err(Error::Format { path, found: manifest.format });
     }
     Ok(Some(manifest))

@@ -5,7 +5,9 @@ use nearfield_proto::log::v1 as log;
 use nearfield_proto::v1;
 
 /// The manifest's format, checked before anything else of it is believed.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
+/// The oldest that is read: one in which collections share no files.
+pub(super) const OLDEST: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Manifest {
@@ -61,11 +63,23 @@ pub(super) struct Collection {
     pub generation: u64,
     #[prost(message, repeated, tag = "5")]
     pub segments: Vec<Segment>,
-    /// The file with the records, and what it must hash to.
+    /// The number of the file with the records, and what they must hash to.
     #[prost(uint64, tag = "6")]
     pub records: u64,
     #[prost(bytes = "bytes", tag = "7")]
     pub records_hash: Bytes,
+    /// Which part of the file they are, where small collections share one.
+    #[prost(message, optional, tag = "8")]
+    pub part: Option<Part>,
+}
+
+/// Bytes of a file.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Part {
+    #[prost(uint64, tag = "1")]
+    pub start: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -13,8 +13,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::RandomState;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,9 +39,9 @@ const LARGE: u64 = 16 << 20;
 /// Larger ones are hashed by several, too.
 const HASHED_AT_ONCE: usize = 256 << 10;
 
-/// Writes a file slot by slot.
-pub(super) struct Writer {
-    file: BufWriter<File>,
+/// Writes records slot by slot.
+pub(super) struct Writer<W> {
+    into: W,
     hasher: blake3::Hasher,
     /// The block that is being filled.
     ids: Vec<u8>,
@@ -53,10 +54,10 @@ pub(super) struct Writer {
     tail: format::Tail,
 }
 
-impl Writer {
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: BufWriter::with_capacity(1024 * 1024, File::create(path)?),
+impl<W: Write> Writer<W> {
+    pub(super) fn new(into: W) -> Self {
+        Self {
+            into,
             hasher: blake3::Hasher::new(),
             ids: Vec::new(),
             records: Vec::new(),
@@ -65,7 +66,7 @@ impl Writer {
             rows: Vec::new(),
             sites: HashMap::new(),
             tail: format::Tail::default(),
-        })
+        }
     }
 
     /// The next slot's record: `row` in a segment, or else its `values`, if it has any. Nothing is written yet.
@@ -98,8 +99,8 @@ impl Writer {
         self.write(&blocks)
     }
 
-    /// The file is durable afterwards; its name is not yet.
-    pub(super) fn finish(mut self) -> io::Result<blake3::Hash> {
+    /// Writes the rest. Returns what it all was written into, and what it hashes to.
+    pub(super) fn finish(mut self) -> io::Result<(W, blake3::Hash)> {
         if !(self.tail.slots as usize).is_multiple_of(BLOCK) {
             self.end_block();
         }
@@ -115,13 +116,12 @@ impl Writer {
         for part in [&rows[..], &starts, &tail, &length] {
             self.write(part)?;
         }
-        self.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(self.hasher.finalize())
+        Ok((self.into, self.hasher.finalize()))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes)
+        self.into.write_all(bytes)
     }
 
     fn message(&mut self, record: &Record, values: Bytes) -> format::Record {
@@ -166,9 +166,17 @@ pub(super) struct Opened {
     pub(super) waiting: Vec<(Slot, Bytes)>,
 }
 
-/// Opens a file that hashes to what is `expected`.
-pub(super) fn open(path: &Path, expected: &[u8], sites: &Mutex<Sites>) -> Result<Opened, Error> {
-    let bytes = read(path).map_err(|source| Error::Io { doing: "reading", path: path.into(), source })?;
+/// Opens a file, or a part of one, that hashes to what is `expected`.
+pub(super) fn open(
+    path: &Path,
+    part: Option<format::Part>,
+    expected: &[u8],
+    sites: &Mutex<Sites>,
+) -> Result<Opened, Error> {
+    let bytes = read(path, part).map_err(|source| match source.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Damaged(path.into()),
+        _ => Error::Io { doing: "reading", path: path.into(), source },
+    })?;
     let mut hasher = blake3::Hasher::new();
     if bytes.len() > HASHED_AT_ONCE {
         hasher.update_rayon(&bytes);
@@ -179,12 +187,19 @@ pub(super) fn open(path: &Path, expected: &[u8], sites: &Mutex<Sites>) -> Result
     is_whole.then(|| take_apart(bytes, sites)).flatten().ok_or_else(|| Error::Damaged(path.into()))
 }
 
-fn read(path: &Path) -> io::Result<Bytes> {
-    let length = std::fs::metadata(path)?.len();
-    if length < LARGE {
-        return Ok(std::fs::read(path)?.into());
+fn read(path: &Path, part: Option<format::Part>) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    let whole = file.metadata()?.len();
+    let format::Part { start, bytes } = part.unwrap_or(format::Part { start: 0, bytes: whole });
+    if start.checked_add(bytes).is_none_or(|end| end > whole) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Lines::read(&File::open(path)?, 0, length as usize)?.into_shared())
+    if bytes >= LARGE {
+        return Ok(Lines::read(&file, start, bytes as usize)?.into_shared());
+    }
+    let mut read = vec![0; bytes as usize];
+    file.read_exact_at(&mut read, start)?;
+    Ok(read.into())
 }
 
 /// None when it is not what a writer writes.
@@ -359,14 +374,14 @@ mod tests {
     }
 
     fn write(path: &Path, all: &[Kept]) -> blake3::Hash {
-        let mut writer = Writer::create(path).unwrap();
+        let mut writer = Writer::new(File::create(path).unwrap());
         for (i, kept) in all.iter().enumerate() {
             writer.push(&kept.id, &kept.record, kept.row, kept.values.clone());
             if i % 20 == 0 {
                 writer.flush().unwrap();
             }
         }
-        writer.finish().unwrap()
+        writer.finish().unwrap().1
     }
 
     proptest! {
@@ -384,7 +399,7 @@ mod tests {
             let path = directory.path().join("records");
             let hash = write(&path, &all);
             let sites = Mutex::default();
-            let opened = open(&path, hash.as_bytes(), &sites).unwrap();
+            let opened = open(&path, None, hash.as_bytes(), &sites).unwrap();
             prop_assert_eq!(opened.records.len(), all.len());
             prop_assert_eq!(opened.live, all.iter().filter(|kept| kept.record.is_live()).count() as u64);
             let waiting: BTreeMap<Slot, Bytes> = opened.waiting.into_iter().collect();
@@ -399,11 +414,11 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 16;
             std::fs::write(&path, &bytes).unwrap();
-            prop_assert!(matches!(open(&path, hash.as_bytes(), &sites), Err(Error::Damaged(_))));
+            prop_assert!(matches!(open(&path, None, hash.as_bytes(), &sites), Err(Error::Damaged(_))));
             // Even with a hash that fits, what is no such file is an error and nothing worse.
             bytes.truncate(at);
             std::fs::write(&path, &bytes).unwrap();
-            prop_assert!(open(&path, blake3::hash(&bytes).as_bytes(), &sites).is_err());
+            prop_assert!(open(&path, None, blake3::hash(&bytes).as_bytes(), &sites).is_err());
         }
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::records::{self, Opened};
-use super::{Checkpointer, Error, collection_directory, format, manifest_file, read_manifest, records_file};
+use super::{Checkpointer, Error, collection_directory, format, manifest_file, read_manifest, records_of};
 use crate::cache::Caches;
 use crate::engine::settings::Settings;
 use crate::engine::stamp::Sites;
@@ -78,9 +78,9 @@ impl Reading<'_> {
         let created = self.sites.lock().stamp(created);
         let sealed: Vec<Sealed> = message.segments.iter().map(sealed).collect::<Option<_>>().ok_or_else(damaged)?;
         let home = collection_directory(self.directory, message.incarnation);
-        let file = records_file(self.directory, message.incarnation, message.records);
+        let file = records_of(self.directory, message);
         let (opened, segments) = rayon::join(
-            || records::open(&file, &message.records_hash, self.sites),
+            || records::open(&file, message.part, &message.records_hash, self.sites),
             || {
                 let segments = sealed.into_par_iter();
                 let segments = segments.map(|sealed| {

@@ -3,9 +3,10 @@
 //! Files never change once they are named by a manifest, so a hard link holds one as it is, at no cost, whatever
 //! checkpoints and merges remove meanwhile.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Checkpointer, Error, collection_directory, manifest_file, read_manifest, records_file};
+use super::{Checkpointer, Error, collection_directory, manifest_file, read_manifest, records_of};
 use crate::engine::vector_clock::VectorClock;
 use crate::index::segment;
 use crate::store::Store;
@@ -35,15 +36,16 @@ impl Snapshot {
             Self { directory: staging, from_record: 1, next_record: 1, latest: 0, clock: VectorClock::default() };
         if let Some(manifest) = read_manifest(directory)? {
             snapshot.from_record = manifest.from_record;
-            snapshot.hold(directory, &manifest_file(directory))?;
+            // Some have one in common.
+            let mut files = BTreeSet::from([manifest_file(directory)]);
             for collection in manifest.holders.iter().filter_map(|holder| holder.collection.as_ref()) {
                 let home = collection_directory(directory, collection.incarnation);
-                snapshot.hold(directory, &records_file(directory, collection.incarnation, collection.records))?;
+                files.insert(records_of(directory, collection));
                 for part in collection.segments.iter().map(|segment| segment.part) {
-                    snapshot.hold(directory, &segment::vectors_file(&home, part))?;
-                    snapshot.hold(directory, &segment::graph_file(&home, part))?;
+                    files.extend([segment::vectors_file(&home, part), segment::graph_file(&home, part)]);
                 }
             }
+            files.iter().try_for_each(|file| snapshot.hold(directory, file))?;
         }
         // In this order: the checkpoint has nothing that is not in the log by now, and what is applied by the time the
         // clock is read makes the snapshot look later than it is, never earlier.

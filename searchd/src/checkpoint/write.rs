@@ -1,7 +1,8 @@
 //! Writing checkpoints, and removing what none needs any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use bytes::Bytes;
 
 use super::format::{self, FORMAT, Manifest};
 use super::records::Writer;
-use super::{Error, collection_directory, collections_directory, records_file, write_manifest};
+use super::shared::{self, Use};
+use super::{Error, collection_directory, collections_directory, records_file, records_of, write_manifest};
 use crate::engine::{Address, Holder, Slot};
 use crate::index::Index;
 use crate::index::segment::Sealed;
@@ -30,6 +32,8 @@ pub struct Checkpointer {
     unsure: bool,
     /// What the last checkpoint wrote of each collection, for those that did not change since.
     written: BTreeMap<u64, Written>,
+    /// The lengths of files that small collections share, by number, as far as this process wrote them.
+    shared: BTreeMap<u64, u64>,
 }
 
 #[derive(Clone)]
@@ -45,7 +49,7 @@ impl Checkpointer {
         let collections = last.iter().flat_map(|manifest| &manifest.holders);
         let files = collections.filter_map(|holder| Some(holder.collection.as_ref()?.records));
         let next_file = files.max().unwrap_or(0) + 1;
-        Self { directory, next_file, last, unsure: false, written: BTreeMap::new() }
+        Self { directory, next_file, last, unsure: false, written: BTreeMap::new(), shared: BTreeMap::new() }
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -79,13 +83,37 @@ impl Checkpointer {
             };
             (manifest, state.holders().map(|(address, _)| address.clone()).collect::<Vec<_>>())
         };
+        let mut sharing = Sharing { worn: shared::worn(&self.uses()), file: None };
         for address in &addresses {
-            manifest.holders.extend(self.holder(store, address)?);
+            manifest.holders.extend(self.holder(store, address, &mut sharing)?);
+        }
+        if let Some(file) = sharing.file {
+            let (number, path) = (file.number(), file.path().to_owned());
+            let length = file.finish(&self.directory);
+            let length = length.map_err(|source| Error::Io { doing: "writing", path, source })?;
+            self.shared.insert(number, length);
         }
         Ok(manifest)
     }
 
-    fn holder(&mut self, store: &Store, address: &Address) -> Result<Option<format::Holder>, Error> {
+    /// How much of the shared files collections use that were not written since.
+    fn uses(&self) -> BTreeMap<u64, Use> {
+        let file = |(number, length): (&u64, &u64)| (*number, Use { length: *length, used: 0 });
+        let mut uses: BTreeMap<u64, Use> = self.shared.iter().map(file).collect();
+        for collection in self.written.values().map(|written| &written.collection) {
+            if let (Some(part), Some(file)) = (collection.part, uses.get_mut(&collection.records)) {
+                file.used += part.bytes;
+            }
+        }
+        uses
+    }
+
+    fn holder(
+        &mut self,
+        store: &Store,
+        address: &Address,
+        sharing: &mut Sharing,
+    ) -> Result<Option<format::Holder>, Error> {
         let opened = {
             let state = store.read();
             let Some(holder) = state.holder(address) else { return Ok(None) };
@@ -101,7 +129,7 @@ impl Checkpointer {
         };
         let (mut message, collection) = opened;
         if let Some((incarnation, index)) = collection {
-            message.collection = self.collection(store, address, incarnation, &index)?;
+            message.collection = self.collection(store, address, (incarnation, &index), sharing)?;
         }
         Ok(Some(message))
     }
@@ -111,33 +139,30 @@ impl Checkpointer {
         &mut self,
         store: &Store,
         address: &Address,
-        incarnation: u64,
-        index: &Arc<Index>,
+        (incarnation, index): (u64, &Arc<Index>),
+        sharing: &mut Sharing,
     ) -> Result<Option<format::Collection>, Error> {
         let segments: Vec<Sealed> = index.segments().iter().map(|segment| segment.sealed).collect();
         let look = |holder: &Holder| {
             let collection = holder.collection.as_ref().filter(|found| found.incarnation == incarnation)?;
-            Some((collection.settings.to_message(), collection.created.to_message(), collection.generation))
+            let (settings, created) = (collection.settings.to_message(), collection.created.to_message());
+            Some((settings, created, collection.generation, collection.slots() <= shared::SMALL))
         };
-        let Some((settings, created, generation)) = store.read().holder(address).and_then(look) else {
+        let Some((settings, created, generation, is_small)) = store.read().holder(address).and_then(look) else {
             return Ok(None);
         };
         if let Some(written) = self.written.get(&incarnation)
             && written.generation == generation
             && written.segments == segments
+            && !sharing.leaves(&written.collection)
         {
             return Ok(Some(written.collection.clone()));
         }
-        let directory = collection_directory(&self.directory, incarnation);
-        let number = self.next_file;
-        self.next_file += 1;
-        let file = records_file(&self.directory, incarnation, number);
-        let io = |source| Error::Io { doing: "writing", path: file.clone(), source };
-        std::fs::create_dir_all(&directory).map_err(io)?;
-        let records_hash = write_records(store, address, incarnation, index, &file).map_err(io)?;
-        sync_directory(&directory)
-            .and_then(|()| sync_directory(&collections_directory(&self.directory)))
-            .map_err(io)?;
+        let source = Source { store, address, incarnation, index };
+        let (records, part, hash) = match is_small {
+            true => self.write_shared(&source, sharing)?,
+            false => self.write_own(&source)?,
+        };
         let named = segments.iter().map(|sealed| format::Segment {
             part: sealed.part,
             vectors: Bytes::copy_from_slice(sealed.vectors.as_bytes()),
@@ -149,12 +174,53 @@ impl Checkpointer {
             incarnation,
             generation,
             segments: named.collect(),
-            records: number,
-            records_hash: Bytes::copy_from_slice(records_hash.as_bytes()),
+            records,
+            records_hash: Bytes::copy_from_slice(hash.as_bytes()),
+            part,
         };
         let written = Written { generation, segments, collection: collection.clone() };
         self.written.insert(incarnation, written);
         Ok(Some(collection))
+    }
+
+    fn next_file(&mut self) -> u64 {
+        self.next_file += 1;
+        self.next_file - 1
+    }
+
+    /// Writes records into the file that this checkpoint's small collections share, which is durable later. Returns its number,
+    /// where they are in it, and their hash.
+    fn write_shared(&mut self, source: &Source<'_>, sharing: &mut Sharing) -> Result<Place, Error> {
+        let file = match &mut sharing.file {
+            Some(file) => file,
+            none => {
+                let number = self.next_file();
+                let path = shared::file(&self.directory, number);
+                let created = shared::Writer::create(&self.directory, number);
+                none.insert(created.map_err(|source| Error::Io { doing: "making", path, source })?)
+            }
+        };
+        let mut write = || {
+            let (records, hash) = source.write(Vec::new())?;
+            Ok((file.number(), Some(file.push(&records)?), hash))
+        };
+        write().map_err(|source| Error::Io { doing: "writing", path: file.path().to_owned(), source })
+    }
+
+    /// Writes records into a file of their own. It and its name are durable afterwards.
+    fn write_own(&mut self, source: &Source<'_>) -> Result<Place, Error> {
+        let number = self.next_file();
+        let home = collection_directory(&self.directory, source.incarnation);
+        let path = records_file(&self.directory, source.incarnation, number);
+        let write = || {
+            std::fs::create_dir_all(&home)?;
+            let (file, hash) = source.write(BufWriter::with_capacity(1024 * 1024, File::create(&path)?))?;
+            file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+            sync_directory(&home)?;
+            sync_directory(&collections_directory(&self.directory))?;
+            Ok((number, None, hash))
+        };
+        write().map_err(|source| Error::Io { doing: "writing", path: path.clone(), source })
     }
 
     /// Removes files that neither the last checkpoint nor the running process knows. Failing costs space, nothing else.
@@ -164,18 +230,19 @@ impl Checkpointer {
         }
         let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
         let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
-        let mut records = BTreeMap::new();
+        let mut named = BTreeMap::new();
         let holders = self.last.iter().flat_map(|manifest| &manifest.holders);
         for collection in holders.filter_map(|holder| holder.collection.as_ref()) {
-            records.insert(collection.incarnation, collection.records);
+            named.insert(collection.incarnation, collection);
+            kept.insert(records_of(&self.directory, collection));
             let directory = collection_directory(&self.directory, collection.incarnation);
-            kept.insert(records_file(&self.directory, collection.incarnation, collection.records));
             for part in collection.segments.iter().map(|segment| segment.part) {
                 kept.insert(crate::index::segment::vectors_file(&directory, part));
                 kept.insert(crate::index::segment::graph_file(&directory, part));
             }
             directories.insert(directory);
         }
+        directories.insert(shared::directory(&self.directory));
         for (incarnation, index) in store.indexes() {
             let directory = collection_directory(&self.directory, incarnation);
             for part in index.segments().iter().map(|segment| segment.part()) {
@@ -185,7 +252,8 @@ impl Checkpointer {
             directories.insert(directory);
         }
         // What a checkpoint that failed wrote is about to go.
-        self.written.retain(|incarnation, written| records.get(incarnation) == Some(&written.collection.records));
+        self.written.retain(|incarnation, written| named.get(incarnation) == Some(&&written.collection));
+        self.shared.retain(|number, _| kept.contains(&shared::file(&self.directory, *number)));
         if let Err(error) = sweep(&collections_directory(&self.directory), &directories, &kept) {
             tracing::warn!(%error, "files that no checkpoint needs could not be removed");
         }
@@ -212,37 +280,59 @@ fn sweep(root: &Path, directories: &BTreeSet<PathBuf>, kept: &BTreeSet<PathBuf>)
     Ok(())
 }
 
-/// Writes all slots. The file is durable afterwards; its name is not yet.
-fn write_records(
-    store: &Store,
-    address: &Address,
-    incarnation: u64,
-    index: &Index,
-    file: &Path,
-) -> io::Result<blake3::Hash> {
-    let mut writer = Writer::create(file)?;
-    let mut start: Slot = 0;
-    loop {
-        let done = {
-            let state = store.read();
-            let collection = state.holder(address).and_then(|holder| holder.collection.as_ref());
-            // Dropped while it was being written: what is there is enough, for the log drops it again.
-            let Some(collection) = collection.filter(|found| found.incarnation == incarnation) else { break };
-            let end = collection.slots().min(start.saturating_add(BLOCK));
-            for (slot, (id, record)) in (start..end).filter_map(|slot| Some((slot, collection.slot(slot)?))) {
-                let sealed = index.row(slot).filter(|row| index.is_sealed(*row));
-                // What is not sealed is in memory, and never damaged.
-                let is_waiting = sealed.is_none() && record.is_live();
-                let values = if is_waiting { index.values(slot).ok().flatten() } else { None };
-                writer.push(id, record, sealed, values.map(|values| encode_values(&values)).unwrap_or_default());
-            }
-            start = end;
-            end == collection.slots()
-        };
-        writer.flush()?;
-        if done {
-            break;
-        }
+/// Where records were written: the file's number, which part of it they are if it is shared, and their hash.
+type Place = (u64, Option<format::Part>, blake3::Hash);
+
+/// How the small collections of one checkpoint share files.
+struct Sharing {
+    /// Files that are left behind.
+    worn: BTreeSet<u64>,
+    /// The new one, once there is something to write.
+    file: Option<shared::Writer>,
+}
+
+impl Sharing {
+    /// Whether the collection's records have to move.
+    fn leaves(&self, collection: &format::Collection) -> bool {
+        collection.part.is_some() && self.worn.contains(&collection.records)
     }
-    writer.finish()
+}
+
+/// One collection's records.
+struct Source<'a> {
+    store: &'a Store,
+    address: &'a Address,
+    incarnation: u64,
+    index: &'a Index,
+}
+
+impl Source<'_> {
+    /// Writes all slots.
+    fn write<W: Write>(&self, into: W) -> io::Result<(W, blake3::Hash)> {
+        let mut writer = Writer::new(into);
+        let mut start: Slot = 0;
+        loop {
+            let done = {
+                let state = self.store.read();
+                let collection = state.holder(self.address).and_then(|holder| holder.collection.as_ref());
+                // Dropped while it was being written: what is there is enough, for the log drops it again.
+                let Some(collection) = collection.filter(|found| found.incarnation == self.incarnation) else { break };
+                let end = collection.slots().min(start.saturating_add(BLOCK));
+                for (slot, (id, record)) in (start..end).filter_map(|slot| Some((slot, collection.slot(slot)?))) {
+                    let sealed = self.index.row(slot).filter(|row| self.index.is_sealed(*row));
+                    // What is not sealed is in memory, and never damaged.
+                    let is_waiting = sealed.is_none() && record.is_live();
+                    let values = if is_waiting { self.index.values(slot).ok().flatten() } else { None };
+                    writer.push(id, record, sealed, values.map(|values| encode_values(&values)).unwrap_or_default());
+                }
+                start = end;
+                end == collection.slots()
+            };
+            writer.flush()?;
+            if done {
+                break;
+            }
+        }
+        writer.finish()
+    }
 }
