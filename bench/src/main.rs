@@ -102,13 +102,13 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     machine::print();
-    if wanted(Part::Handshakes) {
+    if arguments.part == Some(Part::Handshakes) {
         handshakes::run(&arguments).await?;
     }
     if wanted(Part::Idle) {
         idle::run(&arguments).await?;
     }
-    if wanted(Part::Overload) {
+    if arguments.part == Some(Part::Overload) {
         overload::run(&arguments).await?;
     }
     if wanted(Part::Tenants) {
