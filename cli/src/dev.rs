@@ -175,6 +175,8 @@ fn gateway(
         // The process is searchd too, which may take all the CPU that it likes to build an index.
         "shed": { "pressure": { "enabled": false } },
         "upstream": { "endpoints": [format!("http://{}", reachable(searchd))] },
+        // A developer's machine stands for any region.
+        "topology": { "residency": ["*"] },
         "log": { "level": "warn", "format": "pretty" },
     }))
 }

@@ -108,6 +108,7 @@ impl Config {
             ("client.geo.reload_interval", self.client.geo.reload_interval.is_zero()),
             ("deadline.unary", self.deadline.unary.is_zero()),
             ("deadline.stream", self.deadline.stream.is_zero()),
+            ("topology.residency_ttl", self.topology.residency_ttl.is_zero()),
             ("stream.ping_interval", self.stream.ping_interval.is_zero()),
             ("websocket.idle_timeout", self.websocket.idle_timeout.is_zero()),
             ("websocket.message_bytes_max", self.websocket.message_bytes_max == 0),

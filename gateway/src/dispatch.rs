@@ -4,6 +4,7 @@ mod audit;
 mod body;
 mod collections;
 mod export;
+mod grpc;
 mod health;
 mod keys;
 mod lines;
@@ -89,10 +90,32 @@ struct Job {
     parts: http::request::Parts,
     body: bodies::Body,
     context: CallContext,
-    upstream: Upstream,
+    regions: Arc<Regions>,
+    /// Who answers, once that is known.
+    chosen: Option<Chosen>,
 }
 
 impl Job {
+    /// Who answers calls about `collection`: the nearest region that can, and may hold it.
+    async fn upstream(&mut self, collection: &str) -> Result<Upstream, Error> {
+        let chosen = self.regions.route_for(&self.context, collection).await?;
+        Ok(self.choose(chosen))
+    }
+
+    /// The same for data that is confined to `areas`.
+    fn upstream_within(&mut self, areas: &[String]) -> Result<Upstream, Error> {
+        let chosen = self.regions.route(self.context.location, areas)?;
+        Ok(self.choose(chosen))
+    }
+
+    fn choose(&mut self, chosen: Chosen) -> Upstream {
+        self.chosen.insert(chosen).upstream.clone()
+    }
+
+    fn take_body(&mut self) -> bodies::Body {
+        std::mem::replace(&mut self.body, bodies::empty())
+    }
+
     fn path(&self) -> &str {
         self.parts.uri.path()
     }
@@ -143,24 +166,20 @@ impl Inner {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let context = CallContext::of(&parts)?;
-        let Chosen { upstream, name } = self.regions.get().route(context.location)?;
-        let job = Job { parts, body, context, upstream };
+        let mut job = Job { parts, body, context, regions: self.regions.get(), chosen: None };
         let mut response = match route {
-            Route::Collection => collections::one(job).await,
-            Route::Collections => collections::list(job).await,
-            Route::Delete => points::delete(job).await,
-            Route::Embed => points::embed(job).await,
-            Route::Export => export::export(job).await,
-            Route::Grpc(method) => {
-                let request = Request::from_parts(job.parts, job.body);
-                job.upstream.pass(method, &job.context, request).await
-            }
-            Route::Insert => points::insert(job).await,
-            Route::Recall => collections::recall(job).await,
-            Route::Search => searches::search(job).await,
-            Route::SearchBatch => searches::batch(job).await,
-            Route::StreamSearch => searches::stream(job, &self.stream).await,
-            Route::Update => points::update(job).await,
+            Route::Collection => collections::one(&mut job).await,
+            Route::Collections => collections::list(&mut job).await,
+            Route::Delete => points::delete(&mut job).await,
+            Route::Embed => points::embed(&mut job).await,
+            Route::Export => export::export(&mut job).await,
+            Route::Grpc(method) => grpc::pass(&mut job, method).await,
+            Route::Insert => points::insert(&mut job).await,
+            Route::Recall => collections::recall(&mut job).await,
+            Route::Search => searches::search(&mut job).await,
+            Route::SearchBatch => searches::batch(&mut job).await,
+            Route::StreamSearch => searches::stream(&mut job, &self.stream).await,
+            Route::Update => points::update(&mut job).await,
             Route::Audit
             | Route::CachePurge
             | Route::CacheWarm
@@ -176,7 +195,12 @@ impl Inner {
         let headers = response.headers_mut();
         let timing = format!("upstream;dur={:.3}", started.elapsed().as_secs_f64() * 1_000.0);
         headers.append("server-timing", HeaderValue::try_from(timing).expect("digits and a word"));
-        headers.insert("nearfield-region", name);
+        if let Some(Chosen { name, may_keep, .. }) = job.chosen {
+            headers.insert("nearfield-region", name);
+            if !may_keep {
+                reply::keep_nowhere(headers);
+            }
+        }
         Ok(response)
     }
 }

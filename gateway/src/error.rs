@@ -65,6 +65,13 @@ pub enum Error {
     /// It did not come through the load balancer in front, as everything has to here.
     #[error("this address is not for clients: requests come through the service's load balancer")]
     OutsidePerimeter,
+    /// The collection's data stays in certain areas, and none of the regions that could answer may.
+    #[error("the collection's data stays in {areas}, where no region can answer")]
+    Residency {
+        areas: String,
+        /// A region there is ill now.
+        may_pass: bool,
+    },
     /// The process protects itself.
     #[error("shed: {reason}")]
     Shed { reason: &'static str, retry_after: Duration },

@@ -31,6 +31,7 @@ use serde::Deserialize;
 
 pub use self::call::CallContext;
 pub use self::grpc::Messages;
+pub(crate) use self::passthrough::{Incoming, Named};
 pub use self::upstream::{Changes, EndpointStatus, Upstream};
 
 /// The settings' section `[upstream]`.
@@ -119,6 +120,8 @@ impl EndpointConfig {
 /// What is wrong with `[upstream]`.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    #[error("upstream.discovery {0}")]
+    Discovery(&'static str),
     #[error("upstream.endpoints names {0} twice")]
     Duplicate(String),
     #[error("upstream.endpoints: {url:?} is not of the form http://host:port")]
@@ -140,6 +143,7 @@ impl Config {
     /// The first setting that is out of its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate(&self.endpoints)?;
+        self.discovery.source()?;
         let at_least_one = [
             ("connections_max", self.connections_max),
             ("streams_per_connection", self.streams_per_connection),
@@ -147,7 +151,6 @@ impl Config {
             ("health.unhealthy_after", self.health.unhealthy_after as usize),
             ("retry.attempts", self.retry.attempts as usize),
             ("outlier.consecutive_failures", self.outlier.consecutive_failures as usize),
-            ("discovery.file_interval", usize::from(!self.discovery.file_interval.is_zero())),
             ("outlier.interval", usize::from(!self.outlier.interval.is_zero())),
         ];
         let shares = [

@@ -4,28 +4,43 @@
 
 pub mod decision;
 pub mod geo;
+mod residency;
 pub mod topology;
 mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use self::decision::{Health, State};
 use self::geo::Coordinates;
+pub(crate) use self::residency::Areas;
+use self::residency::Residencies;
 use self::topology::Topology;
 use crate::error::Error;
 use crate::forward::metrics::Metrics;
-use crate::forward::{self, Changes, Upstream};
+use crate::forward::{self, CallContext, Changes, Upstream};
 
 /// The settings' section `[topology]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The topology file; without one, the fifteen regions that this program knows.
     pub file: Option<PathBuf>,
+    /// Areas whose data this gateway's region may hold when the topology does not know it; `*` stands for all.
+    pub residency: Vec<String>,
+    /// For how long it is remembered where a collection's data may be.
+    #[serde(with = "humantime_serde")]
+    pub residency_ttl: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { file: None, residency: Vec::new(), residency_ttl: Duration::from_secs(30) }
+    }
 }
 
 /// The regions with their clusters. Clones are the same.
@@ -40,6 +55,9 @@ struct Inner {
     changes: Changes,
     /// The regions' names, for the header `Nearfield-Region`.
     names: Vec<HeaderValue>,
+    residencies: Residencies,
+    /// Every region that is there may hold everything, so nobody need ask where a collection may be.
+    holds_all: bool,
 }
 
 /// Why the regions cannot be set up.
@@ -67,7 +85,7 @@ impl Regions {
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
         let mut topology = Topology::load(config.file.as_deref())?;
-        let here_index = topology.find_or_add(here);
+        let here_index = topology.find_or_add(here, &config.residency);
         let name = |name: &String| HeaderValue::from_str(name).map_err(|_| StartError::Name(name.clone()));
         let names = topology.regions.iter().map(|region| name(&region.name)).collect::<Result<_, _>>()?;
         let changes = Changes::default();
@@ -83,13 +101,16 @@ impl Regions {
                 let named = |source| StartError::Upstream { region: region.name.clone(), source };
                 Upstream::start(config, &changes).map_err(named)
             };
-            let is_empty = config.endpoints.is_empty() && config.discovery.file.is_none();
+            let is_empty = config.endpoints.is_empty() && !config.discovery.is_used();
             upstreams.push(if is_empty { None } else { Some(start(&config)?) });
             if let Some(Some(upstream)) = upstreams.last() {
                 metrics.add(&region.name, upstream.clone());
             }
         }
-        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, changes, names })))
+        let residencies = Residencies::new(config.residency_ttl);
+        let mut there = topology.regions.iter().zip(&upstreams).filter(|(_, upstream)| upstream.is_some());
+        let holds_all = there.all(|(region, _)| region.holds_all());
+        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, changes, names, residencies, holds_all })))
     }
 
     /// This gateway's own region.
@@ -124,17 +145,46 @@ impl Regions {
         }
     }
 
-    /// The region that takes a request, by where its client is.
+    /// The region that takes a request about `collection`.
     ///
     /// # Errors
-    /// [`Error::NoRegion`].
-    pub(crate) fn route(&self, client: Option<Coordinates>) -> Result<Chosen, Error> {
+    /// As [`Regions::route`], and when nobody can say where the collection may be.
+    pub(crate) async fn route_for(&self, context: &CallContext, collection: &str) -> Result<Chosen, Error> {
+        let areas = self.residency_of(context, collection).await?.unwrap_or_default();
+        self.route(context.location, &areas)
+    }
+
+    /// The region that takes a request, by where its client is, among those that may hold data of one of `areas`; of
+    /// none stands for any.
+    ///
+    /// # Errors
+    /// [`Error::NoRegion`]; [`Error::Residency`] when others could answer, and may not.
+    pub(crate) fn route(&self, client: Option<Coordinates>, areas: &[String]) -> Result<Chosen, Error> {
+        let (regions, states) = (&self.0.topology.regions, self.states());
         // A client of unknown place came to this gateway because it is near.
-        let client = client.or_else(|| self.0.topology.regions[self.0.here].location());
-        let decision = decision::decide(client, &self.0.topology.regions, &self.states(), &[]);
-        let decision = decision.ok_or(Error::NoRegion)?;
-        let upstream = self.0.upstreams[decision.region].clone().ok_or(Error::NoRegion)?;
-        Ok(Chosen { upstream, name: self.0.names[decision.region].clone() })
+        let client = client.or_else(|| regions[self.0.here].location());
+        let Some(decision) = decision::decide(client, regions, &states, areas) else {
+            return Err(self.refusal(&states, areas));
+        };
+        let region = decision.region;
+        let upstream = self.0.upstreams[region].clone().ok_or(Error::NoRegion)?;
+        let may_keep = regions[self.0.here].may_hold(areas);
+        Ok(Chosen { region, upstream, name: self.0.names[region].clone(), may_keep })
+    }
+
+    fn refusal(&self, states: &[State], areas: &[String]) -> Error {
+        let regions = &self.0.topology.regions;
+        if decision::decide(None, regions, states, &[]).is_none() {
+            return Error::NoRegion;
+        }
+        let mut allowed = regions.iter().zip(states).filter(|(region, _)| region.may_hold(areas));
+        let may_pass = allowed.any(|(_, state)| state.health != Health::Absent);
+        Error::Residency { areas: areas.join(", "), may_pass }
+    }
+
+    /// May data that is confined to `areas` be at a region that was chosen?
+    pub(crate) fn may_answer(&self, chosen: &Chosen, areas: &[String]) -> bool {
+        self.0.topology.regions[chosen.region].may_hold(areas)
     }
 
     /// How each region is, told to a caller.
@@ -186,10 +236,15 @@ fn state_of(upstream: &Upstream) -> State {
 }
 
 /// The region that takes a request.
+#[derive(Clone)]
 pub(crate) struct Chosen {
+    /// Its place in the topology.
+    pub region: usize,
     pub upstream: Upstream,
     /// Its name, for the header `Nearfield-Region`.
     pub name: HeaderValue,
+    /// What it answers may be kept in this gateway's region.
+    pub may_keep: bool,
 }
 
 /// One region, as `GET /regions` tells it.

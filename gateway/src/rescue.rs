@@ -63,6 +63,7 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::NotCached => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, "not-cached"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound, "not-found"),
         Error::OutsidePerimeter => (StatusCode::FORBIDDEN, Code::PermissionDenied, "outside-perimeter"),
+        Error::Residency { .. } => (StatusCode::FORBIDDEN, Code::PermissionDenied, "residency"),
         Error::Shed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "shed"),
         Error::TargetTooLong => (StatusCode::URI_TOO_LONG, Code::InvalidArgument, "target-too-long"),
         Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too-large"),
@@ -117,6 +118,7 @@ fn type_uri(title: &str) -> &'static str {
         "not-cached" => "https://nearfield.dev/problems/not-cached",
         "not-found" => "https://nearfield.dev/problems/not-found",
         "outside-perimeter" => "https://nearfield.dev/problems/outside-perimeter",
+        "residency" => "https://nearfield.dev/problems/residency",
         "shed" => "https://nearfield.dev/problems/shed",
         "target-too-long" => "https://nearfield.dev/problems/target-too-long",
         "too-large" => "https://nearfield.dev/problems/too-large",
@@ -171,7 +173,7 @@ fn refusal_headers(error: &Error, headers: &mut HeaderMap) {
             retry_after(headers, wait.as_secs_f64().ceil() as u64);
         }
         Error::Line { cause, .. } => refusal_headers(cause, headers),
-        Error::NoRegion => retry_after(headers, 1),
+        Error::NoRegion | Error::Residency { may_pass: true, .. } => retry_after(headers, 1),
         Error::Upstream(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
             retry_after(headers, 1);
         }
@@ -217,16 +219,27 @@ pub fn response(error: &Error, request_id: Option<&str>) -> Response {
 
 /// The gRPC answer: HTTP 200, the status in the headers, no body (a "trailers-only" response).
 pub fn grpc_response(error: &Error) -> Response {
-    let status = match error {
+    let mut response: Response = grpc_status(error).into_http::<tonic::body::Body>().map(body::boxed);
+    refusal_headers(error, response.headers_mut());
+    response
+}
+
+/// The end of a gRPC answer that has begun.
+pub fn grpc_trailers(error: &Error) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It fails for what stands in no header field, and no text of ours does.
+    let _ = grpc_status(error).add_header(&mut trailers);
+    trailers
+}
+
+fn grpc_status(error: &Error) -> tonic::Status {
+    match error {
         Error::Upstream(status) => (**status).clone(),
         other => {
             let (_, code, _) = classify(other);
             tonic::Status::new(code, other.to_string())
         }
-    };
-    let mut response: Response = status.into_http::<tonic::body::Body>().map(body::boxed);
-    refusal_headers(error, response.headers_mut());
-    response
+    }
 }
 
 #[cfg(test)]

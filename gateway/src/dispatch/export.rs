@@ -11,10 +11,11 @@ use crate::body::{self, BodyError, Response};
 use crate::error::Error;
 use crate::forward::codec::{self, answer, point};
 
-pub(super) async fn export(job: Job) -> Result<Response, Error> {
+pub(super) async fn export(job: &mut Job) -> Result<Response, Error> {
     let mut request = point::scan(job.query())?;
     request.session = codec::session(&job.parts.headers, std::mem::take(&mut request.session))?;
-    let (first, rest) = job.upstream.scan(&job.context, &request).await?;
+    let upstream = job.upstream(&request.collection).await?;
+    let (first, rest) = upstream.scan(&job.context, &request).await?;
     let lines = futures::stream::try_unfold((first, rest), |(first, mut rest)| async move {
         let next = match first {
             Some(record) => Some(record),

@@ -20,13 +20,14 @@ const BATCH_POINTS: usize = 512;
 /// Bytes of vectors and metadata after which a batch is stored, however few its points.
 const BATCH_BYTES: usize = 4 << 20;
 
-pub(super) async fn insert(job: Job) -> Result<Response, Error> {
+pub(super) async fn insert(job: &mut Job) -> Result<Response, Error> {
     let report = Report::default();
     let collection = Parameters::read(job.query(), &["collection"], &report).collection();
     let collection = report.finish(collection)?;
-    let mut body = job.body;
+    let upstream = job.upstream(&collection).await?;
+    let mut body = job.take_body();
     let toll = job.parts.extensions.get().cloned();
-    let mut batches = Batches::new(job.upstream, job.context, collection, toll);
+    let mut batches = Batches::new(upstream, job.context.clone(), collection, toll);
     let mut lines = Lines::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|e| batches.end(lines.number(), Error::of_body(e)))?.into_data() else { continue };

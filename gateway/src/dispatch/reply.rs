@@ -1,7 +1,7 @@
 //! The heads of answers: types, cache directives and tags, sessions.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::body::{self, Response};
@@ -57,6 +57,13 @@ pub(crate) fn cacheable(mut response: Response, max_age: u32, collection: &str, 
         headers.insert(CACHE_TAG, tags);
     }
     response
+}
+
+/// An answer passes through this region and may not stay in it.
+pub(crate) fn keep_nowhere(headers: &mut HeaderMap) {
+    if headers.remove(CACHE_TAG).is_some() {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
 }
 
 /// The tags by which an answer is purged, here and in a CDN.

@@ -165,7 +165,7 @@ const GRPC_STATUS: &str = "grpc-status";
 /// Room made at once for a message, in bytes.
 const RESERVE_MAX: usize = 1 << 20;
 /// A flag and a length of four bytes.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 #[cfg(test)]
 mod tests {

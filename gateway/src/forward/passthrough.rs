@@ -2,8 +2,12 @@
 //!
 //! Only the metadata is rewritten: credentials stay here, and who the caller is, this gateway alone says.
 
+mod messages;
+mod named;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -11,57 +15,121 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use nearfield_proto::TENANT_METADATA;
 
+use self::messages::{Messages, Refusal};
+pub(crate) use self::named::Named;
+use super::balance::Key;
 use super::call::{CallContext, Writing};
 use super::class::Class;
+use super::codec::name::DEFAULT_COLLECTION;
 use super::connection::Failure;
 use super::grpc;
 use super::members::Tried;
 use super::race;
 use super::upstream::{Call, Upstream};
-use crate::body::{self, Body, BodyError, Request, Response};
+use crate::body::{self, Body, BodyError, Response};
 use crate::error::Error;
 use crate::route::GrpcMethod;
+
+/// A call that came in, as far as it takes to know where it may be answered.
+pub(crate) struct Incoming {
+    method: GrpcMethod,
+    path: String,
+    headers: HeaderMap,
+    /// Of the first message.
+    pub(crate) named: Named,
+    body: Body,
+    /// Set when messages behind the first are looked at, too.
+    refusal: Option<Refusal>,
+}
+
+impl Incoming {
+    /// Reads the first message of a call. `may_pass` is asked about those behind it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedMediaType`] for what is no gRPC, and a message that cannot be read.
+    pub(crate) async fn read<F>(
+        method: GrpcMethod,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Body,
+        may_pass: impl Fn(Named) -> F + Send + 'static,
+    ) -> Result<Self, Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send,
+    {
+        expect_grpc(&headers)?;
+        rewrite(&mut headers);
+        let incoming = |named, body, refusal| Self { method, path: path.to_owned(), headers, named, body, refusal };
+        let limit = match method {
+            GrpcMethod::Health | GrpcMethod::Reflection | GrpcMethod::Unknown => {
+                return Ok(incoming(Named::default(), body, None));
+            }
+            GrpcMethod::Admin | GrpcMethod::Read => MESSAGE_BYTES_MAX,
+            GrpcMethod::Write => WRITE_BYTES_MAX,
+        };
+        let mut messages = Messages::of(body, limit);
+        // A caller may open a stream long before it has something to ask.
+        let patience = if path == BIDIRECTIONAL_SEARCH { FIRST_MESSAGE_PATIENCE } else { Duration::MAX };
+        let first = tokio::time::timeout(patience, messages.next()).await.unwrap_or(Ok(None))?;
+        let named = first.as_deref().map(|message| messages::named(path, message)).unwrap_or_default();
+        Ok(match CLIENT_STREAMS.into_iter().find(|stream| *stream == path) {
+            Some(path) => {
+                let refusal = Refusal::default();
+                incoming(named, messages.into_guarded(path, first, may_pass, refusal.clone()), Some(refusal))
+            }
+            None => incoming(named, messages.into_body(first), None),
+        })
+    }
+}
 
 impl Upstream {
     /// Passes a call on and its answer back. It goes to another endpoint when the first never got it; a read of one
     /// message also when the first broke off or is leaving.
     ///
     /// # Errors
-    /// [`Error::NoRegion`] when nobody can be asked, [`Error::UnsupportedMediaType`] for what is no gRPC.
-    pub async fn pass(&self, method: GrpcMethod, context: &CallContext, request: Request) -> Result<Response, Error> {
-        let (mut parts, body) = request.into_parts();
-        expect_grpc(&parts.headers)?;
-        rewrite(&mut parts.headers);
-        context.write(&mut parts.headers)?;
-        let path = parts.uri.path().to_owned();
+    /// [`Error::NoRegion`] when nobody can be asked.
+    pub(crate) async fn pass(&self, context: &CallContext, call: Incoming) -> Result<Response, Error> {
+        let Incoming { method, path, mut headers, named, body, refusal } = call;
+        context.write(&mut headers)?;
         let mut outgoing = http::Request::new(body::empty());
         *outgoing.method_mut() = http::Method::POST;
         *outgoing.version_mut() = http::Version::HTTP_2;
-        *outgoing.headers_mut() = parts.headers;
+        *outgoing.headers_mut() = headers;
         if method == GrpcMethod::Read
             && let Some((path, class)) = READS.into_iter().find(|(read, _)| *read == path)
         {
             return self.pass_read(context, path, class, outgoing.headers(), body).await;
         }
-        let (key, body, writing) = match method {
+        let (key, writing) = match method {
             GrpcMethod::Admin | GrpcMethod::Write => {
-                let (collection, body) = peek_collection(body).await;
+                let collection = named.collections.first().map_or(DEFAULT_COLLECTION, String::as_str);
                 // A client stream may go on to other collections than its first message's.
-                let streams = path.ends_with("/InsertStream");
-                let writing = if streams { context.writing_somewhere() } else { context.writing(&collection) };
-                (context.write_key(&collection), body, Some(writing))
+                let streams = path == INSERT_STREAM;
+                let writing = if streams { context.writing_somewhere() } else { context.writing(collection) };
+                (context.write_key(collection), Some(writing))
             }
             GrpcMethod::Health | GrpcMethod::Read | GrpcMethod::Reflection | GrpcMethod::Unknown => {
-                (context.read_key(), body, None)
+                (context.read_key(), None)
             }
         };
         *outgoing.body_mut() = body;
+        let answered = self.send_somewhere(key, &path, outgoing).await;
+        match refusal {
+            None => Ok(returned(answered?, writing)),
+            Some(refusal) => match answered {
+                Ok(response) => Ok(returned(response.map(|answer| refusal.tell(answer)), writing)),
+                Err(error) => Err(refusal.take().unwrap_or(error)),
+            },
+        }
+    }
+
+    async fn send_somewhere(&self, key: Key, path: &str, mut outgoing: http::Request<Body>) -> Result<Response, Error> {
         let mut tried = Tried::default();
         for _ in 0..self.attempts() {
             let endpoint = self.choose(key, &mut tried).ok_or(Error::NoRegion)?;
-            *outgoing.uri_mut() = grpc::uri(&endpoint.origin, &path);
+            *outgoing.uri_mut() = grpc::uri(&endpoint.origin, path);
             match endpoint.send(outgoing).await {
-                Ok(response) => return Ok(returned(response, writing)),
+                Ok(response) => return Ok(response),
                 Err(failure) => {
                     self.note_failure(&endpoint);
                     match failure {
@@ -148,24 +216,6 @@ fn returned(response: Response, writing: Option<Writing>) -> Response {
     Response::from_parts(parts, body)
 }
 
-/// The collection that a write names: field 1 of all of them, and so, by every encoder's order, their first bytes.
-/// Empty when it cannot be seen; it only chooses who is asked first.
-async fn peek_collection(mut body: Body) -> (String, Body) {
-    let Some(frame) = body.frame().await else { return (String::new(), body::empty()) };
-    let collection = frame.as_ref().ok().and_then(|frame| frame.data_ref()).and_then(|data| collection_of(data));
-    let collection = collection.unwrap_or(super::codec::name::DEFAULT_COLLECTION).to_owned();
-    (collection, body::boxed(Peeked { first: Some(frame), rest: body }))
-}
-
-fn collection_of(data: &[u8]) -> Option<&str> {
-    const PREFIX: usize = 5;
-    const FIELD_1_TEXT: u8 = 0x0a;
-    let [tag, length, rest @ ..] = data.get(PREFIX..)? else { return None };
-    // A name has at most 63 bytes, so its length is one byte.
-    let name = (*tag == FIELD_1_TEXT).then(|| rest.get(..usize::from(*length)))??;
-    std::str::from_utf8(name).ok()
-}
-
 /// A body whose first frame was looked at.
 struct Peeked {
     first: Option<Result<Frame<Bytes>, BodyError>>,
@@ -225,7 +275,11 @@ impl http_body::Body for Written {
     }
 }
 
+const BIDIRECTIONAL_SEARCH: &str = "/nearfield.v1.VectorSearch/BidirectionalSearch";
+const INSERT_STREAM: &str = "/nearfield.v1.VectorSearch/InsertStream";
 const STREAM_SEARCH: &str = "/nearfield.v1.VectorSearch/StreamSearch";
+/// Calls of many messages, each of which may name another collection.
+const CLIENT_STREAMS: [&str; 2] = [BIDIRECTIONAL_SEARCH, INSERT_STREAM];
 /// Reads of one message in and one out, and the search whose stream begins with its first hit.
 const READS: [(&str, Class); 7] = [
     ("/nearfield.v1.Collections/Describe", Class::Lookup),
@@ -236,8 +290,13 @@ const READS: [(&str, Class); 7] = [
     ("/nearfield.v1.VectorSearch/Search", Class::Search),
     (STREAM_SEARCH, Class::Search),
 ];
-/// Bytes of such a message: a hundred searches of 4,096 numbers fit.
+/// Bytes of a message that writes; searchd takes no more.
+const WRITE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of any other: a hundred searches of 4,096 numbers fit.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// How long a stream's first message is waited for before the stream gets a region.
+const FIRST_MESSAGE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What belongs to the client's connection (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -261,20 +320,7 @@ const PRIVATE: [HeaderName; 4] = [
 
 #[cfg(test)]
 mod tests {
-    use nearfield_proto::v1::{DeleteCollectionRequest, InsertRequest};
-
     use super::*;
-
-    #[test]
-    fn the_collection_of_a_write_is_seen() {
-        let framed = grpc::frame(&InsertRequest { collection: "shoes".to_owned(), vectors: Vec::new() });
-        assert_eq!(collection_of(&framed), Some("shoes"));
-        let framed = grpc::frame(&DeleteCollectionRequest { name: "a".to_owned() });
-        assert_eq!(collection_of(&framed), Some("a"));
-        for cut in 0..framed.len() {
-            assert_eq!(collection_of(&framed[..cut]), None);
-        }
-    }
 
     #[test]
     fn a_client_cannot_say_who_it_is() {

@@ -74,10 +74,9 @@ pub fn decide(
     states: &[State],
     residency: &[String],
 ) -> Option<Decision> {
-    let admitted = |i: usize| residency.is_empty() || residency.iter().any(|area| area == regions[i].residency());
     let distance = |i: usize| client.zip(regions[i].location()).map_or(0.0, |(a, b)| a.distance_km(b));
     // Absent regions are not there for anybody; a developer's machine has one region of many.
-    let there = |i: &usize| admitted(*i) && states[*i].health != Health::Absent;
+    let there = |i: &usize| regions[*i].may_hold(residency) && states[*i].health != Health::Absent;
     let mut order: Vec<(f64, usize)> = (0..regions.len()).filter(there).map(|i| (distance(i), i)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let near = order.iter().take(NEAREST).position(|(_, i)| states[*i].takes_more());

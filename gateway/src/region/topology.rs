@@ -29,6 +29,9 @@ pub struct Region {
     /// The area whose data it may hold, when that is not `area`.
     #[serde(default)]
     residency: Option<String>,
+    /// Further areas whose data it may hold; [`EVERYWHERE`] stands for all.
+    #[serde(skip)]
+    also_holds: Vec<String>,
 }
 
 impl Region {
@@ -40,7 +43,20 @@ impl Region {
     pub fn residency(&self) -> &str {
         self.residency.as_deref().unwrap_or(&self.area)
     }
+
+    /// May data be here that is confined to `areas`? To none means that it may be anywhere.
+    pub fn may_hold(&self, areas: &[String]) -> bool {
+        let holds = |area: &String| area == self.residency() || self.also_holds.contains(area);
+        areas.is_empty() || self.holds_all() || areas.iter().any(holds)
+    }
+
+    pub fn holds_all(&self) -> bool {
+        self.also_holds.iter().any(|area| area == EVERYWHERE)
+    }
 }
+
+/// In place of an area's name.
+const EVERYWHERE: &str = "*";
 
 /// All regions.
 #[derive(Clone, Debug, Deserialize)]
@@ -102,8 +118,8 @@ impl Topology {
         Ok(())
     }
 
-    /// The region called `name`; one of unknown place is added when there is none.
-    pub(crate) fn find_or_add(&mut self, name: &str) -> usize {
+    /// The region called `name`; when there is none, one of unknown place is added, which may hold data of `areas`.
+    pub(crate) fn find_or_add(&mut self, name: &str, areas: &[String]) -> usize {
         if let Some(found) = self.regions.iter().position(|region| region.name == name) {
             return found;
         }
@@ -117,6 +133,7 @@ impl Topology {
             capacity: 0,
             endpoints: Vec::new(),
             residency: None,
+            also_holds: areas.to_vec(),
         });
         self.regions.len() - 1
     }

@@ -41,23 +41,25 @@ async fn answer(
     ask: Ask,
     answers: &Answers,
 ) -> Result<(), Error> {
-    let (asked, scope) = match &ask {
-        Ask::Delete(request) => (Asked::Write { route: Route::Delete, points: request.ids.len() }, Scope::VectorsWrite),
-        Ask::Insert(request) => {
-            (Asked::Write { route: Route::Insert, points: request.vectors.len() }, Scope::VectorsWrite)
-        }
+    let write = |route, points| (Asked::Write { route, points }, Scope::VectorsWrite);
+    let ((asked, scope), collection) = match &ask {
+        Ask::Delete(request) => (write(Route::Delete, request.ids.len()), &request.collection),
+        Ask::Insert(request) => (write(Route::Insert, request.vectors.len()), &request.collection),
         Ask::Ping => {
             let _ = answers.send(message::pong(id)).await;
             return Ok(());
         }
-        Ask::Search { request, stream } => (Asked::Search { request, stream: *stream }, Scope::VectorsRead),
-        Ask::Update(_) => (Asked::Write { route: Route::Update, points: 1 }, Scope::VectorsWrite),
+        Ask::Search { request, stream } => {
+            ((Asked::Search { request, stream: *stream }, Scope::VectorsRead), &request.collection)
+        }
+        Ask::Update(request) => (write(Route::Update, 1), &request.collection),
     };
     if context.principal.as_ref().is_some_and(|principal| !principal.scopes.contains(scope)) {
         return Err(Error::Forbidden(scope));
     }
     let mut place = shared.admission.admit(context, &asked).await?;
-    let upstream = shared.regions.get().route(context.location)?.upstream;
+    let regions = shared.regions.get();
+    let upstream = regions.route_for(context, collection).await?.upstream;
     let bytes = match ask {
         Ask::Search { request, stream: true } => return stream(&upstream, context, id, &request, answers).await,
         Ask::Search { request, stream: false } => {

@@ -22,7 +22,7 @@ use crate::support::Inside;
 
 /// Dispatch as tonic's client wants its transport.
 #[derive(Clone)]
-struct Channel {
+pub(crate) struct Channel {
     dispatch: Dispatch,
     tenant: Option<&'static str>,
 }
@@ -57,7 +57,7 @@ impl Service<http::Request<tonic::body::Body>> for Channel {
     }
 }
 
-fn channel(inside: &Inside, tenant: Option<&'static str>) -> Channel {
+pub(crate) fn channel(inside: &Inside, tenant: Option<&'static str>) -> Channel {
     Channel { dispatch: inside.dispatch.clone(), tenant }
 }
 

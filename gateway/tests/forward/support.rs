@@ -37,13 +37,7 @@ pub(crate) struct Inside {
 impl Inside {
     /// In front of one searchd with empty storage.
     pub(crate) async fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let mut config = nearfield_searchd::Config::default();
-        config.server.listen = ([127, 0, 0, 1], 0).into();
-        config.server.admin = ([127, 0, 0, 1], 0).into();
-        config.storage.data_dir = data.path().to_owned();
-        let searchd = Searchd::start(config).await.unwrap();
-        let url = format!("http://{}", searchd.grpc_addr());
+        let (searchd, url, data) = searchd().await;
         let mut inside = Self::around(vec![url], websocket::Config::default()).await;
         inside.searchd = Some(searchd);
         inside._data = data;
@@ -63,9 +57,21 @@ impl Inside {
 
     /// Around what `upstream` names.
     pub(crate) async fn with(upstream: forward::Config, websocket: websocket::Config) -> Self {
+        // Whoever stands in for a searchd knows of no collections.
+        let anywhere = region::Config { residency: vec!["*".to_owned()], ..region::Config::default() };
+        Self::placed(&anywhere, "local", upstream, websocket).await
+    }
+
+    /// In the region `here` of a topology.
+    pub(crate) async fn placed(
+        topology: &region::Config,
+        here: &str,
+        upstream: forward::Config,
+        websocket: websocket::Config,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let regions = Regions::start(&region::Config::default(), "local", &upstream, &metrics).unwrap();
+        let regions = Regions::start(topology, here, &upstream, &metrics).unwrap();
         regions.checked().await;
         let drain = Drain::new();
         let unlimited = Arc::new(websocket::Unlimited);
@@ -138,6 +144,18 @@ impl Inside {
         assert_eq!(inserted.json()["inserted"], points, "{}", inserted.text());
         inserted.headers["nearfield-session"].to_str().unwrap().to_owned()
     }
+}
+
+/// A searchd with empty storage, its URL and its directory.
+pub(crate) async fn searchd() -> (Searchd, String, tempfile::TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = nearfield_searchd::Config::default();
+    config.server.listen = ANY.into();
+    config.server.admin = ANY.into();
+    config.storage.data_dir = data.path().to_owned();
+    let searchd = Searchd::start(config).await.unwrap();
+    let url = format!("http://{}", searchd.grpc_addr());
+    (searchd, url, data)
 }
 
 pub(crate) fn request(method: Method, path: &str, kind: &str, body: body::Body) -> Request {
