@@ -51,7 +51,8 @@ impl Members {
             if let Some(known) = known {
                 return Some(Member { weight, ..known.clone() });
             }
-            let (endpoint, watched) = maker.make(url, Origin::parse(url)?, before.is_none());
+            let (endpoint, watched) =
+                maker.make(url, Origin::parse(url)?, before.is_none_or(|before| before.list.is_empty()));
             Some(Member { endpoint, weight, _watched: watched })
         };
         let list: Vec<Member> = configured.iter().filter_map(member).collect();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::balance::Key;
 use super::call::CallContext;
 use super::class::Class;
-use super::discovery::{self, File};
+use super::discovery;
 use super::endpoint::Endpoint;
 use super::grpc::{self, Messages};
 use super::health::State;
@@ -115,9 +115,9 @@ impl Upstream {
     /// What [`Config::validate`] finds, and what is wrong with a file that names the endpoints.
     pub fn start(config: &Config, changes: &Changes) -> Result<Self, discovery::Error> {
         config.validate()?;
-        let file = config.discovery.file.as_deref().map(|path| File::new(path, config.discovery.file_interval));
-        let first = match &file {
-            Some(file) => file.read()?,
+        let source = config.discovery.source()?;
+        let first = match &source {
+            Some(source) => source.first()?,
             None => config.endpoints.clone(),
         };
         let runtime = tokio::runtime::Handle::current();
@@ -135,9 +135,9 @@ impl Upstream {
         let mut tasks = JoinSet::new();
         tasks.spawn(compare(Arc::downgrade(&cluster), config.outlier.clone()));
         let upstream = Self { cluster, _tasks: Arc::new(tasks) };
-        if let Some(file) = file {
+        if let Some(source) = source {
             let gone = Gone { cluster: Arc::downgrade(&upstream.cluster), tasks: Arc::downgrade(&upstream._tasks) };
-            tokio::spawn(file.follow(gone));
+            tokio::spawn(source.follow(gone));
         }
         Ok(upstream)
     }

@@ -11,7 +11,7 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, take};
 use crate::forward::upstream::Gone;
 use crate::forward::{self, EndpointConfig};
 
@@ -53,12 +53,8 @@ impl File {
                 let Some(upstream) = upstream.upgrade() else { return };
                 // A bad one is told of once.
                 seen = stamp;
-                match self.read().and_then(|endpoints| Ok(upstream.replace(&endpoints)?)) {
-                    Ok(()) => tracing::info!(file = %self.path.display(), "endpoints taken from the file"),
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, "endpoints refused, keeping the old");
-                    }
+                if take(&upstream, self.read()) {
+                    tracing::info!(file = %self.path.display(), "endpoints taken from the file");
                 }
             }
             tokio::time::sleep(self.interval).await;
