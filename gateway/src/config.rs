@@ -133,6 +133,7 @@ impl Config {
             ("shed.pressure.refuse_at", pressure.refuse_at),
             ("shed.pressure.hysteresis", pressure.hysteresis),
             ("shed.pressure.shed_share", pressure.shed_share),
+            ("topology.comeback.step", self.topology.comeback.step),
         ];
         match shares.into_iter().find(|(_, share)| !(*share > 0.0 && *share <= 1.0)) {
             Some((key, value)) => Err(Invalid::Share { key, value }),

@@ -104,7 +104,7 @@ impl Job {
 
     /// The same for data that is confined to `areas`.
     fn upstream_within(&mut self, areas: &[String]) -> Result<Upstream, Error> {
-        let chosen = self.regions.route(self.context.location, areas)?;
+        let chosen = self.regions.route(&self.context, areas)?;
         Ok(self.choose(chosen))
     }
 

@@ -35,7 +35,7 @@ pub(crate) use self::passthrough::{Incoming, Named};
 pub use self::upstream::{Changes, EndpointStatus, Upstream};
 
 /// The settings' section `[upstream]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The searchds of this region, when nothing is discovered.
@@ -85,7 +85,7 @@ impl Default for Config {
 }
 
 /// One searchd: its URL, or a table with its URL and weight.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum EndpointConfig {
     Url(String),
@@ -93,7 +93,7 @@ pub enum EndpointConfig {
 }
 
 /// A searchd that takes another share than its equals.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedEndpoint {
     pub url: String,

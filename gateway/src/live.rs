@@ -78,7 +78,8 @@ impl LiveRegions {
         let metrics = forward::metrics::Metrics::default();
         let patience = upstream.health.timeout;
         let counted = metrics.clone();
-        let start = async move { Regions::start(&topology, &here, &upstream, &counted) };
+        let before = self.current.get();
+        let start = async move { Regions::start_behind(Some(&before), &topology, &here, &upstream, &counted) };
         let regions = self.runtime.spawn(start).await.map_err(|_stopped| Error::Host)?.map_err(Error::Regions)?;
         let _late = tokio::time::timeout(patience, regions.checked()).await;
         Ok((regions, metrics))

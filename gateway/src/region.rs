@@ -2,6 +2,7 @@
 //!
 //! The rule is a pure function ([`decision::decide`]); [`Regions`] feeds it with what this gateway sees.
 
+pub mod comeback;
 pub mod decision;
 pub mod geo;
 mod residency;
@@ -15,9 +16,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use self::decision::{Health, State};
+use self::comeback::Comeback;
+use self::decision::{Client, Health, State};
 use self::geo::Coordinates;
-pub(crate) use self::residency::Areas;
 use self::residency::Residencies;
 use self::topology::Topology;
 use crate::error::Error;
@@ -35,11 +36,13 @@ pub struct Config {
     /// For how long it is remembered where a collection's data may be.
     #[serde(with = "humantime_serde")]
     pub residency_ttl: Duration,
+    pub comeback: comeback::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { file: None, residency: Vec::new(), residency_ttl: Duration::from_secs(30) }
+        let (residency, residency_ttl) = (Vec::new(), Duration::from_secs(30));
+        Self { file: None, residency, residency_ttl, comeback: comeback::Config::default() }
     }
 }
 
@@ -56,6 +59,9 @@ struct Inner {
     /// The regions' names, for the header `Nearfield-Region`.
     names: Vec<HeaderValue>,
     residencies: Residencies,
+    /// How each region comes back, in the topology's order.
+    comebacks: Vec<Arc<Comeback>>,
+    comeback: comeback::Config,
     /// Every region that is there may hold everything, so nobody need ask where a collection may be.
     holds_all: bool,
 }
@@ -84,11 +90,27 @@ impl Regions {
         upstream: &forward::Config,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
+        Self::start_behind(None, config, here, upstream, metrics)
+    }
+
+    /// The same in the place of others: a region that has the same searchds by the same settings keeps its cluster, and
+    /// one that comes back goes on doing so.
+    ///
+    /// # Errors
+    /// As [`Regions::start`].
+    pub(crate) fn start_behind(
+        before: Option<&Self>,
+        config: &Config,
+        here: &str,
+        upstream: &forward::Config,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
         let mut topology = Topology::load(config.file.as_deref())?;
         let here_index = topology.find_or_add(here, &config.residency);
         let name = |name: &String| HeaderValue::from_str(name).map_err(|_| StartError::Name(name.clone()));
         let names = topology.regions.iter().map(|region| name(&region.name)).collect::<Result<_, _>>()?;
-        let changes = Changes::default();
+        // Clusters that are kept go on telling the changes that they know.
+        let changes = before.map(|before| before.0.changes.clone()).unwrap_or_default();
         let mut upstreams: Vec<Option<Upstream>> = Vec::with_capacity(topology.regions.len());
         for (i, region) in topology.regions.iter().enumerate() {
             let mut config = upstream.clone();
@@ -99,7 +121,11 @@ impl Regions {
             }
             let start = |config: &forward::Config| {
                 let named = |source| StartError::Upstream { region: region.name.clone(), source };
-                Upstream::start(config, &changes).map_err(named)
+                let known = before.and_then(|before| before.upstream_of(&region.name));
+                match known.filter(|known| known.is_by(config)) {
+                    Some(known) => Ok(known.clone()),
+                    None => Upstream::start(config, &changes).map_err(named),
+                }
             };
             let is_empty = config.endpoints.is_empty() && !config.discovery.is_used();
             upstreams.push(if is_empty { None } else { Some(start(&config)?) });
@@ -110,7 +136,27 @@ impl Regions {
         let residencies = Residencies::new(config.residency_ttl);
         let mut there = topology.regions.iter().zip(&upstreams).filter(|(_, upstream)| upstream.is_some());
         let holds_all = there.all(|(region, _)| region.holds_all());
-        Ok(Self(Arc::new(Inner { topology, upstreams, here: here_index, changes, names, residencies, holds_all })))
+        let comeback = |region: &topology::Region| before.and_then(|before| before.comeback_of(&region.name));
+        let comebacks = topology.regions.iter().map(|region| comeback(region).unwrap_or_default()).collect();
+        Ok(Self(Arc::new(Inner {
+            topology,
+            upstreams,
+            here: here_index,
+            changes,
+            names,
+            residencies,
+            comebacks,
+            comeback: config.comeback.clone(),
+            holds_all,
+        })))
+    }
+
+    fn upstream_of(&self, region: &str) -> Option<&Upstream> {
+        self.0.upstreams[self.0.topology.find(region)?].as_ref()
+    }
+
+    fn comeback_of(&self, region: &str) -> Option<Arc<Comeback>> {
+        Some(self.0.comebacks[self.0.topology.find(region)?].clone())
     }
 
     /// This gateway's own region.
@@ -138,6 +184,8 @@ impl Regions {
         let mut changes = self.0.changes.subscribe();
         loop {
             changes.mark_unchanged();
+            // Who is lost, and who came back, is noticed whether somebody asks or not.
+            let _ = self.states();
             follow(self.is_healthy());
             if changes.changed().await.is_err() {
                 return;
@@ -151,7 +199,7 @@ impl Regions {
     /// As [`Regions::route`], and when nobody can say where the collection may be.
     pub(crate) async fn route_for(&self, context: &CallContext, collection: &str) -> Result<Chosen, Error> {
         let areas = self.residency_of(context, collection).await?.unwrap_or_default();
-        self.route(context.location, &areas)
+        self.route(context, &areas)
     }
 
     /// The region that takes a request, by where its client is, among those that may hold data of one of `areas`; of
@@ -159,10 +207,11 @@ impl Regions {
     ///
     /// # Errors
     /// [`Error::NoRegion`]; [`Error::Residency`] when others could answer, and may not.
-    pub(crate) fn route(&self, client: Option<Coordinates>, areas: &[String]) -> Result<Chosen, Error> {
+    pub(crate) fn route(&self, context: &CallContext, areas: &[String]) -> Result<Chosen, Error> {
         let (regions, states) = (&self.0.topology.regions, self.states());
         // A client of unknown place came to this gateway because it is near.
-        let client = client.or_else(|| regions[self.0.here].location());
+        let place = context.location.or_else(|| regions[self.0.here].location());
+        let client = Client { place, rank: context.read_key().rank() };
         let Some(decision) = decision::decide(client, regions, &states, areas) else {
             return Err(self.refusal(&states, areas));
         };
@@ -174,7 +223,7 @@ impl Regions {
 
     fn refusal(&self, states: &[State], areas: &[String]) -> Error {
         let regions = &self.0.topology.regions;
-        if decision::decide(None, regions, states, &[]).is_none() {
+        if decision::decide(Client::default(), regions, states, &[]).is_none() {
             return Error::NoRegion;
         }
         let mut allowed = regions.iter().zip(states).filter(|(region, _)| region.may_hold(areas));
@@ -196,7 +245,8 @@ impl Regions {
             .enumerate()
             .map(|(i, (region, state))| {
                 let spillover = state.health != Health::Absent && !state.takes_more();
-                let elsewhere = || decision::decide(region.location(), regions, &states, &[]).map(|d| d.region);
+                let neighbour = Client { place: region.location(), ..Client::default() };
+                let elsewhere = || decision::decide(neighbour, regions, &states, &[]).map(|d| d.region);
                 RegionStatus {
                     region: &region.name,
                     place: &region.place,
@@ -206,6 +256,7 @@ impl Regions {
                     here: i == self.0.here,
                     health: state.health,
                     capacity_left: state.capacity_left,
+                    share: state.share,
                     spillover,
                     spillover_to: spillover
                         .then(elsewhere)
@@ -220,19 +271,23 @@ impl Regions {
     }
 
     fn states(&self) -> Vec<State> {
-        self.0.upstreams.iter().map(|upstream| upstream.as_ref().map_or_else(State::absent, state_of)).collect()
+        let state = |(upstream, comeback): (&Option<Upstream>, &Arc<Comeback>)| {
+            let Some(upstream) = upstream else { return State::absent() };
+            let health = health_of(upstream);
+            State { health, capacity_left: upstream.capacity_left(), share: comeback.share(health, &self.0.comeback) }
+        };
+        self.0.upstreams.iter().zip(&self.0.comebacks).map(state).collect()
     }
 }
 
-fn state_of(upstream: &Upstream) -> State {
-    let health = if upstream.is_healthy() {
+fn health_of(upstream: &Upstream) -> Health {
+    if upstream.is_healthy() {
         Health::Healthy
     } else if upstream.is_unknown() {
         Health::Unknown
     } else {
         Health::Unhealthy
-    };
-    State { health, capacity_left: upstream.capacity_left() }
+    }
 }
 
 /// The region that takes a request.
@@ -260,6 +315,8 @@ pub(crate) struct RegionStatus<'a> {
     health: Health,
     /// 0 to 1.
     capacity_left: f64,
+    /// Of its clients, those that it is given, 0 to 1: less than all while it comes back.
+    share: f64,
     /// Its clients are sent elsewhere.
     spillover: bool,
     spillover_to: Option<&'a str>,

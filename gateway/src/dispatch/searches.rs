@@ -91,7 +91,7 @@ type Answers = std::vec::IntoIter<v1::BatchSearchItem>;
 
 impl Shares {
     /// Whose share a valid search is in. One whose data may nowhere be read becomes a problem by itself.
-    async fn take(&mut self, job: &Job, search: &mut Result<v1::SearchRequest, Error>) -> Result<usize, Error> {
+    async fn take(&mut self, job: &mut Job, search: &mut Result<v1::SearchRequest, Error>) -> Result<usize, Error> {
         let Ok(request) = search else { return Ok(0) };
         let chosen = match job.regions.route_for(&job.context, &request.collection).await {
             Ok(chosen) => chosen,
@@ -113,16 +113,13 @@ impl Shares {
     /// The answers of each share. A region that fails fails its own share, or all when it has all.
     async fn ask(self, job: &mut Job) -> Result<Vec<Result<Answers, Error>>, Error> {
         let context = &job.context;
+        let first = self.0.first().map(|(chosen, _)| chosen.clone());
         let asked = self.0.into_iter().map(|(chosen, searches)| async move {
-            let request = v1::BatchSearchRequest { searches };
-            let answered = chosen.upstream.batch_search(context, &request).await;
-            (chosen, answered.map(|answered| answered.responses.into_iter()))
+            let answered = chosen.upstream.batch_search(context, &v1::BatchSearchRequest { searches }).await;
+            answered.map(|answered| answered.responses.into_iter())
         });
-        let mut answers = Vec::new();
-        for (chosen, answered) in join_all(asked).await {
-            job.chosen.get_or_insert(chosen);
-            answers.push(answered);
-        }
+        let answers = join_all(asked).await;
+        job.chosen = first;
         match <[_; 1]>::try_from(answers) {
             Ok([only]) => only.map(|items| vec![Ok(items)]),
             Err(several) => Ok(several),

@@ -147,8 +147,13 @@ impl Key {
 
     /// Is it among this share (0 to 1) of all keys? The same keys are every time, and those of a smaller share too.
     pub(crate) fn is_among(self, share: f64) -> bool {
+        self.rank() < share
+    }
+
+    /// Its place among all keys, 0 to 1, the same every time.
+    pub(crate) fn rank(self) -> f64 {
         // The upper bits: the table uses the remainder.
-        ((self.hash >> 32) as f64) < share * 2f64.powi(32)
+        (self.hash >> 32) as f64 / 2f64.powi(32)
     }
 }
 

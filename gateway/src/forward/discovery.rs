@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{ConfigError, EndpointConfig, Upstream};
 
 /// The settings' section `[upstream.discovery]`. At most one of its sources is named.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// A file whose `endpoints` are taken.

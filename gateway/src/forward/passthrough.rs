@@ -52,7 +52,7 @@ impl Incoming {
         path: &str,
         mut headers: HeaderMap,
         body: Body,
-        may_pass: impl Fn(Named) -> F + Send + 'static,
+        may_pass: impl FnMut(Named) -> F + Send + 'static,
     ) -> Result<Self, Error>
     where
         F: Future<Output = Result<(), Error>> + Send,

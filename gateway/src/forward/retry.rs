@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 /// The settings' section `[upstream.retry]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Endpoints that one call is sent to at most, the first included.
@@ -53,7 +53,7 @@ impl Config {
 }
 
 /// The settings' section `[upstream.hedge]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hedging {
     pub enabled: bool,

@@ -157,6 +157,11 @@ impl Upstream {
         Ok(())
     }
 
+    /// Was it started by just these settings?
+    pub(crate) fn is_by(&self, config: &Config) -> bool {
+        self.cluster.config == *config
+    }
+
     /// Is there anybody to send a call to?
     pub fn is_healthy(&self) -> bool {
         self.cluster.members.load().iter().any(|e| matches!(e.state(), State::Healthy | State::Suspect))

@@ -28,11 +28,21 @@ pub struct State {
     pub health: Health,
     /// 0 (full) to 1 (idle).
     pub capacity_left: f64,
+    /// Of its clients, those that it is given: less than 1 while it comes back.
+    pub share: f64,
+}
+
+/// For whom a region is chosen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client {
+    pub place: Option<Coordinates>,
+    /// Its place among all clients, 0 to 1: a share of them is always the same ones.
+    pub rank: f64,
 }
 
 impl State {
     pub fn absent() -> Self {
-        Self { health: Health::Absent, capacity_left: 0.0 }
+        Self { health: Health::Absent, capacity_left: 0.0, share: 0.0 }
     }
 
     /// May it be asked at all? A region not checked yet may: it is asked before it is known to be ill.
@@ -43,6 +53,10 @@ impl State {
     /// Is it well, with capacity left above the reserve?
     pub fn takes_more(self) -> bool {
         self.answers() && self.capacity_left > CAPACITY_RESERVE
+    }
+
+    fn gives_to(self, client: Client) -> bool {
+        client.rank < self.share
     }
 }
 
@@ -62,31 +76,30 @@ pub struct Decision {
     pub reason: Reason,
 }
 
-/// Chooses among `regions`, of which `states` tells how they are, for a client at `client`.
+/// Chooses among `regions`, of which `states` tells how they are, for a client.
 ///
 /// The [`NEAREST`] regions to the client are asked in order; the first that is well with more than
-/// [`CAPACITY_RESERVE`] left takes it. Otherwise the well region with most capacity left anywhere does. With
-/// `residency`, only regions of those areas count at all. `None`: no region can. Regions of unknown place stand
-/// nearest: they are only ever this gateway's own.
-pub fn decide(
-    client: Option<Coordinates>,
-    regions: &[Region],
-    states: &[State],
-    residency: &[String],
-) -> Option<Decision> {
-    let distance = |i: usize| client.zip(regions[i].location()).map_or(0.0, |(a, b)| a.distance_km(b));
+/// [`CAPACITY_RESERVE`] left takes it. Otherwise the well region with most capacity left anywhere does. One that comes
+/// back takes a share of all clients only, unless there is no other. With `residency`, only regions of those areas
+/// count at all. `None`: no region can. Regions of unknown place stand nearest: they are only ever this gateway's own.
+pub fn decide(client: Client, regions: &[Region], states: &[State], residency: &[String]) -> Option<Decision> {
+    let distance = |i: usize| client.place.zip(regions[i].location()).map_or(0.0, |(a, b)| a.distance_km(b));
     // Absent regions are not there for anybody; a developer's machine has one region of many.
     let there = |i: &usize| regions[*i].may_hold(residency) && states[*i].health != Health::Absent;
     let mut order: Vec<(f64, usize)> = (0..regions.len()).filter(there).map(|i| (distance(i), i)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let near = order.iter().take(NEAREST).position(|(_, i)| states[*i].takes_more());
+    let takes = |i: usize| states[i].takes_more() && states[i].gives_to(client);
+    let near = order.iter().take(NEAREST).position(|(_, i)| takes(*i));
     if let Some(rank) = near {
         return Some(Decision { region: order[rank].1, reason: Reason::Near(rank) });
     }
     let answering = order.iter().map(|(_, i)| *i).filter(|i| states[*i].answers());
+    let (given, others): (Vec<usize>, Vec<usize>) = answering.partition(|i| states[*i].gives_to(client));
+    let candidates = if given.is_empty() { others } else { given };
     // The first of equals is the nearest.
-    let best = answering.reduce(|a, b| if states[b].capacity_left > states[a].capacity_left { b } else { a })?;
-    Some(Decision { region: best, reason: Reason::LeastLoaded })
+    let freer = |a: usize, b: usize| if states[b].capacity_left > states[a].capacity_left { b } else { a };
+    let region = candidates.into_iter().reduce(freer)?;
+    Some(Decision { region, reason: Reason::LeastLoaded })
 }
 
 #[cfg(test)]
@@ -96,14 +109,14 @@ mod tests {
     use super::super::topology::Topology;
     use super::*;
 
-    const PARIS: Coordinates = Coordinates { latitude: 48.86, longitude: 2.35 };
+    const PARIS: Client = Client { place: Some(Coordinates { latitude: 48.86, longitude: 2.35 }), rank: 0.5 };
 
     fn topology() -> Vec<Region> {
         Topology::load(None).unwrap().regions
     }
 
     fn all_well(n: usize) -> Vec<State> {
-        vec![State { health: Health::Healthy, capacity_left: 0.9 }; n]
+        vec![State { health: Health::Healthy, capacity_left: 0.9, share: 1.0 }; n]
     }
 
     fn check(change: &[(&str, Health, f64)], residency: &[&str], expected: Option<(&str, Reason)>) {
@@ -111,10 +124,10 @@ mod tests {
         let mut states = all_well(regions.len());
         for (name, health, capacity_left) in change {
             let i = regions.iter().position(|r| r.name == *name).unwrap();
-            states[i] = State { health: *health, capacity_left: *capacity_left };
+            states[i] = State { health: *health, capacity_left: *capacity_left, share: 1.0 };
         }
         let residency: Vec<String> = residency.iter().map(|area| (*area).to_owned()).collect();
-        let decision = decide(Some(PARIS), &regions, &states, &residency);
+        let decision = decide(PARIS, &regions, &states, &residency);
         assert_eq!(decision.map(|d| (regions[d.region].name.as_str(), d.reason)), expected, "{change:?}");
     }
 
@@ -144,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_comes_back_takes_a_share_of_clients_and_all_of_them_when_it_is_the_only_one() {
+        let regions = topology();
+        let mut states = all_well(regions.len());
+        let belgium = regions.iter().position(|r| r.name == "europe-west1").unwrap();
+        states[belgium].share = 0.3;
+        let chosen = |rank, states: &[State]| decide(Client { rank, ..PARIS }, &regions, states, &[]).unwrap().region;
+        assert_eq!((0..100).filter(|n| chosen(f64::from(*n) / 100.0, &states) == belgium).count(), 30);
+        for (i, state) in states.iter_mut().enumerate() {
+            state.health = if i == belgium { Health::Healthy } else { Health::Unhealthy };
+        }
+        assert_eq!(chosen(0.99, &states), belgium);
+    }
+
+    #[test]
     fn residency_is_never_left() {
         let europe = ["europe-west1", "europe-west2", "europe-west3", "europe-north1"];
         let down: Vec<_> = europe.iter().map(|name| (*name, Health::Unhealthy, 0.9)).collect();
@@ -158,20 +185,27 @@ mod tests {
     proptest! {
         #[test]
         fn a_region_is_found_exactly_when_one_answers(
-            states in proptest::collection::vec((health(), 0.0..=1.0f64), 15),
+            states in proptest::collection::vec((health(), 0.0..=1.0f64, 0.0..=1.0f64), 15),
+            rank in 0.0..1.0f64,
             latitude in -90.0..=90.0f64,
             longitude in -180.0..=180.0f64,
         ) {
-            let states: Vec<State> =
-                states.into_iter().map(|(health, capacity_left)| State { health, capacity_left }).collect();
-            let decision = decide(Some(Coordinates { latitude, longitude }), &topology(), &states, &[]);
+            let state = |(health, capacity_left, share)| State { health, capacity_left, share };
+            let states: Vec<State> = states.into_iter().map(state).collect();
+            let client = Client { place: Some(Coordinates { latitude, longitude }), rank };
+            let decision = decide(client, &topology(), &states, &[]);
             prop_assert_eq!(decision.is_some(), states.iter().any(|state| state.answers()));
             if let Some(Decision { region, reason }) = decision {
                 prop_assert!(states[region].answers());
                 match reason {
-                    Reason::Near(rank) => prop_assert!(rank < NEAREST && states[region].takes_more()),
+                    Reason::Near(rank) => {
+                        prop_assert!(rank < NEAREST && states[region].takes_more() && states[region].gives_to(client));
+                    }
                     Reason::LeastLoaded => {
-                        let best = states.iter().filter(|s| s.answers()).map(|s| s.capacity_left).fold(0.0, f64::max);
+                        let gives = states[region].gives_to(client);
+                        let alike = states.iter().filter(|s| s.answers() && s.gives_to(client) == gives);
+                        let best = alike.map(|s| s.capacity_left).fold(0.0, f64::max);
+                        prop_assert!(gives || states.iter().all(|s| !s.answers() || !s.gives_to(client)));
                         prop_assert!(states[region].capacity_left >= best);
                     }
                 }

@@ -10,7 +10,8 @@ use moka::future::Cache;
 use nearfield_proto::v1::DescribeCollectionRequest;
 use tonic::Code;
 
-use super::{Regions, decision};
+use super::Regions;
+use super::decision::{self, Client};
 use crate::error::Error;
 use crate::forward::{CallContext, Upstream};
 
@@ -66,20 +67,24 @@ impl Regions {
     async fn ask(&self, context: &CallContext, collection: &str) -> Result<Areas, Unknown> {
         // Others may wait for the answer, so no caller's deadline ends it.
         let deadline = Some(Instant::now() + PATIENCE);
-        let context = CallContext { deadline, invalidation: None, ..context.clone() };
-        let nearest = self.route(context.location, &[]).map_err(Unknown::Failed)?;
-        let failure = match describe(&nearest.upstream, &context, collection).await {
+        let mut context = context.clone();
+        (context.deadline, context.invalidation) = (deadline, None);
+        let nearest = self.route(&context, &[]).map_err(Unknown::Failed)?;
+        let mut unknown = match describe(&nearest.upstream, &context, collection).await {
             Ok(areas) => return Ok(areas),
-            Err(failure) => failure,
+            Err(unknown) => unknown,
         };
         let elsewhere = self.one_of_each_other_area(&context, nearest.region);
         let asked = join_all(elsewhere.iter().map(|upstream| describe(upstream, &context, collection))).await;
-        asked.into_iter().fold(Err(failure), |found, next| match (found, next) {
-            (Ok(areas), _) | (_, Ok(areas)) => Ok(areas),
-            // Only when all say so, there is no such collection.
-            (Err(Unknown::Absent), next) => next,
-            (found, Err(_)) => found,
-        })
+        for answer in asked {
+            match answer {
+                Ok(areas) => return Ok(areas),
+                // Only when all say so, there is no such collection.
+                Err(failure @ Unknown::Failed(_)) => unknown = failure,
+                Err(Unknown::Absent) => {}
+            }
+        }
+        Err(unknown)
     }
 
     /// The searchds that answer for each area but that of the region `asked`.
@@ -89,8 +94,9 @@ impl Regions {
         areas.sort_unstable();
         areas.dedup();
         let others = areas.into_iter().filter(|area| *area != regions[asked].residency());
+        let client = Client { place: context.location, ..Client::default() };
         let of = |area: &str| {
-            let decision = decision::decide(context.location, regions, &states, &[area.to_owned()])?;
+            let decision = decision::decide(client, regions, &states, &[area.to_owned()])?;
             self.0.upstreams[decision.region].clone().filter(|_| decision.region != asked)
         };
         others.filter_map(of).collect()

@@ -118,9 +118,13 @@ impl Topology {
         Ok(())
     }
 
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.regions.iter().position(|region| region.name == name)
+    }
+
     /// The region called `name`; when there is none, one of unknown place is added, which may hold data of `areas`.
     pub(crate) fn find_or_add(&mut self, name: &str, areas: &[String]) -> usize {
-        if let Some(found) = self.regions.iter().position(|region| region.name == name) {
+        if let Some(found) = self.find(name) {
             return found;
         }
         self.regions.push(Region {

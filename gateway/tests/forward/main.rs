@@ -10,6 +10,7 @@ mod liars;
 mod name_server;
 mod openapi;
 mod operating;
+mod regions;
 mod residency;
 mod rest;
 mod stand_in;

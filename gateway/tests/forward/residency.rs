@@ -1,7 +1,8 @@
 //! Where data is confined to: two regions with a real searchd each, seen from a gateway in America.
 
 use http::{Method, StatusCode};
-use nearfield_gateway::{region, websocket};
+use nearfield_gateway::region::Config;
+use nearfield_gateway::websocket;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
 use nearfield_proto::v1::{InsertRequest, Point, SearchRequest};
 use nearfield_searchd::Searchd;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::grpc::channel;
-use crate::support::{Inside, searchd};
+use crate::support::{Inside, region, searchd};
 
 struct World {
     inside: Inside,
@@ -22,15 +23,11 @@ impl World {
     async fn start() -> Self {
         let (america, here, data) = searchd().await;
         let (europe, there, more_data) = searchd().await;
-        let topology = format!(
-            "[[region]]\nname = \"us-east1\"\nplace = \"x\"\narea = \"americas\"\ncapacity = 1\ntier = 2\n\
-             latitude = 33.0\nlongitude = -80.0\n\n\
-             [[region]]\nname = \"europe-west1\"\nplace = \"x\"\narea = \"europe\"\ncapacity = 1\ntier = 1\n\
-             latitude = 50.0\nlongitude = 4.0\nendpoints = [{there:?}]\n"
-        );
+        let regions =
+            [region("us-east1", "americas", -80.0, &[]), region("europe-west1", "europe", 4.0, &[there.as_str()])];
         let file = data.path().join("topology.toml");
-        fs_err::write(&file, topology).unwrap();
-        let topology = region::Config { file: Some(file), ..region::Config::default() };
+        fs_err::write(&file, regions.concat()).unwrap();
+        let topology = Config { file: Some(file), ..Config::default() };
         let upstream = Inside::config(vec![here]);
         let mut inside = Inside::placed(&topology, "us-east1", upstream, websocket::Config::default()).await;
         inside.searchd = Some(america);

@@ -1,5 +1,7 @@
 //! Dispatch in front of a real searchd, called without a network between test and gateway.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -149,13 +151,25 @@ impl Inside {
 /// A searchd with empty storage, its URL and its directory.
 pub(crate) async fn searchd() -> (Searchd, String, tempfile::TempDir) {
     let data = tempfile::tempdir().unwrap();
-    let mut config = nearfield_searchd::Config::default();
-    config.server.listen = ANY.into();
-    config.server.admin = ANY.into();
-    config.storage.data_dir = data.path().to_owned();
-    let searchd = Searchd::start(config).await.unwrap();
+    let searchd = searchd_at(ANY.into(), data.path()).await;
     let url = format!("http://{}", searchd.grpc_addr());
     (searchd, url, data)
+}
+
+pub(crate) async fn searchd_at(listen: SocketAddr, data: &Path) -> Searchd {
+    let mut config = nearfield_searchd::Config::default();
+    config.server.listen = listen;
+    config.server.admin = ANY.into();
+    config.storage.data_dir = data.to_owned();
+    Searchd::start(config).await.unwrap()
+}
+
+/// One region of a topology's file.
+pub(crate) fn region(name: &str, area: &str, longitude: f64, endpoints: &[&str]) -> String {
+    format!(
+        "[[region]]\nname = {name:?}\nplace = \"x\"\narea = {area:?}\ncapacity = 1\ntier = 1\n\
+         latitude = 40.0\nlongitude = {longitude:?}\nendpoints = {endpoints:?}\n"
+    )
 }
 
 pub(crate) fn request(method: Method, path: &str, kind: &str, body: body::Body) -> Request {

@@ -82,32 +82,33 @@ impl Messages {
         self,
         path: &'static str,
         first: Option<Bytes>,
-        may_pass: impl Fn(Named) -> F + Send + 'static,
+        may_pass: impl FnMut(Named) -> F + Send + 'static,
         refusal: Refusal,
     ) -> Body
     where
         F: Future<Output = Result<(), Error>> + Send,
     {
         let state = (self, first, may_pass, refusal);
-        let frames = futures::stream::try_unfold(state, move |(mut messages, first, may_pass, refusal)| async move {
-            let next = async {
-                // The first was looked at before the call had its region.
-                if let Some(first) = first {
-                    return Ok(Some(first));
+        let frames =
+            futures::stream::try_unfold(state, move |(mut messages, first, mut may_pass, refusal)| async move {
+                let next = async {
+                    // The first was looked at before the call had its region.
+                    if let Some(first) = first {
+                        return Ok::<_, Error>(Some(first));
+                    }
+                    let Some(message) = messages.next().await? else { return Ok(None) };
+                    may_pass(named(path, &message)).await?;
+                    Ok(Some(message))
+                };
+                match next.await {
+                    Ok(next) => Ok(next.map(|message| (Frame::data(message), (messages, None, may_pass, refusal)))),
+                    Err(error) => {
+                        let text = error.to_string();
+                        let _ = refusal.0.set(error);
+                        Err(BodyError::new(text))
+                    }
                 }
-                let Some(message) = messages.next().await? else { return Ok(None) };
-                may_pass(named(path, &message)).await?;
-                Ok(Some(message))
-            };
-            match next.await {
-                Ok(next) => Ok(next.map(|message| (Frame::data(message), (messages, None, may_pass, refusal)))),
-                Err(error) => {
-                    let text = error.to_string();
-                    let _ = refusal.0.set(error);
-                    Err(BodyError::new(text))
-                }
-            }
-        });
+            });
         body::boxed(StreamBody::new(frames))
     }
 }
