@@ -54,7 +54,7 @@ pub struct Administered {
 struct Inner {
     administered: Administered,
     regions: Current<Regions>,
-    stream: sse::Config,
+    stream: Current<sse::Config>,
     websockets: websocket::Server,
 }
 
@@ -63,10 +63,10 @@ impl Dispatch {
     pub fn new(
         regions: impl Into<Current<Regions>>,
         websockets: websocket::Server,
-        stream: sse::Config,
+        stream: impl Into<Current<sse::Config>>,
         administered: Administered,
     ) -> Self {
-        Self(Arc::new(Inner { administered, regions: regions.into(), stream, websockets }))
+        Self(Arc::new(Inner { administered, regions: regions.into(), stream: stream.into(), websockets }))
     }
 }
 
@@ -178,7 +178,7 @@ impl Inner {
             Route::Recall => collections::recall(&mut job).await,
             Route::Search => searches::search(&mut job).await,
             Route::SearchBatch => searches::batch(&mut job).await,
-            Route::StreamSearch => searches::stream(&mut job, &self.stream).await,
+            Route::StreamSearch => searches::stream(&mut job, &self.stream.get()).await,
             Route::Update => points::update(&mut job).await,
             Route::Audit
             | Route::CachePurge

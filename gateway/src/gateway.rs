@@ -13,7 +13,6 @@ use nearfield_telemetry::settings::Changed;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{self, Act, Audit};
 use crate::body::{Request, Response};
@@ -30,7 +29,7 @@ use crate::pipeline;
 use crate::region::geo::database::Database;
 use crate::region::topology::Topology;
 use crate::region::{self, Regions, geo};
-use crate::{forward, live, websocket};
+use crate::{forward, live, sse, websocket};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +80,15 @@ pub struct Inside {
     pub administered: Administered,
     /// Where streams are listed that may be closed when they are idle.
     pub streams: websocket::Connections,
+    /// Settings of what stands behind the pipeline.
+    pub served: Served,
+}
+
+/// Settings of streams and WebSockets, as they are in use.
+#[derive(Clone)]
+pub struct Served {
+    pub stream: Current<sse::Config>,
+    pub websocket: Current<websocket::Config>,
 }
 
 /// A running gateway. Dropping it hangs up on everybody; [`Gateway::shutdown`] lets them finish.
@@ -92,8 +100,6 @@ pub struct Gateway {
     readiness: Readiness,
     drain: Drain,
     host: Host,
-    /// Watches what the process uses.
-    _sampling: Option<AbortOnDropHandle<()>>,
     /// None once it has been handed over.
     estate: Option<Estate>,
     config: Server,
@@ -190,8 +196,9 @@ impl Gateway {
         let views = Views::default();
         let (admission, streams) = (Arc::new(context.gate()), context.streams());
         let admin = admin::Server::start_on(admin, registry, readiness.clone(), views.clone()).map_err(Error::Admin)?;
-        let inside = Inside { drain: drain.clone(), admission, views, administered, streams };
-        let sampling = context.sampler().map(|sampler| AbortOnDropHandle::new(tokio::spawn(sampler.run())));
+        let (stream, websocket) = (config.stream.clone(), config.websocket.clone());
+        let served = Served { stream: Current::from(stream), websocket: Current::from(websocket) };
+        let inside = Inside { drain: drain.clone(), admission, views, administered, streams, served: served.clone() };
         let (tell, built) = oneshot::channel();
         let first = context.clone();
         let build = async move || {
@@ -217,9 +224,9 @@ impl Gateway {
         estate.share(&host.udp);
         let built = built.await.map_err(|_gone| Error::Host)?;
         let server = config.server.clone();
-        let live = Live::new(config, context, authenticator, certificates, built, reloads);
+        let live = Live::new(config, context, authenticator, certificates, served, built, reloads);
         let estate = Some(estate);
-        Ok(Self { https, admin, audit, live, readiness, drain, host, _sampling: sampling, estate, config: server })
+        Ok(Self { https, admin, audit, live, readiness, drain, host, estate, config: server })
     }
 
     /// Reads what [`Self::start`] would read, without listening.
@@ -309,10 +316,11 @@ impl Gateway {
 /// The innermost service: REST, SSE, WebSocket and gRPC to the searchds of the regions.
 fn dispatch(
     config: Config,
-    Inside { drain, admission, views, administered, streams }: Inside,
+    Inside { drain, admission, views, administered, streams, served }: Inside,
     metrics: &forward::metrics::Metrics,
 ) -> Result<(Dispatch, Current<Regions>), Error> {
-    let Config { server, topology, upstream, stream, websocket, .. } = config;
+    let Config { server, topology, upstream, .. } = config;
+    let Served { stream, websocket } = served;
     let regions = Regions::start(&topology, &server.region, &upstream, metrics).map_err(Error::Regions)?;
     regions.show_in(&views);
     let regions = Current::from(regions);

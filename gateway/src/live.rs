@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::Config;
 use crate::current::Current;
 use crate::forward;
-use crate::gateway::Error;
+use crate::gateway::{Error, Served};
 use crate::listener::tls::Certificates;
 use crate::listener::{Pipeline, Service};
 use crate::pipeline::Context;
@@ -32,15 +32,23 @@ const LIVE: &[&str] = &[
     "access_log",
     "auth",
     "body",
+    "cache.cdn_max_age",
+    "cache.embed_ttl",
+    "cache.search_ttl",
+    "cache.stale_if_error",
     "client",
     "compression",
     "cors",
     "deadline",
     "log.level",
     "pace",
+    "rate_limit",
+    "shed",
+    "stream",
     "tls",
     "topology",
     "upstream",
+    "websocket",
 ];
 
 /// The keys among `changed` that take effect with the next start only.
@@ -127,6 +135,7 @@ pub(crate) struct Live {
     pipeline: Pipeline,
     rebuild: Rebuild,
     authenticator: Current<Authenticator>,
+    served: Served,
     pub(crate) metrics: Metrics,
     /// One change at a time.
     state: tokio::sync::Mutex<InUse>,
@@ -137,19 +146,24 @@ struct InUse {
     context: Context,
     /// None around another innermost service than ours.
     regions: Option<LiveRegions>,
+    /// Watches what the process uses; none when that is off.
+    pressure: Option<AbortOnDropHandle<()>>,
 }
 
 impl Live {
+    /// Needs a tokio runtime around it.
     pub(crate) fn new(
         config: Config,
         context: Context,
         authenticator: Current<Authenticator>,
         certificates: Arc<Certificates>,
+        served: Served,
         (pipeline, rebuild): (Pipeline, Rebuild),
         metrics: Metrics,
     ) -> Self {
-        let state = tokio::sync::Mutex::new(InUse { config, context, regions: None });
-        Self { certificates, pipeline, rebuild, authenticator, metrics, state }
+        let pressure = context.watch_pressure();
+        let state = tokio::sync::Mutex::new(InUse { config, context, regions: None, pressure });
+        Self { certificates, pipeline, rebuild, authenticator, served, metrics, state }
     }
 
     pub(crate) fn set_regions(&mut self, regions: LiveRegions) {
@@ -190,7 +204,15 @@ impl Live {
         if let (Some(live), Some(new)) = (&mut state.regions, regions) {
             live.replace(new);
         }
+        self.served.stream.replace(config.stream.clone());
+        self.served.websocket.replace(config.websocket.clone());
+        context.take_effect();
         self.pipeline.replace((self.rebuild)(context.clone()));
+        if changed.touches("shed.pressure") {
+            // The old one first: two would each set the level.
+            state.pressure = None;
+            state.pressure = context.watch_pressure();
+        }
         state.context = context;
         state.config = config;
         Ok(())

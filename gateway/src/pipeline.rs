@@ -5,16 +5,18 @@ use std::sync::Arc;
 use nearfield_telemetry::readiness::Readiness;
 use nearfield_telemetry::settings::Changed;
 use prometheus_client::registry::Registry;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use crate::body::{Request, Response};
 use crate::config::Config;
+use crate::current::Current;
 use crate::dispatch::Administered;
 use crate::error::Error;
 use crate::gateway;
 use crate::layers::client_addr::proof::Secrets;
-use crate::layers::gate::Gate;
+use crate::layers::gate::{Gate, Passed};
 use crate::layers::observe::metrics::Metrics;
 use crate::layers::shed::Shedding;
 use crate::layers::shed::sampler::Sampler;
@@ -41,6 +43,8 @@ pub(crate) struct Context {
     limits: rate_limit::Limits,
     door: Arc<Door>,
     streams: Connections,
+    /// The limits for what comes in behind the pipeline.
+    passed: Current<Passed>,
 }
 
 impl Context {
@@ -56,6 +60,7 @@ impl Context {
         let secrets = Secrets::start(&config.client.proof).map_err(gateway::Error::Proof)?;
         let limits = rate_limit::Limits::start(&config.rate_limit, &config.server.instance, registry)
             .map_err(gateway::Error::Quotas)?;
+        let shedding = Shedding::new(&config.shed, &limits, registry);
         Ok(Self {
             audit: audit::Layer { audit: administered.audit },
             authenticate: authenticate::Layer::new(administered.authenticator, refusals),
@@ -63,7 +68,8 @@ impl Context {
             client_addr: client_addr::Layer::new(config.client.clone(), secrets),
             locate: locate::Layer::start(&config.client.geo, registry).map_err(gateway::Error::Geo)?,
             requests: Metrics::register(registry),
-            shedding: Shedding::new(&config.shed, &limits, registry),
+            passed: Current::from(Passed { limits: limits.clone(), shedding: shedding.clone() }),
+            shedding,
             limits,
             door: Arc::new(Door::new(config.listener.max_connections, registry)),
             streams: Connections::default(),
@@ -72,11 +78,11 @@ impl Context {
         })
     }
 
-    /// The same by other settings. A part that counts or remembers is carried over unless its own section is among what has
-    /// `changed`; layers that do neither are made anew by [`build`]. Needs a tokio runtime around it.
+    /// The same by other settings, in use from [`Context::take_effect`] on. A part that counts or remembers goes on doing so;
+    /// layers that do neither are made anew by [`build`]. Needs a tokio runtime around it.
     ///
     /// # Errors
-    /// Files of `client` that cannot be read.
+    /// Files of `client` that cannot be read, and a `rate_limit.redis_url` that is none.
     pub(crate) fn renewed(&self, config: &Config, changed: &Changed) -> Result<Self, gateway::Error> {
         let mut renewed = Self { config: config.clone(), ..self.clone() };
         if changed.touches("client") {
@@ -89,12 +95,27 @@ impl Context {
         if changed.touches("client.geo") {
             renewed.locate = self.locate.renewed(&config.client.geo).map_err(gateway::Error::Geo)?;
         }
+        if changed.touches("rate_limit") {
+            let (before, instance) = (&self.config.rate_limit, &config.server.instance);
+            let limits = self.limits.renewed(before, &config.rate_limit, instance);
+            renewed.limits = limits.map_err(gateway::Error::Quotas)?;
+        }
+        if changed.touches("rate_limit") || changed.touches("shed") {
+            renewed.shedding = self.shedding.renewed(&config.shed, &renewed.limits);
+        }
         Ok(renewed)
+    }
+
+    /// Parts that are shared with what is in use go on by these settings.
+    pub(crate) fn take_effect(&self) {
+        self.shedding.resize(&self.config.shed);
+        self.cache.set_terms(&self.config.cache);
+        self.passed.replace(Passed { limits: self.limits.clone(), shedding: self.shedding.clone() });
     }
 
     /// The limits, for what comes in behind the pipeline: a WebSocket's messages.
     pub(crate) fn gate(&self) -> Gate {
-        Gate { limits: self.limits.clone(), shedding: self.shedding.clone() }
+        Gate(self.passed.clone())
     }
 
     /// What connections come in by.
@@ -107,15 +128,18 @@ impl Context {
         self.streams.clone()
     }
 
-    /// What watches the process and sets the level of pressure; none when that is off.
-    pub(crate) fn sampler(&self) -> Option<Sampler> {
-        let config = &self.config.shed.pressure;
-        config.enabled.then(|| Sampler {
-            config: config.clone(),
-            gauge: self.shedding.gauge.clone(),
-            door: self.door.clone(),
-            streams: self.streams.clone(),
-        })
+    /// Begins to watch the process and to set the level of pressure, until the handle is dropped; none when that is off.
+    /// Needs a tokio runtime around it.
+    pub(crate) fn watch_pressure(&self) -> Option<AbortOnDropHandle<()>> {
+        let config = self.config.shed.pressure.clone();
+        let enabled = config.enabled;
+        let (gauge, door, streams) = (self.shedding.gauge.clone(), self.door.clone(), self.streams.clone());
+        let sampler = Sampler { config, gauge, door, streams };
+        if enabled {
+            return Some(AbortOnDropHandle::new(tokio::spawn(sampler.run())));
+        }
+        sampler.leave();
+        None
     }
 }
 

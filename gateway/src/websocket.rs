@@ -99,7 +99,8 @@ impl Admission for Unlimited {
 pub struct Server(Arc<Shared>);
 
 pub(crate) struct Shared {
-    config: Config,
+    /// A connection keeps to those that it began with.
+    config: Current<Config>,
     regions: Current<Regions>,
     drain: Drain,
     admission: Arc<dyn Admission>,
@@ -110,13 +111,14 @@ pub(crate) struct Shared {
 impl Server {
     /// `connections` is where open ones are listed, for whoever has to close some.
     pub fn new(
-        config: Config,
+        config: impl Into<Current<Config>>,
         regions: impl Into<Current<Regions>>,
         drain: Drain,
         admission: Arc<dyn Admission>,
         authenticator: Current<Authenticator>,
         connections: Connections,
     ) -> Self {
+        let config = config.into();
         Self(Arc::new(Shared { config, regions: regions.into(), drain, admission, authenticator, connections }))
     }
 
@@ -136,15 +138,15 @@ impl Server {
         let context = CallContext::of(&parts)?;
         // Its place under the limits, and what keeps its HTTP/2 connection from being taken for idle.
         let leases = parts.extensions.get::<Leases>().cloned();
-        let shared = self.0.clone();
+        let (shared, config) = (self.0.clone(), self.0.config.get());
         // The drain waits for the connection from now on, not only from the end of the upgrade.
         let admitted = shared.drain.admit();
         tokio::spawn(async move {
             let _held = (admitted, leases);
             match upgrade.done().await {
                 Ok(io) => {
-                    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(shared.socket_config())).await;
-                    connection::serve(socket, shared, context).await;
+                    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config.socket())).await;
+                    connection::serve(socket, shared, config, context).await;
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "websocket upgrade failed");
@@ -158,13 +160,13 @@ impl Server {
     }
 }
 
-impl Shared {
-    fn socket_config(&self) -> WebSocketConfig {
+impl Config {
+    fn socket(&self) -> WebSocketConfig {
         WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(BUFFER_BYTES)
-            .max_message_size(Some(self.config.message_bytes_max))
-            .max_frame_size(Some(self.config.message_bytes_max))
+            .max_message_size(Some(self.message_bytes_max))
+            .max_frame_size(Some(self.message_bytes_max))
     }
 }
 

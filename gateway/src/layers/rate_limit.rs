@@ -98,4 +98,28 @@ impl Limits {
             means,
         })
     }
+
+    /// The same by other settings. A limit that stays as it is keeps what it has counted; one that changes begins anew,
+    /// which lets at most a burst pass beyond. Needs a runtime as [`Limits::start`] does.
+    ///
+    /// # Errors
+    /// As [`Limits::start`].
+    pub(crate) fn renewed(&self, before: &Config, config: &Config, instance: &str) -> Result<Self, BadUrl> {
+        let shares = match &config.redis_url {
+            _ if (config.enabled, &config.redis_url) == (before.enabled, &before.redis_url) => {
+                self.means.shares.clone()
+            }
+            Some(url) if config.enabled => Some(settlement::start(url, instance, self.means.metrics.clone())?),
+            _ => None,
+        };
+        let means = Means { max_new_keys: config.max_new_keys, shares, metrics: self.means.metrics.clone() };
+        let plans = Arc::new(Plans::new(config));
+        Ok(Self {
+            announce: announce::Layer { enabled: config.enabled },
+            by_address: self.by_address.renewed(config, &means, DefaultClock::default()),
+            by_caller: self.by_caller.renewed(config, &plans, &means),
+            plans,
+            means,
+        })
+    }
 }

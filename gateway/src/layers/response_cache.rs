@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, Method};
 use nearfield_cache::redis::{self, Redis};
@@ -123,9 +124,26 @@ struct Shared {
     flights: Coalescer<(Key, u64), Arc<Outcome>>,
     remembered: moka::sync::Cache<Key, Arc<Known>>,
     uncached: moka::sync::Cache<Key, ()>,
+    terms: ArcSwap<Terms>,
+    enabled: bool,
+}
+
+/// How long answers are kept, which may change.
+struct Terms {
     policy: Policy,
     cdn_max_age: Option<Duration>,
-    enabled: bool,
+}
+
+impl Terms {
+    fn of(config: &Config) -> Self {
+        let policy = Policy {
+            embed: config.embed_ttl,
+            search: config.search_ttl,
+            stale_if_error: config.stale_if_error,
+            ..Policy::default()
+        };
+        Self { policy, cdn_max_age: config.cdn_max_age }
+    }
 }
 
 impl Cache {
@@ -145,21 +163,19 @@ impl Cache {
         };
         let tiers = Tiered::new(clock, invalidation, counts, Memory::new(config.memory_bytes), behind);
         metrics::register(registry, tiers.clone());
-        let policy = Policy {
-            embed: config.embed_ttl,
-            search: config.search_ttl,
-            stale_if_error: config.stale_if_error,
-            ..Policy::default()
-        };
         Ok(Self(Arc::new(Shared {
             tiers,
             flights: Coalescer::default(),
             remembered: moka::sync::Cache::new(MAX_REMEMBERED),
             uncached: moka::sync::Cache::builder().max_capacity(MAX_UNCACHED).time_to_live(UNCACHED_FOR).build(),
-            policy,
-            cdn_max_age: config.cdn_max_age,
+            terms: ArcSwap::from_pointee(Terms::of(config)),
             enabled: config.enabled,
         })))
+    }
+
+    /// For what is stored from now on.
+    pub(crate) fn set_terms(&self, config: &Config) {
+        self.0.terms.store(Arc::new(Terms::of(config)));
     }
 }
 

@@ -76,6 +76,23 @@ impl Shedding {
             gauge,
         }
     }
+
+    /// The same by other settings: what is under way keeps its places, and what was learned of calls stays. How many places
+    /// there are changes with [`Shedding::resize`] only.
+    pub(crate) fn renewed(&self, config: &Config, limits: &rate_limit::Limits) -> Self {
+        Self {
+            ceiling: self.ceiling.renewed(config),
+            triage: self.triage.renewed(config, limits.plans.clone(), &limits.means),
+            admission: self.admission.renewed(config),
+            gauge: self.gauge.clone(),
+        }
+    }
+
+    /// Makes places more or fewer, for those that are under way already, too.
+    pub(crate) fn resize(&self, config: &Config) {
+        self.ceiling.resize(config);
+        self.admission.resize(config);
+    }
 }
 
 /// Up to three times as long, so that those who were refused together do not come back together.

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame};
 
-use super::{Shared, message, request};
+use super::{Config, Shared, message, request};
 use crate::current::Current;
 use crate::forward::CallContext;
 
@@ -29,13 +29,13 @@ enum End {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S>(socket: WebSocketStream<S>, shared: Arc<Shared>, context: CallContext)
+pub(crate) async fn serve<S>(socket: WebSocketStream<S>, shared: Arc<Shared>, config: Arc<Config>, context: CallContext)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let registered = shared.connections.add();
     let (answers, queue) = mpsc::channel(QUEUED_ANSWERS);
-    let mut connection = Connection { socket, shared, context, answers, queue, requests: JoinSet::new() };
+    let mut connection = Connection { socket, shared, config, context, answers, queue, requests: JoinSet::new() };
     let end = connection.run(&registered).await;
     connection.end(end).await;
 }
@@ -43,6 +43,7 @@ where
 struct Connection<S> {
     socket: WebSocketStream<S>,
     shared: Arc<Shared>,
+    config: Arc<Config>,
     context: CallContext,
     answers: request::Answers,
     queue: mpsc::Receiver<Bytes>,
@@ -52,7 +53,7 @@ struct Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(&mut self, registered: &super::registry::Registered) -> End {
         let shared = self.shared.clone();
-        let config = &shared.config;
+        let config = self.config.clone();
         let (mut heard, mut pinged) = (Instant::now(), false);
         let alarm = tokio::time::sleep_until(heard + config.ping_interval);
         tokio::pin!(alarm);
@@ -109,13 +110,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         registered.entry.touch();
         let message = message::read(&text);
         let (shared, context, answers) = (self.shared.clone(), self.context.clone(), self.answers.clone());
-        self.requests.spawn(request::run(shared, context, message, answers));
+        let patience = self.config.request_timeout;
+        self.requests.spawn(request::run(shared, context, message, answers, patience));
         Ok(())
     }
 
     /// Sends an answer, and those that wait behind it, in one flush.
     async fn send(&mut self, first: Bytes) -> Result<(), End> {
-        let patience = self.shared.config.send_timeout;
+        let patience = self.config.send_timeout;
         let sending = async {
             self.socket.feed(text(first)).await?;
             while let Ok(answer) = self.queue.try_recv() {
@@ -131,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn ping(&mut self) -> Result<(), End> {
-        match timeout(self.shared.config.send_timeout, self.socket.send(Frame::Ping(Bytes::new()))).await {
+        match timeout(self.config.send_timeout, self.socket.send(Frame::Ping(Bytes::new()))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(end_of(&error)),
             Err(_) => Err(End::Gone),
@@ -141,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Finishes what was admitted when this side closes, says why, and waits a moment for the peer's confirmation.
     async fn end(mut self, end: End) {
         let End::Close(code, reason) = end else { return };
-        let _ = timeout(self.shared.config.request_timeout, self.finish()).await;
+        let _ = timeout(self.config.request_timeout, self.finish()).await;
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let goodbye = async {
             self.socket.close(Some(frame)).await?;

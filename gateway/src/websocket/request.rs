@@ -1,7 +1,7 @@
 //! Runs one message's request and sends its answers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nearfield_auth::Scope;
@@ -21,8 +21,14 @@ use crate::route::Route;
 pub(crate) type Answers = mpsc::Sender<Bytes>;
 
 /// Runs the request of one message to its end. Dropping this cancels the calls behind it.
-pub(crate) async fn run(shared: Arc<Shared>, mut context: CallContext, message: Message, answers: Answers) {
-    context.deadline = Some(Instant::now() + shared.config.request_timeout);
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    mut context: CallContext,
+    message: Message,
+    answers: Answers,
+    patience: Duration,
+) {
+    context.deadline = Some(Instant::now() + patience);
     let id = message.id.as_deref();
     let done = match message.ask {
         Ok(ask) => answer(&shared, &context, id, ask, &answers).await,

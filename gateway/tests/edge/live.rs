@@ -90,6 +90,40 @@ async fn a_hundred_changes_fail_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limits_and_places_change_for_open_connections() {
+    let edge = edge().await;
+    let changed = Changed::from_iter(["rate_limit.enabled", "rate_limit.ip_per_second", "shed.max_writes"]);
+    for transport in TRANSPORTS {
+        let mut client = edge.connect(transport).await;
+        let mut refused = async |set: &dyn Fn(&mut Config)| {
+            let mut config = edge.config.clone();
+            set(&mut config);
+            edge.gateway.apply(config, &changed).await.unwrap();
+            let mut statuses: Vec<u16> = Vec::new();
+            for _ in 0..20 {
+                statuses.push(client.send(http::Request::post(WRITE), "body").await.status);
+            }
+            statuses.retain(|status| *status != 200);
+            statuses.dedup();
+            statuses
+        };
+        let one_a_second = |config: &mut Config| {
+            config.rate_limit.enabled = true;
+            config.rate_limit.ip_per_second = std::num::NonZeroU32::MIN;
+        };
+        assert_eq!(refused(&one_a_second).await, [429], "{transport:?}");
+        assert_eq!(refused(&|_| {}).await, [0_u16; 0], "{transport:?}");
+        assert_eq!(refused(&|config| config.shed.max_writes = 0).await, [503], "{transport:?}");
+        assert_eq!(refused(&|_| {}).await, [0_u16; 0], "{transport:?}");
+    }
+    let mut bad = edge.config.clone();
+    bad.rate_limit.redis_url = Some("nowhere".to_owned());
+    bad.rate_limit.enabled = true;
+    edge.gateway.apply(bad, &Changed::from_iter(["rate_limit.redis_url"])).await.unwrap_err();
+    assert_eq!(edge.connect(TRANSPORTS[0]).await.send(http::Request::post(WRITE), "body").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_proof_of_the_perimeter_outlives_changes_and_changes_itself() {
     let dir = tempfile::tempdir().unwrap();
     let secrets = ["the-first-of-the-secrets", "the-second-of-the-secrets", "the-third-of-the-secrets"];

@@ -39,6 +39,12 @@ impl<C: Clock + Clone> Layer<C> {
         Self { limiter: config.enabled.then(limiter) }
     }
 
+    /// The same by other settings. What has been counted stays where the limit does.
+    pub(crate) fn renewed(&self, config: &Config, means: &Means, clock: C) -> Self {
+        let limiter = || Limiter::renewed(self.limiter.as_ref(), "ip", config.ip_per_second, means, clock);
+        Self { limiter: config.enabled.then(limiter) }
+    }
+
     /// Counts one request. There is no standing when limits are off.
     pub(crate) fn check(&self, addr: IpAddr) -> (Option<Standing>, Result<(), Error>) {
         let Some(limiter) = &self.limiter else { return (None, Ok(())) };
@@ -128,6 +134,22 @@ mod tests {
         assert_eq!(answer.headers()["ratelimit"], "\"ip\";r=0;t=1");
         clock.advance(Duration::from_millis(10));
         assert_eq!(service.call(request("198.51.100.1")).await.unwrap().status(), 200);
+    }
+
+    #[test]
+    fn a_limit_that_stays_keeps_what_it_has_counted_and_one_that_changes_begins_anew() {
+        let (clock, config) = (FakeRelativeClock::default(), Config::default());
+        let passing = |layer: &Layer<FakeRelativeClock>| {
+            (0..500).filter(|_| layer.check([192, 0, 2, 1].into()).1.is_ok()).count()
+        };
+        let first = Layer::new(&config, &Means::alone(), clock.clone());
+        assert_eq!(passing(&first), 100);
+        let same = first.renewed(&config, &Means::alone(), clock.clone());
+        assert_eq!(passing(&same), 0);
+        let wider = Config { ip_per_second: std::num::NonZeroU32::new(200).unwrap(), ..config.clone() };
+        assert_eq!(passing(&same.renewed(&wider, &Means::alone(), clock.clone())), 200);
+        let off = same.renewed(&Config { enabled: false, ..config }, &Means::alone(), clock);
+        assert_eq!(passing(&off), 500);
     }
 
     #[test]

@@ -25,35 +25,50 @@ pub(crate) trait Count: Send + Sync {
     fn count(&self, principal: &Principal, units: u32, note: &mut dyn FnMut(Standing)) -> Result<(), Error>;
 
     fn prices(&self) -> &cost::Config;
+
+    /// The same by other settings. Of a limit that stays as it is, what has been counted stays, too.
+    fn renewed(&self, config: &Config, plans: &Plans, means: &Means) -> Arc<dyn Count>;
 }
 
 /// The limits of a plan.
 struct Limiters<C: Clock> {
-    users: Limiter<C>,
-    keys: Limiter<C>,
-    tenants: Limiter<C>,
+    users: Arc<Limiter<C>>,
+    keys: Arc<Limiter<C>>,
+    tenants: Arc<Limiter<C>>,
 }
 
 struct Callers<C: Clock> {
     by_plan: HashMap<String, Limiters<C>>,
     default: Limiters<C>,
     prices: cost::Config,
+    clock: C,
+}
+
+impl<C: Clock + Clone> Limiters<C> {
+    fn new(plan: &Plan, means: &Means, clock: &C, before: Option<&Self>) -> Self {
+        let limiter = |policy, per_second, before: Option<&Arc<Limiter<C>>>| {
+            Limiter::renewed(before, policy, per_second, means, clock.clone())
+        };
+        let keys = plan.key_per_second.unwrap_or(plan.user_per_second);
+        Self {
+            users: limiter("user", plan.user_per_second, before.map(|before| &before.users)),
+            keys: limiter("key", keys, before.map(|before| &before.keys)),
+            tenants: limiter("tenant", plan.tenant_per_second, before.map(|before| &before.tenants)),
+        }
+    }
 }
 
 impl<C: Clock + Clone> Callers<C> {
-    fn new(config: &Config, plans: &Plans, means: &Means, clock: &C) -> Self {
-        let limiters = |plan: &Plan| {
-            let limiter = |policy, per_second| Limiter::new(policy, per_second, means, clock.clone());
-            Limiters {
-                users: limiter("user", plan.user_per_second),
-                keys: limiter("key", plan.key_per_second.unwrap_or(plan.user_per_second)),
-                tenants: limiter("tenant", plan.tenant_per_second),
-            }
+    fn new(config: &Config, plans: &Plans, means: &Means, clock: &C, before: Option<&Self>) -> Self {
+        let limiters = |plan: &Plan, before: Option<&Limiters<C>>| Limiters::new(plan, means, clock, before);
+        let of_plan = |(name, plan): (&String, &Plan)| {
+            (name.clone(), limiters(plan, before.and_then(|before| before.by_plan.get(name))))
         };
         Self {
-            by_plan: plans.named().map(|(name, plan)| (name.clone(), limiters(plan))).collect(),
-            default: limiters(plans.default()),
+            by_plan: plans.named().map(of_plan).collect(),
+            default: limiters(plans.default(), before.map(|before| &before.default)),
             prices: config.cost.clone(),
+            clock: clock.clone(),
         }
     }
 
@@ -62,14 +77,14 @@ impl<C: Clock + Clone> Callers<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync> Count for Callers<C>
+impl<C: Clock + Clone + Send + Sync + 'static> Count for Callers<C>
 where
     Limiter<C>: Send + Sync,
 {
     fn count(&self, principal: &Principal, units: u32, note: &mut dyn FnMut(Standing)) -> Result<(), Error> {
         let limiters = self.of(principal);
         let tenant = principal.tenant.as_deref().unwrap_or_default();
-        let mut check = |limiter: &Limiter<C>, key: Key| {
+        let mut check = |limiter: &Arc<Limiter<C>>, key: Key| {
             let (standing, passed) = limiter.check(key, units);
             note(Standing { partition: Some(key), ..standing });
             passed
@@ -86,6 +101,10 @@ where
 
     fn prices(&self) -> &cost::Config {
         &self.prices
+    }
+
+    fn renewed(&self, config: &Config, plans: &Plans, means: &Means) -> Arc<dyn Count> {
+        Arc::new(Self::new(config, plans, means, &self.clock, Some(self)))
     }
 }
 
@@ -109,8 +128,16 @@ impl Layer {
     where
         C::Instant: Send + Sync,
     {
-        let counter = || Arc::new(Callers::new(config, plans, means, clock)) as Arc<dyn Count>;
+        let counter = || Arc::new(Callers::new(config, plans, means, clock, None)) as Arc<dyn Count>;
         Self { counter: config.enabled.then(counter) }
+    }
+
+    /// The same by other settings.
+    pub(super) fn renewed(&self, config: &Config, plans: &Plans, means: &Means) -> Self {
+        match &self.counter {
+            Some(counter) if config.enabled => Self { counter: Some(counter.renewed(config, plans, means)) },
+            _ => Self::new(config, plans, means),
+        }
     }
 
     /// What pays for one caller's requests; none when nobody is limited.

@@ -84,6 +84,25 @@ impl<C: Clock + Clone> Limiter<C> {
         }
     }
 
+    /// One of this policy and quota: `before`, with all that it has counted, when it is such a one.
+    pub(crate) fn renewed(
+        before: Option<&Arc<Self>>,
+        policy: &'static str,
+        per_second: NonZeroU32,
+        means: &Means,
+        clock: C,
+    ) -> Arc<Self> {
+        let shares = means.shares.as_ref().map(Arc::as_ptr);
+        let same = |before: &&Arc<Self>| {
+            let sharing = before.shares.as_ref().map(Arc::as_ptr);
+            before.per_second == per_second && before.max_new_keys == means.max_new_keys.max(1) && sharing == shares
+        };
+        match before.filter(same) {
+            Some(before) => before.clone(),
+            None => Arc::new(Self::new(policy, per_second, means, clock)),
+        }
+    }
+
     /// Counts a request of so many units. The standing is for the answer's headers, whether the request passes or not.
     ///
     /// `units` above the limit count as all of it: they would never pass otherwise.

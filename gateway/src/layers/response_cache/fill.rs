@@ -169,7 +169,7 @@ impl Fill {
         let headers = validation::freshened(&entry.head, response.headers());
         let answered = Answered { status: entry.status, headers: &headers, timing };
         // The conditions were ours, not those of the caller.
-        match self.known.fate(&self.cache.0.policy, &self.exchange, &answered) {
+        match self.known.fate(&self.cache.0.terms.load().policy, &self.exchange, &answered) {
             Fate::Kept(keeping) => self.freshen(*keeping, entry, stamp).await,
             // It says now that it is not to be kept.
             Fate::Shared(head) | Fate::Once(head) => {
@@ -181,7 +181,7 @@ impl Fill {
     pub(super) async fn keep(&self, stamp: Stamp, response: Response, timing: Timing) -> Result<Outcome, Error> {
         let tiers = &self.cache.0.tiers;
         let answered = Answered { status: response.status(), headers: response.headers(), timing };
-        let fate = self.known.fate(&self.cache.0.policy, &self.exchange, &answered);
+        let fate = self.known.fate(&self.cache.0.terms.load().policy, &self.exchange, &answered);
         if let Fate::Once(_) = fate {
             return Ok(self.pass(response));
         }
@@ -231,7 +231,7 @@ impl Fill {
             false => lifetime.settling(tiers.invalidation.since_change(&tags)),
         };
         if status != StatusCode::NOT_FOUND || self.known.is_resource() {
-            self.known.dress(&mut head, &body, lifetime.fresh, self.cache.0.cdn_max_age);
+            self.known.dress(&mut head, &body, lifetime.fresh, self.cache.0.terms.load().cdn_max_age);
         }
         let request = &self.exchange.parts.headers;
         let entry = Arc::new(Entry { span, ..Entry::new(status, head, body, stamp, lifetime, tags) });

@@ -205,7 +205,7 @@ impl Cache {
             let headers = validation::freshened(&found.entry.head, response.headers());
             let answered = Answered { status: StatusCode::OK, headers: &headers, timing };
             let key = self.0.tiers.resolve(known.key, &exchange.parts.headers);
-            match known.fate(&self.0.policy, &exchange, &answered) {
+            match known.fate(&self.0.terms.load().policy, &exchange, &answered) {
                 Fate::Kept(keeping) if same => {
                     let fill =
                         Fill { cache: self.clone(), known, exchange, found: None, origin_only: true, shared: false };

@@ -169,6 +169,19 @@ async fn points_live_longer_than_searches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn other_lifetimes_hold_for_what_is_stored_from_then_on() {
+    let f = Fixture::counting();
+    f.get(SEARCH).await;
+    f.cache.set_terms(&Config { search_ttl: Duration::from_secs(7), ..Config::default() });
+    assert_eq!(f.get(SEARCH).await.cache(), "nearfield; hit; ttl=30");
+    pass(30).await;
+    assert_eq!(f.get(SEARCH).await.header("cache-control"), "private, max-age=7");
+    pass(7).await;
+    f.get(SEARCH).await;
+    assert_eq!(f.asked(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_question_has_one_answer_however_it_is_put() {
     let f = Fixture::counting();
     f.get(SEARCH).await;

@@ -42,6 +42,18 @@ impl Layer {
         Self(Arc::new(Rooms { reads, writes, retry_after: config.retry_after, metrics }))
     }
 
+    pub(super) fn renewed(&self, config: &Config) -> Self {
+        let Rooms { reads, writes, metrics, .. } = &*self.0;
+        let (reads, writes, metrics) = (reads.clone(), writes.clone(), metrics.clone());
+        Self(Arc::new(Rooms { reads, writes, retry_after: config.retry_after, metrics }))
+    }
+
+    pub(super) fn resize(&self, config: &Config) {
+        for (room, ceiling) in [(&self.0.reads, config.max_reads), (&self.0.writes, config.max_writes)] {
+            room.resize(&config.adaptive, &config.queue, ceiling);
+        }
+    }
+
     /// A place for a call, at once or after a moment; none for what needs none.
     ///
     /// # Errors

@@ -4,11 +4,9 @@
 //! come back; what is admitted is never dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-
-use futures::future::{Either, Ready, ready};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::class::Class;
 use super::criticality::Criticality;
@@ -19,6 +17,7 @@ use crate::body::{self, Held, Request, Response};
 use crate::error::Error;
 use crate::layers::Answering;
 use crate::request::Leases;
+use futures::future::{Either, Ready, ready};
 
 /// For each place in flight behind the gateway, how many may be under way in it: cached answers need none there, and
 /// others wait for one.
@@ -30,9 +29,9 @@ pub(crate) struct Layer {
 }
 
 struct Rooms {
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    reads: Arc<Places>,
+    writes: Arc<Places>,
+    streams: Arc<Places>,
     retry_after: Duration,
     metrics: Metrics,
     gauge: Gauge,
@@ -40,28 +39,67 @@ struct Rooms {
 
 impl Layer {
     pub(super) fn new(config: &Config, metrics: Metrics, gauge: Gauge) -> Self {
-        let room = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self {
-            rooms: Arc::new(Rooms {
-                reads: room(config.max_reads.saturating_mul(READS_UNDER_WAY)),
-                writes: room(config.max_writes.saturating_mul(READS_UNDER_WAY)),
-                streams: room(config.max_streams),
-                retry_after: config.retry_after,
-                metrics,
-                gauge,
-            }),
+        let [reads, writes, streams] = sizes(config).map(|size| Arc::new(Places::new(size)));
+        let retry_after = config.retry_after;
+        Self { rooms: Arc::new(Rooms { reads, writes, streams, retry_after, metrics, gauge }) }
+    }
+
+    pub(super) fn renewed(&self, config: &Config) -> Self {
+        let Rooms { reads, writes, streams, metrics, gauge, .. } = &*self.rooms;
+        let [reads, writes, streams] = [reads, writes, streams].map(Arc::clone);
+        let (retry_after, metrics, gauge) = (config.retry_after, metrics.clone(), gauge.clone());
+        Self { rooms: Arc::new(Rooms { reads, writes, streams, retry_after, metrics, gauge }) }
+    }
+
+    pub(super) fn resize(&self, config: &Config) {
+        let Rooms { reads, writes, streams, .. } = &*self.rooms;
+        for (places, size) in [reads, writes, streams].into_iter().zip(sizes(config)) {
+            places.size.store(size, Ordering::Relaxed);
         }
     }
 }
 
+/// Of reads, writes and streams.
+fn sizes(config: &Config) -> [usize; 3] {
+    let [reads, writes] = [config.max_reads, config.max_writes].map(|calls| calls.saturating_mul(READS_UNDER_WAY));
+    [reads, writes, config.max_streams]
+}
+
+/// So many may be in; those who are stay when there are to be fewer.
+struct Places {
+    size: AtomicUsize,
+    taken: AtomicUsize,
+}
+
+impl Places {
+    fn new(size: usize) -> Self {
+        Self { size: AtomicUsize::new(size), taken: AtomicUsize::new(0) }
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Taken> {
+        let before = self.taken.fetch_add(1, Ordering::Relaxed);
+        let taken = Taken(self.clone());
+        (before < self.size.load(Ordering::Relaxed)).then_some(taken)
+    }
+}
+
+/// A place, free again when dropped.
+struct Taken(Arc<Places>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Rooms {
-    fn enter(&self, class: Class) -> Result<OwnedSemaphorePermit, Error> {
+    fn enter(&self, class: Class) -> Result<Taken, Error> {
         let (room, reason) = match class {
             Class::Read => (&self.reads, "too many reads are in flight"),
             Class::Stream => (&self.streams, "too many streams are open"),
             Class::Write => (&self.writes, "too many writes are in flight"),
         };
-        room.clone().try_acquire_owned().map_err(|_full| {
+        room.enter().ok_or_else(|| {
             // Nobody knows yet who asks.
             self.metrics.shed(class, Criticality::Normal, Reason::Ceiling);
             Error::Shed { reason, retry_after: jittered(self.retry_after) }
@@ -145,5 +183,20 @@ mod tests {
         service.call(request("/api/v1/insert")).await.unwrap();
         drop(first);
         service.call(request("/api/v1/stream/search")).await.unwrap();
+    }
+
+    #[test]
+    fn those_who_are_in_stay_when_there_are_to_be_fewer_and_count() {
+        let layer = |max_streams| Config { max_streams, ..Config::default() };
+        let first = Layer::new(&layer(3), Metrics::register(&mut Registry::default()), Gauge::default());
+        let enter = |layer: &Layer| layer.rooms.enter(Class::Stream).ok();
+        let mut held: Vec<_> = (0..3).filter_map(|_| enter(&first)).collect();
+        let second = first.renewed(&layer(1));
+        second.resize(&layer(1));
+        for _ in 0..3 {
+            assert!(enter(&second).is_none());
+            held.pop();
+        }
+        assert!(enter(&second).is_some());
     }
 }

@@ -108,6 +108,17 @@ impl Gradient {
         }
     }
 
+    /// Goes on by other settings. The limit is kept as far as it may be, and what a call takes alone stays known.
+    pub(super) fn resize(&mut self, config: &Config, ceiling: usize) {
+        let ceiling = ceiling.max(1) as f64;
+        // A limit that nothing has lowered is the ceiling, old or new.
+        let was_highest = self.limit >= self.ceiling;
+        self.ceiling = ceiling;
+        self.floor = (config.floor.max(1) as f64).min(ceiling);
+        self.limit = if was_highest { ceiling } else { self.limit.clamp(self.floor, ceiling) };
+        (self.tolerance, self.probe_interval) = (config.tolerance.max(1.0), config.probe_interval);
+    }
+
     pub(super) fn limit(&self) -> usize {
         self.limit as usize
     }

@@ -120,6 +120,11 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
+    /// From where it stood by other settings.
+    pub(super) fn at(level: Level) -> Self {
+        Self { level, ..Self::default() }
+    }
+
     pub(super) fn observe(&mut self, readings: &Readings, config: &Config) -> Level {
         let rising = readings.level(config, 0.0);
         let falling = readings.level(config, config.hysteresis);

@@ -64,9 +64,6 @@ pub struct Room(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    queue: QueueConfig,
-    window: Duration,
-    adaptive: bool,
     /// For a scrape, which does not take the lock.
     seen: Seen,
 }
@@ -79,6 +76,9 @@ struct Seen {
 }
 
 struct State {
+    queue: QueueConfig,
+    window: Duration,
+    adaptive: bool,
     gradient: Gradient,
     limit: usize,
     in_flight: usize,
@@ -117,6 +117,9 @@ impl Room {
         let limit = if adaptive.enabled { gradient.limit() } else { ceiling };
         let now = Instant::now();
         let state = State {
+            queue: queue.clone(),
+            window: adaptive.window,
+            adaptive: adaptive.enabled,
             gradient,
             limit,
             in_flight: 0,
@@ -127,8 +130,16 @@ impl Room {
             last_empty: now,
         };
         let seen = Seen { limit: AtomicU64::new(limit as u64), ..Seen::default() };
-        let (queue, window) = (queue.clone(), adaptive.window);
-        Self(Arc::new(Shared { state: Mutex::new(state), queue, window, adaptive: adaptive.enabled, seen }))
+        Self(Arc::new(Shared { state: Mutex::new(state), seen }))
+    }
+
+    /// Goes on by other settings, with what was learned of calls, and with those that are in and wait.
+    pub(super) fn resize(&self, adaptive: &gradient::Config, queue: &QueueConfig, ceiling: usize) {
+        let mut state = self.0.state.lock();
+        state.gradient.resize(adaptive, ceiling);
+        state.limit = if adaptive.enabled { state.gradient.limit() } else { ceiling };
+        (state.queue, state.window, state.adaptive) = (queue.clone(), adaptive.window, adaptive.enabled);
+        self.show(&state);
     }
 
     /// A place now, or after a wait. Dropping the future gives the wait up.
@@ -163,12 +174,12 @@ impl Room {
             self.show(&state);
             return Ok(self.place(now));
         }
-        let overloaded = state.is_overloaded(now, &self.0.queue);
+        let overloaded = state.is_overloaded(now);
         let hurried = overloaded && criticality < Criticality::High;
-        let patience = if hurried { self.0.queue.target } else { self.0.queue.patience };
+        let patience = if hurried { state.queue.target } else { state.queue.patience };
         let until = deadline.map_or(now + patience, |deadline| deadline.min(now + patience));
         let (grant, granted) = oneshot::channel();
-        if state.make_way(criticality, self.0.queue.max_waiting) {
+        if state.make_way(criticality) {
             state.waiting[criticality as usize].push_back(Waiter { until, grant });
         }
         self.show(&state);
@@ -188,10 +199,10 @@ impl Room {
         if let Some(took) = took {
             state.latencies.record(took);
         }
-        if self.0.adaptive {
-            state.pass_window(now, self.0.window);
+        if state.adaptive {
+            state.pass_window(now);
         }
-        let overloaded = state.is_overloaded(now, &self.0.queue);
+        let overloaded = state.is_overloaded(now);
         while state.in_flight < state.limit {
             let Some(waiter) = state.next(overloaded) else { break };
             if waiter.until <= now {
@@ -243,17 +254,17 @@ impl State {
         }
     }
 
-    fn is_overloaded(&mut self, now: Instant, config: &QueueConfig) -> bool {
+    fn is_overloaded(&mut self, now: Instant) -> bool {
         if self.waiting.iter().all(VecDeque::is_empty) {
             self.last_empty = now;
         }
-        now.duration_since(self.last_empty) >= config.interval
+        now.duration_since(self.last_empty) >= self.queue.interval
     }
 
     /// True when there is room in the queue, if need be by sending away the one that waited longest of those that matter
     /// least, and no more than `criticality`.
-    fn make_way(&mut self, criticality: Criticality, max_waiting: usize) -> bool {
-        if self.waiting.iter().map(VecDeque::len).sum::<usize>() < max_waiting {
+    fn make_way(&mut self, criticality: Criticality) -> bool {
+        if self.waiting.iter().map(VecDeque::len).sum::<usize>() < self.queue.max_waiting {
             return true;
         }
         let least = self.waiting[..=criticality as usize].iter_mut().find(|queue| !queue.is_empty());
@@ -266,7 +277,8 @@ impl State {
     }
 
     /// A window lasts until it has seen enough; what is too old by then is forgotten.
-    fn pass_window(&mut self, now: Instant, window: Duration) {
+    fn pass_window(&mut self, now: Instant) {
+        let window = self.window;
         let lasted = now.duration_since(self.window_began);
         if lasted < window || (self.latencies.total() < gradient::MIN_SAMPLES && lasted < window * LONGEST_WINDOW) {
             return;

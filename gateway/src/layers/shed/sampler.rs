@@ -75,10 +75,10 @@ struct Look {
 }
 
 impl Sampler {
-    /// For as long as the process runs.
+    /// Until it is dropped, from the level that there is.
     pub(crate) async fn run(self) {
-        let mut pressure = Pressure::default();
-        let mut level = Level::Calm;
+        let mut level = self.gauge.level();
+        let mut pressure = Pressure::at(level);
         let now = Instant::now();
         let mut look = Look { at: now, cpu: allowance::cpu_time(), p99: None, p99_at: now };
         let mut ticks = tokio::time::interval(self.config.interval);
@@ -94,6 +94,12 @@ impl Sampler {
             level = next;
             self.act(level);
         }
+    }
+
+    /// Nobody looks any more: nothing follows from what was seen last.
+    pub(crate) fn leave(&self) {
+        *self.gauge.0.readings.lock() = Readings::default();
+        self.act(Level::Calm);
     }
 
     fn act(&self, level: Level) {

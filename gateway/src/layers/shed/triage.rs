@@ -35,7 +35,7 @@ struct Shared {
     plans: Arc<Plans>,
     gauge: Gauge,
     /// Absent when rate limits are off.
-    throttle: Option<Limiter<DefaultClock>>,
+    throttle: Option<Arc<Limiter<DefaultClock>>>,
     shed_share: f64,
     retry_after: Duration,
     metrics: Metrics,
@@ -43,16 +43,25 @@ struct Shared {
 
 impl Layer {
     pub(super) fn new(config: &Config, plans: Arc<Plans>, means: &Means, gauge: Gauge, metrics: Metrics) -> Self {
-        // Another gateway may be at ease.
-        let alone = Means { shares: None, ..means.clone() };
-        let throttle = || Limiter::new("overload", config.pressure.user_per_second, &alone, DefaultClock::default());
         Self(Arc::new(Shared {
-            throttle: plans.enabled().then(throttle),
+            throttle: plans.enabled().then(|| throttle(None, config, means)),
             plans,
             gauge,
             shed_share: config.pressure.shed_share,
             retry_after: config.retry_after,
             metrics,
+        }))
+    }
+
+    pub(super) fn renewed(&self, config: &Config, plans: Arc<Plans>, means: &Means) -> Self {
+        let Shared { throttle: before, gauge, metrics, .. } = &*self.0;
+        Self(Arc::new(Shared {
+            throttle: plans.enabled().then(|| throttle(before.as_ref(), config, means)),
+            plans,
+            gauge: gauge.clone(),
+            shed_share: config.pressure.shed_share,
+            retry_after: config.retry_after,
+            metrics: metrics.clone(),
         }))
     }
 
@@ -92,6 +101,12 @@ impl Layer {
         }
         Ok(criticality)
     }
+}
+
+fn throttle(before: Option<&Arc<Limiter<DefaultClock>>>, config: &Config, means: &Means) -> Arc<Limiter<DefaultClock>> {
+    // Another gateway may be at ease.
+    let alone = Means { shares: None, ..means.clone() };
+    Limiter::renewed(before, "overload", config.pressure.user_per_second, &alone, DefaultClock::default())
 }
 
 impl<S> tower::Layer<S> for Layer {
