@@ -3,6 +3,7 @@
 //! Every change notifies whoever listens, so that a revoked key is refused everywhere within milliseconds. A process
 //! whose listening connection is down learns of changes as verdicts run out.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,11 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE api_keys (
     CREATE TRIGGER api_keys_changed AFTER INSERT OR DELETE OR UPDATE OF hash, scopes, tenant, plan, expires, revoked
         ON api_keys FOR EACH STATEMENT EXECUTE FUNCTION api_keys_changed();
     UPDATE api_keys_schema SET version = 1"];
+
+const GOOD: &str =
+    "SELECT id FROM api_keys WHERE id = ANY($1) AND revoked IS NULL AND (expires IS NULL OR expires > $2)";
+const USED: &str = "UPDATE api_keys SET last_used = uses.at FROM UNNEST($1::text[], $2::bigint[]) AS uses (id, at)
+    WHERE api_keys.id = uses.id AND (last_used IS NULL OR last_used < uses.at)";
 
 pub struct PostgresStore {
     pool: PgPool,
@@ -162,8 +168,14 @@ impl Store for PostgresStore {
         Ok(true)
     }
 
-    async fn used(&self, id: &str, at: u64) -> Result<(), Error> {
-        query(sql::USED).bind(id).bind(at as i64).execute(self.pool().await?).await?;
+    async fn good(&self, ids: &[String], now: u64) -> Result<HashSet<String>, Error> {
+        let rows = query(GOOD).bind(ids).bind(now as i64).fetch_all(self.pool().await?).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    async fn used(&self, uses: &[(String, u64)]) -> Result<(), Error> {
+        let (ids, times): (Vec<&str>, Vec<i64>) = uses.iter().map(|(id, at)| (id.as_str(), *at as i64)).unzip();
+        query(USED).bind(ids).bind(times).execute(self.pool().await?).await?;
         Ok(())
     }
 

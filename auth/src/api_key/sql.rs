@@ -17,8 +17,6 @@ pub(super) const REVOKE: &str = "UPDATE api_keys SET revoked = $2 WHERE id = $1 
 pub(super) const RETIRE: &str =
     "UPDATE api_keys SET expires = CASE WHEN expires IS NULL OR expires > $2 THEN $2 ELSE expires END
     WHERE id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > $3)";
-pub(super) const USED: &str =
-    "UPDATE api_keys SET last_used = $2 WHERE id = $1 AND (last_used IS NULL OR last_used < $2)";
 
 /// Binds a record to [`INSERT`].
 macro_rules! bind_record {

@@ -1,5 +1,6 @@
 //! API keys in an SQLite file, in WAL mode: the command line writes while a server reads.
 
+use std::collections::HashSet;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,13 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX api_keys_listed ON api_keys (created DESC, id);
     PRAGMA user_version = 2",
 ];
+
+/// Ids are hexadecimal, so they stand in JSON as they are.
+const GOOD: &str = "SELECT id FROM api_keys WHERE id IN (SELECT value FROM json_each($1))
+    AND revoked IS NULL AND (expires IS NULL OR expires > $2)";
+const USED: &str = "UPDATE api_keys SET last_used = $2 WHERE id = $1 AND (last_used IS NULL OR last_used < $2)";
+/// Keys that one statement asks for: others wait for no longer than it takes.
+const MAX_ASKED: usize = 1_000;
 
 pub struct SqliteStore {
     pool: SqlitePool,
@@ -154,8 +162,24 @@ impl Store for SqliteStore {
         Ok(true)
     }
 
-    async fn used(&self, id: &str, at: u64) -> Result<(), Error> {
-        query(sql::USED).bind(id).bind(at as i64).execute(&self.pool).await?;
+    async fn good(&self, ids: &[String], now: u64) -> Result<HashSet<String>, Error> {
+        let mut good = HashSet::with_capacity(ids.len());
+        for ids in ids.chunks(MAX_ASKED) {
+            let ids = format!("[\"{}\"]", ids.join("\",\""));
+            let rows = query(GOOD).bind(ids).bind(now as i64).fetch_all(&self.pool).await?;
+            for row in rows {
+                good.insert(row.try_get(0)?);
+            }
+        }
+        Ok(good)
+    }
+
+    async fn used(&self, uses: &[(String, u64)]) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        for (id, at) in uses {
+            query(USED).bind(id).bind(*at as i64).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 

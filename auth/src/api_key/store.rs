@@ -1,5 +1,6 @@
 //! Where API keys are kept: what a store does. SQLite on one machine, PostgreSQL for the gateways of many.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -87,8 +88,11 @@ pub trait Store: Send + Sync {
     /// False when that key does not count at `new.created`.
     async fn rotate(&self, new: &Record, until: u64) -> Result<bool, Error>;
 
-    /// Notes that a key was presented at `at`; never takes the note back to a time before.
-    async fn used(&self, id: &str, at: u64) -> Result<(), Error>;
+    /// Of `ids`, those that count at `now`. Asked often, and of as many keys as have open streams.
+    async fn good(&self, ids: &[String], now: u64) -> Result<HashSet<String>, Error>;
+
+    /// Notes when keys were presented; never takes a note back to a time before. All of it or nothing.
+    async fn used(&self, uses: &[(String, u64)]) -> Result<(), Error>;
 
     /// The store's state, asked with every request: it has to be cheap.
     fn stamp(&self) -> Stamp;

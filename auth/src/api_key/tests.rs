@@ -147,7 +147,7 @@ async fn a_use_is_noted(pair: &Pair) {
     within("the note", async || noted().await.is_some()).await;
     assert!(noted().await >= Some(record.created));
     // Never back in time.
-    pair.server.shared.store.used(&record.id, 1).await.unwrap();
+    pair.server.shared.store.used(&[(record.id.clone(), 1)]).await.unwrap();
     assert!(noted().await >= Some(record.created));
 }
 

@@ -85,12 +85,14 @@ async fn end_watched(shared: &Shared) {
         watched.retain(|_, ended| ended.receiver_count() > 0);
         watched.keys().cloned().collect()
     };
-    for id in ids {
-        // A store that is out of reach ends nobody.
-        let Ok(found) = shared.store.find(&id).await else { return };
-        if !found.is_some_and(|record| record.is_good(unix_now()))
-            && let Some(ended) = shared.upkeep.watched.lock().remove(&id)
-        {
+    if ids.is_empty() {
+        return;
+    }
+    // A store that is out of reach ends nobody.
+    let Ok(good) = shared.store.good(&ids, unix_now()).await else { return };
+    let mut watched = shared.upkeep.watched.lock();
+    for id in ids.iter().filter(|id| !good.contains(*id)) {
+        if let Some(ended) = watched.remove(id) {
             ended.send_replace(true);
         }
     }
@@ -98,10 +100,13 @@ async fn end_watched(shared: &Shared) {
 
 async fn write_uses(shared: &Shared) {
     let uses = std::mem::take(&mut *shared.upkeep.uses.lock());
-    for (id, at) in uses {
-        if let Err(error) = shared.store.used(&id, at).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "uses of API keys not noted");
-            return;
-        }
+    if uses.is_empty() {
+        return;
+    }
+    // In one order, so that two gateways that note the same keys do not wait for each other in turn.
+    let mut uses: Vec<(String, u64)> = uses.into_iter().collect();
+    uses.sort_unstable();
+    if let Err(error) = shared.store.used(&uses).await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "uses of API keys not noted");
     }
 }

@@ -8,7 +8,7 @@
 pub(crate) mod settlement;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nearfield_cache::redis::quotas::{Claim, LEASE, Settled};
@@ -52,11 +52,14 @@ pub(crate) struct Shares {
     shards: Vec<Mutex<HashMap<(&'static str, Key), Held>>>,
     /// As far as is known; none while Redis is out of sight.
     gateways: AtomicU32,
+    /// Where the next claims begin: where the last ones had to end.
+    turn: AtomicUsize,
 }
 
 impl Default for Shares {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), gateways: AtomicU32::new(0) }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, gateways: AtomicU32::new(0), turn: AtomicUsize::new(0) }
     }
 }
 
@@ -103,8 +106,13 @@ impl Shares {
     /// What there is to settle, at most `max` quotas; those that nobody asks for any more are given up.
     fn claims(&self, max: usize, now: Instant) -> Vec<Claim> {
         let mut claims = Vec::new();
-        for shard in &self.shards {
-            let mut shard = shard.lock();
+        let turn = self.turn.load(Ordering::Relaxed);
+        let mut ended = None;
+        for i in (0..SHARDS).map(|i| (turn + i) % SHARDS) {
+            if claims.len() >= max {
+                ended.get_or_insert(i);
+            }
+            let mut shard = self.shards[i].lock();
             shard.retain(|(policy, key), held| {
                 let unused = now.duration_since(held.used) >= UNUSED;
                 let known = held.settled.is_some();
@@ -117,13 +125,16 @@ impl Shares {
                 !unused || known
             });
         }
+        self.turn.store(ended.unwrap_or(turn), Ordering::Relaxed);
         claims
     }
 
     /// Takes in what was settled. What was taken from the shares since the claims were made stays taken.
     fn settle(&self, claims: &[Claim], settled: &Settled, now: Instant) {
         self.gateways.store(settled.gateways.max(1), Ordering::Relaxed);
-        for (claim, share) in claims.iter().zip(&settled.shares) {
+        // Those that were given up are held no more; one that is held again by now began anew.
+        let kept = claims.iter().zip(&settled.shares).filter(|(claim, _)| claim.asked > 0);
+        for (claim, share) in kept {
             let key = Key(claim.key);
             if let Some(held) = self.shard(key).lock().get_mut(&(claim.policy, key)) {
                 held.units += i64::from(share.units) - claim.left;
@@ -132,9 +143,15 @@ impl Shares {
         }
     }
 
-    /// Redis is out of sight: what is held counts no more.
+    /// Redis is out of sight: what is held counts no more. Nor may it be given back later: a settling of which no answer
+    /// came may have given it back already. What is owed stays owed.
     fn lose_sight(&self) {
         self.gateways.store(0, Ordering::Relaxed);
+        for shard in &self.shards {
+            for held in shard.lock().values_mut() {
+                (held.units, held.settled) = (held.units.min(0), None);
+            }
+        }
     }
 }
 
@@ -194,6 +211,46 @@ mod tests {
         assert_eq!(take(&shares, 1, now + LEASE), Taken::Alone { sharers: 2 });
         shares.lose_sight();
         assert_eq!(take(&shares, 1, now), Taken::Alone { sharers: 2 });
+    }
+
+    #[test]
+    fn a_settling_that_may_have_been_made_gives_nothing_back_twice() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        take(&shares, 1, now);
+        settle(&shares, 50, 1, now);
+        take(&shares, 10, now);
+        assert_eq!(shares.claims(10, now)[0].left, 40);
+        shares.lose_sight();
+        take(&shares, 1, now);
+        shares.owe("user", KEY, 1);
+        assert_eq!(shares.claims(10, now)[0].left, -1);
+    }
+
+    #[test]
+    fn a_key_that_comes_back_while_it_is_given_up_owes_nothing_for_that() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        take(&shares, 1, now);
+        settle(&shares, 50, 1, now);
+        let given_up = shares.claims(10, now + UNUSED);
+        assert_eq!(given_up[0].asked, 0);
+        assert_eq!(take(&shares, 1, now + UNUSED), Taken::Alone { sharers: 3 });
+        shares.owe("user", KEY, 1);
+        let settled = Settled { gateways: 3, shares: vec![Share { units: 0, sharers: 0 }] };
+        shares.settle(&given_up, &settled, now + UNUSED);
+        assert_eq!(shares.claims(10, now + UNUSED)[0].left, -1);
+    }
+
+    #[test]
+    fn with_more_quotas_than_are_settled_at_once_each_has_its_turn() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..20 {
+            for key in 0..1_000 {
+                shares.take("user", Key(key), 100, 1, now);
+            }
+            seen.extend(shares.claims(100, now).iter().map(|claim| claim.key));
+        }
+        assert_eq!(seen.len(), 1_000);
     }
 
     #[test]
