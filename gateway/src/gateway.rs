@@ -29,6 +29,7 @@ use crate::pipeline;
 use crate::region::geo::database::Database;
 use crate::region::topology::Topology;
 use crate::region::{self, Regions, geo};
+use crate::streams::Streams;
 use crate::{forward, live, sse, websocket};
 
 /// Why a gateway does not start.
@@ -79,7 +80,7 @@ pub struct Inside {
     pub views: Views,
     pub administered: Administered,
     /// Where streams are listed that may be closed when they are idle.
-    pub streams: websocket::Connections,
+    pub streams: Streams,
     /// Settings of what stands behind the pipeline.
     pub served: Served,
 }

@@ -16,6 +16,7 @@ pub mod deadline;
 pub(crate) mod gate;
 pub(crate) mod grpc_web;
 pub(crate) mod head;
+pub(crate) mod lasting;
 pub mod locate;
 pub(crate) mod observe;
 pub(crate) mod options;

@@ -21,5 +21,6 @@ pub mod request;
 pub mod rescue;
 pub mod route;
 pub mod sse;
+pub mod streams;
 pub mod upgrade;
 pub mod websocket;

@@ -21,12 +21,13 @@ use crate::layers::observe::metrics::Metrics;
 use crate::layers::shed::Shedding;
 use crate::layers::shed::sampler::Sampler;
 use crate::layers::{
-    audit, authenticate, classify, client_addr, compression, deadline, grpc_web, head, locate, observe, options, pace,
-    perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing, target,
+    audit, authenticate, classify, client_addr, compression, deadline, grpc_web, head, lasting, locate, observe,
+    options, pace, perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing,
+    target,
 };
 use crate::listener;
 use crate::listener::door::Door;
-use crate::websocket::Connections;
+use crate::streams::Streams;
 
 /// What the layers are made of.
 #[derive(Clone)]
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     config: Config,
     readiness: Readiness,
     audit: audit::Layer,
+    lasting: lasting::Layer,
     authenticate: authenticate::Layer,
     cache: response_cache::Cache,
     client_addr: client_addr::Layer,
@@ -42,7 +44,7 @@ pub(crate) struct Context {
     shedding: Shedding,
     limits: rate_limit::Limits,
     door: Arc<Door>,
-    streams: Connections,
+    streams: Streams,
     /// The limits for what comes in behind the pipeline.
     passed: Current<Passed>,
 }
@@ -56,14 +58,15 @@ impl Context {
         readiness: Readiness,
         registry: &mut Registry,
     ) -> Result<Self, gateway::Error> {
-        let refusals = authenticate::Metrics::register(registry);
         let secrets = Secrets::start(&config.client.proof).map_err(gateway::Error::Proof)?;
         let limits = rate_limit::Limits::start(&config.rate_limit, &config.server.instance, registry)
             .map_err(gateway::Error::Quotas)?;
         let shedding = Shedding::new(&config.shed, &limits, registry);
+        let (authenticator, streams) = (administered.authenticator.clone(), Streams::default());
         Ok(Self {
+            lasting: lasting::Layer { authenticator, streams: streams.clone() },
             audit: audit::Layer { audit: administered.audit },
-            authenticate: authenticate::Layer::new(administered.authenticator, refusals),
+            authenticate: authenticate::Layer::register(administered.authenticator, registry),
             cache: response_cache::Cache::start(&config.cache, registry).map_err(gateway::Error::Cache)?,
             client_addr: client_addr::Layer::new(config.client.clone(), secrets),
             locate: locate::Layer::start(&config.client.geo, registry).map_err(gateway::Error::Geo)?,
@@ -72,7 +75,7 @@ impl Context {
             shedding,
             limits,
             door: Arc::new(Door::new(config.listener.max_connections, registry)),
-            streams: Connections::default(),
+            streams,
             config: config.clone(),
             readiness,
         })
@@ -124,7 +127,7 @@ impl Context {
     }
 
     /// Where open streams are listed that may be closed when they are idle.
-    pub(crate) fn streams(&self) -> Connections {
+    pub(crate) fn streams(&self) -> Streams {
         self.streams.clone()
     }
 
@@ -149,27 +152,25 @@ where
     S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let Context {
-        audit, authenticate, cache, client_addr, config, locate, readiness, requests, shedding, limits, ..
-    } = context;
+    let config = context.config;
     let service = ServiceBuilder::new()
         // First, because every other layer asks what the request is for.
         .layer(classify::Layer)
         // Before logs and limits speak of the client.
-        .layer(client_addr)
+        .layer(context.client_addr)
         // Before anything can fail, so that every answer names its request.
         .layer(request_id::Layer::new(&config.server.region, &config.server.instance))
         // Inside of nothing that writes a body.
         .layer(head::Layer)
         // Around all that takes time, so that the log and the metrics tell all of it.
-        .layer(observe::Layer::new(config.access_log, requests))
+        .layer(observe::Layer::new(config.access_log, context.requests))
         .layer(server_timing::Layer)
         // Outside of every refusal: they too say what is left of the limits.
-        .layer(limits.announce)
+        .layer(context.limits.announce)
         // Outside of every refusal: they too say that no cache was asked.
         .layer(response_cache::status::Layer)
         // Outside of authentication: browsers ask what they may send without credentials.
-        .layer(options::Layer)
+        .layer(options::Layer { mode: config.client.mode })
         // Outside of every refusal: a page may read them too.
         .option_layer(config.cors.layer())
         // Outside of every refusal, so that they are translated too; inside of CORS, which its callers need.
@@ -181,21 +182,23 @@ where
         // The cheapest refusals first: these read nothing but the head.
         .layer(target::Layer { max_headers: config.listener.http1.max_headers })
         // Load balancers ask without credentials, and must be answered under any load.
-        .layer(ready::Layer { readiness })
+        .layer(ready::Layer { readiness: context.readiness })
         // From here on everything knows when the caller stops waiting.
         .layer(deadline::Layer::new(config.deadline))
         // One atomic decides; nothing has been spent on the request yet.
-        .layer(shedding.ceiling)
+        .layer(context.shedding.ceiling)
         // Ahead of authentication: a flood from one address must not even cost a signature check.
-        .layer(limits.by_address)
+        .layer(context.limits.by_address)
         // From here on there is a caller, and no credentials any more.
-        .layer(authenticate)
+        .layer(context.authenticate)
         // Right behind authentication: it needs the caller's name and plan.
-        .layer(limits.by_caller)
+        .layer(context.limits.by_caller)
         // As soon as it is known how much the request matters.
-        .layer(shedding.triage)
+        .layer(context.shedding.triage)
         // From here on what administrators do is done.
-        .layer(audit)
+        .layer(context.audit)
+        // Behind authentication, since a stream ends with its caller's credentials; outside of what may buffer.
+        .layer(context.lasting)
         // Outside of the cache, which keeps one identity copy of an answer for all codings.
         .layer(compression::Layer::new(config.compression))
         // Around the body as it comes, so before it is decompressed; behind authentication, which reads none of it.
@@ -203,11 +206,11 @@ where
         // Before anyone reads the body.
         .layer(request_body::Layer::new(config.body))
         // What it keeps is what the region answers, and a hit has still paid every toll above.
-        .layer(response_cache::Layer { cache })
+        .layer(response_cache::Layer { cache: context.cache })
         // Innermost: where the client is matters only to what a region has to answer.
-        .layer(locate)
+        .layer(context.locate)
         // Innermost: a place is held for as long as what is behind the gateway takes, and a hit needs none.
-        .layer(shedding.admission)
+        .layer(context.shedding.admission)
         .service(inner);
     BoxCloneSyncService::new(service)
 }

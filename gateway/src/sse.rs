@@ -144,7 +144,7 @@ impl Events {
             Err(status) => {
                 self.ended = true;
                 let problem = rescue::problem(&Error::from(status), self.request_id.as_deref());
-                out.raw("data: ").value(&Failed { event: "error", problem: &problem }).raw("\n\n");
+                failed(out, &problem);
             }
         }
     }
@@ -155,6 +155,17 @@ impl Events {
             out.raw("\"search_complete\",\"total_results\":").value(&total_results);
         });
     }
+}
+
+/// The event that ends a stream which has begun.
+pub(crate) fn failure(error: &Error, request_id: Option<&str>) -> Bytes {
+    let mut out = Writer::default();
+    failed(&mut out, &rescue::problem(error, request_id));
+    out.finish()
+}
+
+fn failed(out: &mut Writer, problem: &Problem) {
+    out.raw("data: ").value(&Failed { event: "error", problem }).raw("\n\n");
 }
 
 #[derive(Serialize)]

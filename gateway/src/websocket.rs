@@ -6,7 +6,6 @@
 mod connection;
 mod handshake;
 mod message;
-mod registry;
 mod request;
 
 use std::sync::Arc;
@@ -21,7 +20,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 pub use self::handshake::offered_bearer;
-pub use self::registry::Connections;
 use crate::body::{self, Request, Response};
 use crate::current::Current;
 use crate::error::Error;
@@ -30,6 +28,7 @@ use crate::layers::shed::room::Place;
 use crate::region::Regions;
 use crate::request::Leases;
 use crate::route::Route;
+use crate::streams::Streams;
 use crate::upgrade::Upgrade;
 
 /// The settings' section `[websocket]`.
@@ -105,7 +104,7 @@ pub(crate) struct Shared {
     drain: Drain,
     admission: Arc<dyn Admission>,
     authenticator: Current<Authenticator>,
-    connections: Connections,
+    connections: Streams,
 }
 
 impl Server {
@@ -116,14 +115,14 @@ impl Server {
         drain: Drain,
         admission: Arc<dyn Admission>,
         authenticator: Current<Authenticator>,
-        connections: Connections,
+        connections: Streams,
     ) -> Self {
         let config = config.into();
         Self(Arc::new(Shared { config, regions: regions.into(), drain, admission, authenticator, connections }))
     }
 
     /// The open connections, to be closed when the process must shed.
-    pub fn connections(&self) -> &Connections {
+    pub fn connections(&self) -> &Streams {
         &self.0.connections
     }
 

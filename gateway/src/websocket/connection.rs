@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use nearfield_auth::{Authenticator, Principal};
+use nearfield_auth::{Authenticator, Principal, Rejection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame};
 use super::{Config, Shared, message, request};
 use crate::current::Current;
 use crate::forward::CallContext;
+use crate::layers::lasting;
 
 /// Why a connection ends.
 enum End {
@@ -51,7 +52,7 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    async fn run(&mut self, registered: &super::registry::Registered) -> End {
+    async fn run(&mut self, registered: &crate::streams::Registered) -> End {
         let shared = self.shared.clone();
         let config = self.config.clone();
         let (mut heard, mut pinged) = (Instant::now(), false);
@@ -97,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn take(
         &mut self,
         frame: Option<Result<Frame, SocketError>>,
-        registered: &super::registry::Registered,
+        registered: &crate::streams::Registered,
     ) -> Result<(), End> {
         let text = match frame {
             Some(Ok(Frame::Text(text))) => Bytes::from(text),
@@ -172,19 +173,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 /// Resolves when the credentials that opened the connection count no more, with what to tell the peer.
 async fn ended(authenticator: &Current<Authenticator>, principal: Option<Arc<Principal>>) -> &'static str {
-    let Some(principal) = principal else { return std::future::pending().await };
-    loop {
-        // Before the look, so that no replacement is missed.
-        let replaced = authenticator.replaced();
-        let current = authenticator.get();
-        tokio::select! {
-            () = current.ended(&principal) => break,
-            () = replaced => {}
-        }
-    }
-    match principal.key {
-        Some(_) => "the API key has been revoked or has expired",
-        None => "the token has expired",
+    match lasting::ended(authenticator, principal.as_deref()).await {
+        Rejection::Expired => "the token has expired",
+        _ => "the API key has been revoked or has expired",
     }
 }
 

@@ -16,6 +16,7 @@ use nearfield_gateway::forward::EndpointConfig;
 use nearfield_gateway::forward::metrics::Metrics;
 use nearfield_gateway::region::Regions;
 use nearfield_gateway::request::ClientAddr;
+use nearfield_gateway::streams::Streams;
 use nearfield_gateway::{audit, forward, region, rescue, sse, websocket};
 use nearfield_searchd::Searchd;
 use nearfield_telemetry::drain::Drain;
@@ -86,7 +87,7 @@ impl Inside {
             drain.clone(),
             unlimited,
             authenticator.clone(),
-            websocket::Connections::default(),
+            Streams::default(),
         );
         let administered = Administered { authenticator, audit };
         let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default(), administered);

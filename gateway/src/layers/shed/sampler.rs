@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use super::latencies::Latencies;
 use super::pressure::{Config, Level, Pressure, Readings};
 use crate::listener::door::Door;
-use crate::websocket::Connections;
+use crate::streams::Streams;
 
 /// Why a stream that was idle is closed.
 const REASON: &str = "the server is short of memory and the stream was idle";
@@ -63,7 +63,7 @@ pub(crate) struct Sampler {
     pub(crate) config: Config,
     pub(crate) gauge: Gauge,
     pub(crate) door: Arc<Door>,
-    pub(crate) streams: Connections,
+    pub(crate) streams: Streams,
 }
 
 /// What has to be remembered between two looks.
@@ -170,7 +170,7 @@ mod tests {
             config: Config { interval: Duration::ZERO, idle: Duration::ZERO, ..Config::default() },
             gauge: Gauge::default(),
             door: Arc::new(Door::new(10, &mut Registry::default())),
-            streams: Connections::default(),
+            streams: Streams::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The open connections, and how long each has been idle.
+//! What is open and may be closed when it is idle: WebSockets, and answers that last. How long each has been idle.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// A cheap handle; clones are the same set.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Mutex<Open>>);
+pub struct Streams(Arc<Mutex<Open>>);
 
 #[derive(Default)]
 struct Open {
@@ -18,16 +18,16 @@ struct Open {
     entries: HashMap<u64, Arc<Entry>>,
 }
 
-/// What a connection tells of itself, and how it is told to close.
+/// What a stream tells of itself, and how it is told to close.
 pub(crate) struct Entry {
     opened: Instant,
-    /// Milliseconds from `opened` to the last request.
-    requested: AtomicU64,
+    /// Milliseconds from `opened` to the last time that it had something to do.
+    used: AtomicU64,
     closing: Mutex<Option<&'static str>>,
     close: Notify,
 }
 
-impl Connections {
+impl Streams {
     pub fn len(&self) -> usize {
         self.0.lock().entries.len()
     }
@@ -36,8 +36,8 @@ impl Connections {
         self.len() == 0
     }
 
-    /// Closes connections (1013, with `reason`) that made no request for longer than `idle`: those idle the longest,
-    /// at most `at_most`. How many are being closed.
+    /// Closes streams, with `reason`, that had nothing to do for longer than `idle`: those idle the longest, at most
+    /// `at_most`. How many are being closed.
     pub fn close_idle(&self, idle: Duration, at_most: usize, reason: &'static str) -> usize {
         let open = self.0.lock();
         let mut candidates: Vec<(Duration, &Arc<Entry>)> =
@@ -50,7 +50,7 @@ impl Connections {
     pub(crate) fn add(&self) -> Registered {
         let entry = Arc::new(Entry {
             opened: Instant::now(),
-            requested: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             closing: Mutex::new(None),
             close: Notify::new(),
         });
@@ -58,13 +58,13 @@ impl Connections {
         open.next += 1;
         let key = open.next;
         open.entries.insert(key, entry.clone());
-        Registered { connections: self.clone(), key, entry }
+        Registered { streams: self.clone(), key, entry }
     }
 }
 
 impl Entry {
     fn idle(&self) -> Duration {
-        self.opened.elapsed().saturating_sub(Duration::from_millis(self.requested.load(Ordering::Relaxed)))
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.used.load(Ordering::Relaxed)))
     }
 
     fn ask_to_close(&self, reason: &'static str) {
@@ -74,10 +74,10 @@ impl Entry {
 
     pub(crate) fn touch(&self) {
         let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.requested.store(since, Ordering::Relaxed);
+        self.used.store(since, Ordering::Relaxed);
     }
 
-    /// Resolves when this connection is to be closed, with the reason.
+    /// Resolves when this stream is to be closed, with the reason.
     pub(crate) async fn closing(&self) -> &'static str {
         loop {
             self.close.notified().await;
@@ -88,16 +88,16 @@ impl Entry {
     }
 }
 
-/// One connection's place in the set, given up when dropped.
+/// One stream's place in the set, given up when dropped.
 pub(crate) struct Registered {
-    connections: Connections,
+    streams: Streams,
     key: u64,
     pub(crate) entry: Arc<Entry>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.connections.0.lock().entries.remove(&self.key);
+        self.streams.0.lock().entries.remove(&self.key);
     }
 }
 
@@ -107,14 +107,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_idle_are_closed_and_the_busy_are_not() {
-        let connections = Connections::default();
-        let (idle, busy) = (connections.add(), connections.add());
-        busy.entry.requested.store(u64::MAX, Ordering::Relaxed);
-        assert_eq!(connections.close_idle(Duration::ZERO, 0, "memory"), 0);
-        assert_eq!(connections.close_idle(Duration::from_secs(3600), 9, "memory"), 0);
-        assert_eq!(connections.close_idle(Duration::ZERO, 9, "memory"), 1);
+        let streams = Streams::default();
+        let (idle, busy) = (streams.add(), streams.add());
+        busy.entry.used.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(streams.close_idle(Duration::ZERO, 0, "memory"), 0);
+        assert_eq!(streams.close_idle(Duration::from_secs(3600), 9, "memory"), 0);
+        assert_eq!(streams.close_idle(Duration::ZERO, 9, "memory"), 1);
         assert_eq!(idle.entry.closing().await, "memory");
         drop((idle, busy));
-        assert!(connections.is_empty());
+        assert!(streams.is_empty());
     }
 }
