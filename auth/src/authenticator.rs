@@ -96,6 +96,13 @@ impl Authenticator {
         }
     }
 
+    /// Of each issuer whose keys are read again and again: its name, and the time since they were last read well; none when
+    /// they never were.
+    pub fn key_ages(&self) -> impl Iterator<Item = (&str, Option<Duration>)> {
+        let read = self.issuers.iter().filter(|issuer| issuer.keys.is_watched());
+        read.map(|issuer| (issuer.name.as_str(), issuer.keys.age()))
+    }
+
     /// The API keys, where there are any.
     pub fn api_keys(&self) -> Option<&ApiKeys> {
         self.api_keys.as_ref()

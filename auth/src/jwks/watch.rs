@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -40,6 +41,8 @@ pub(crate) struct Generation {
 /// An issuer's keys as they are now.
 pub(crate) struct Keys {
     current: Arc<ArcSwapOption<Generation>>,
+    /// When they were last read well; none for keys that are not read, and before the first time.
+    read: Arc<Mutex<Option<Instant>>>,
     watched: Option<Watched>,
 }
 
@@ -59,7 +62,7 @@ impl Drop for Watched {
 impl Keys {
     pub(crate) fn fixed(set: KeySet) -> Self {
         let current = Arc::new(ArcSwapOption::from_pointee(Generation { number: 1, set }));
-        Self { current, watched: None }
+        Self { current, read: Arc::default(), watched: None }
     }
 
     pub(crate) async fn of_file(path: PathBuf) -> Result<Self, Error> {
@@ -86,12 +89,23 @@ impl Keys {
     }
 
     fn watch(source: Source, first: Option<KeySet>, pace: Pace) -> Self {
+        let read = Arc::new(Mutex::new(first.is_some().then(Instant::now)));
         let first = first.map(|set| Arc::new(Generation { number: 1, set }));
         let current = Arc::new(ArcSwapOption::from(first));
         let wanted = Arc::new(Notify::new());
         let (answers, answered) = watch::channel(0);
-        let task = tokio::spawn(watch(source, Arc::clone(&current), pace, Arc::clone(&wanted), answers));
-        Self { current, watched: Some(Watched { wanted, answered, task: task.abort_handle() }) }
+        let kept = Kept { current: Arc::clone(&current), read: Arc::clone(&read) };
+        let task = tokio::spawn(watch(source, kept, pace, Arc::clone(&wanted), answers));
+        Self { current, read, watched: Some(Watched { wanted, answered, task: task.abort_handle() }) }
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Since they were last read well.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.read.lock().map(|read| read.elapsed())
     }
 
     /// None until the first good reading.
@@ -115,9 +129,15 @@ impl Keys {
     }
 }
 
+/// What a watch keeps up to date.
+struct Kept {
+    current: Arc<ArcSwapOption<Generation>>,
+    read: Arc<Mutex<Option<Instant>>>,
+}
+
 async fn watch(
     mut source: Source,
-    current: Arc<ArcSwapOption<Generation>>,
+    Kept { current, read }: Kept,
     pace: Pace,
     wanted: Arc<Notify>,
     answers: watch::Sender<u64>,
@@ -138,6 +158,9 @@ async fn watch(
         let outcome = source.read().await;
         last = Instant::now();
         due = last + if outcome.is_ok() { pace.refresh } else { pace.retry };
+        if outcome.is_ok() {
+            *read.lock() = Some(last);
+        }
         match outcome {
             Ok(Some(set)) => {
                 let number = current.load().as_ref().map_or(0, |generation| generation.number) + 1;

@@ -3,6 +3,8 @@
 //!
 //! Credentials stop here: inside there is the [`Caller`], and no header to leak.
 
+mod key_ages;
+
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use self::key_ages::KeyAges;
 use super::{Answering, classify};
 use crate::body::{Request, Response};
 use crate::current::Current;
@@ -36,6 +39,12 @@ pub(crate) struct Layer {
 impl Layer {
     pub(crate) fn new(authenticator: Current<Authenticator>, metrics: Metrics) -> Self {
         Self { authenticator, metrics }
+    }
+
+    /// The same with its metrics.
+    pub(crate) fn register(authenticator: Current<Authenticator>, registry: &mut Registry) -> Self {
+        registry.register_collector(Box::new(KeyAges(authenticator.clone())));
+        Self::new(authenticator, Metrics::register(registry))
     }
 }
 

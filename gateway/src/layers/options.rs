@@ -7,24 +7,31 @@ use futures::FutureExt;
 use futures::future::{Either, Map, Ready, ready};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::classify;
+use super::client_addr::Mode;
+use super::{classify, perimeter};
 use crate::body::{self, Request, Response};
+use crate::error::Error;
+use crate::request::RequestId;
+use crate::rescue;
 use crate::route::Route;
 
 #[derive(Clone)]
-pub(crate) struct Layer;
+pub(crate) struct Layer {
+    pub(crate) mode: Mode,
+}
 
 impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner }
+        Service { inner, mode: self.mode }
     }
 }
 
 #[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
+    mode: Mode,
 }
 
 type Answered<E> = Result<Response, E>;
@@ -40,6 +47,11 @@ impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> fo
 
     fn call(&mut self, request: Request) -> Self::Future {
         let route = classify::route(&request);
+        // Preflights too are answered outside of the perimeter's layer.
+        if request.method() == Method::OPTIONS && !perimeter::admits(self.mode, &request) {
+            let id = request.extensions().get().map(|RequestId(id)| id.clone());
+            return Either::Left(ready(Ok(rescue::response(&Error::OutsidePerimeter, id.as_deref()))));
+        }
         // A preflight is CORS's, which stands inside.
         let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         if request.method() == Method::OPTIONS && route != Route::Unknown && !preflight {
@@ -88,11 +100,30 @@ mod tests {
             *response.status_mut() = inner;
             ready(Ok::<_, Infallible>(response))
         };
-        let service = classify::Layer.layer(Layer.layer(tower::service_fn(answer)));
+        let service = classify::Layer.layer(Layer { mode: Mode::Direct }.layer(tower::service_fn(answer)));
         let request = http::Request::builder().method(method).uri(path).body(body::empty()).unwrap();
         let response = service.oneshot(request).await.unwrap();
         let told = |name| response.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap());
         assert_eq!((response.status().as_u16(), told(header::ALLOW), told(ACCEPT_QUERY)), expected, "{path}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_outside_of_the_perimeter() {
+        let inner = tower::service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(body::empty())) });
+        let check = async |set: &dyn Fn(&mut Request), expected: u16| {
+            let mut request = http::Request::options("/api/v1/search").body(body::empty()).unwrap();
+            set(&mut request);
+            let service = classify::Layer.layer(Layer { mode: Mode::Fronted }.layer(inner));
+            assert_eq!(service.oneshot(request).await.unwrap().status(), expected);
+        };
+        check(&|_| {}, 403).await;
+        let preflight = HeaderValue::from_static("POST");
+        check(&|request| drop(request.headers_mut().insert("access-control-request-method", preflight.clone())), 403)
+            .await;
+        let prove = |request: &mut Request| {
+            request.extensions_mut().insert(crate::request::Proven);
+        };
+        check(&prove, 204).await;
     }
 
     #[tokio::test]

@@ -43,14 +43,18 @@ impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Serv
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let is_health = matches!(classify::route(&request), Route::HealthReady | Route::Grpc(GrpcMethod::Health));
-        let admitted = self.mode == Mode::Direct || is_health || request.extensions().get::<Proven>().is_some();
-        if admitted {
+        if admits(self.mode, &request) {
             Either::Left(self.inner.call(request))
         } else {
             Either::Right(ready(Err(Error::OutsidePerimeter)))
         }
     }
+}
+
+/// Did it come by the way that it has to come by?
+pub(super) fn admits(mode: Mode, request: &Request) -> bool {
+    let is_health = matches!(classify::route(request), Route::HealthReady | Route::Grpc(GrpcMethod::Health));
+    mode == Mode::Direct || is_health || request.extensions().get::<Proven>().is_some()
 }
 
 #[cfg(test)]

@@ -129,8 +129,10 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let route = classify::route(&request);
+        // What a path can do is no question to a cache.
+        let is_options = request.method() == Method::OPTIONS;
         let answer = self.inner.call(request);
-        if route.is_grpc() || matches!(route, Route::HealthReady | Route::WebSocket) {
+        if is_options || route.is_grpc() || matches!(route, Route::HealthReady | Route::WebSocket) {
             return futures::future::Either::Left(answer);
         }
         futures::future::Either::Right(Box::pin(async move {
