@@ -5,6 +5,7 @@ mod load;
 mod peers;
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -36,42 +37,51 @@ struct Row<'a> {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    let cluster = start()?;
-    let token = cluster.token(&Claims { expires_in: 6 * 3600, ..Claims::of_tenant("bench") })?;
-    let client = Client::new(&cluster.https()?, Some(&cluster.ca()), Protocol::Http2)?.with_bearer(&token);
-    fill(&client).await?;
+    let gateway = Gateway::start("nearfield", None).await?;
+    let beside = match &arguments.beside {
+        Some(program) => Some(Gateway::start("beside", Some(program.clone())).await?),
+        None => None,
+    };
     let path = format!("{API}/search?collection={COLLECTION}&query_vector_id=p0&k=10");
-    let answer = client.get(&path).send().await?;
+    let answer = gateway.client()?.get(&path).send().await?;
     anyhow::ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
-    println!("the answer: {} bytes; h2load: {} requests, {} rounds\n", answer.body.len(), arguments.requests, ROUNDS);
+    println!("the answer: {} bytes; h2load: {} requests, {} rounds", answer.body.len(), arguments.requests, ROUNDS);
 
     let directory = tempfile::tempdir()?;
-    let peers = Peers::start(directory.path(), &cluster, &answer.body)?;
+    let peers = Peers::start(directory.path(), &gateway.cluster, &answer.body)?;
     let url = |base: &str| format!("{base}{path}");
-    let ours = cluster.https()?;
-    let bearer = format!("authorization: Bearer {token}");
     let load = |url: String| Load::new(url, arguments.requests);
     let query = json!({"collection": COLLECTION, "query": vector(7), "k": 10}).to_string();
     let packed = nearfield_testkit::vectors::base64(&vector(7));
     let packed = json!({"collection": COLLECTION, "query": packed, "k": 10}).to_string();
-    let search = |body: &str| {
-        let load = load(format!("{ours}{API}/search")).with(&bearer).with("content-type: application/json");
-        // Asked of searchd each time, and stored each time.
-        load.with("cache-control: no-cache").posting(directory.path(), body)
-    };
     let row = |server, what, over, process, load| Row { server, what, over, process, load, micros: Vec::new() };
     let hit = "cache hit";
     let guarded = "JWT (ES256), limits, cache hit";
-    let mut rows = vec![
-        row("nearfield", guarded, "h2", cluster.gateway(), load(url(&ours)).with(&bearer)),
-        row("nearfield", guarded, "h1", cluster.gateway(), load(url(&ours)).with(&bearer).http1()),
+    let mut rows = Vec::new();
+    for Gateway { name, cluster, token } in [Some(&gateway), beside.as_ref()].into_iter().flatten() {
+        println!("{name}: {}", cluster.gateway_program().display());
+        let (ours, process) = (cluster.https()?, cluster.gateway());
+        let bearer = format!("authorization: Bearer {token}");
+        let search = |body: &str| {
+            let load = load(format!("{ours}{API}/search")).with(&bearer).with("content-type: application/json");
+            // Asked of searchd each time, and stored each time.
+            load.with("cache-control: no-cache").posting(directory.path(), body)
+        };
+        rows.extend([
+            row(name, guarded, "h2", process, load(url(&ours)).with(&bearer)),
+            row(name, guarded, "h1", process, load(url(&ours)).with(&bearer).http1()),
+            row(name, "JSON search, passed on by gRPC", "h2", process, search(&query)?.fewer()),
+            row(name, "base64 search, passed on by gRPC", "h2", process, search(&packed)?.fewer()),
+        ]);
+    }
+    println!();
+    let bearer = format!("authorization: Bearer {}", gateway.token);
+    rows.extend([
         row("HAProxy", guarded, "h2", &peers.haproxy, load(url(&peers.haproxy_guarded)).with(&bearer)),
         row("HAProxy", hit, "h2", &peers.haproxy, load(url(&peers.haproxy_plain))),
         row("nginx", hit, "h2", &peers.nginx, load(url(&peers.nginx_url))),
         row("nginx", hit, "h1", &peers.nginx, load(url(&peers.nginx_url)).http1()),
-        row("nearfield", "JSON search, passed on by gRPC", "h2", cluster.gateway(), search(&query)?.fewer()),
-        row("nearfield", "base64 search, passed on by gRPC", "h2", cluster.gateway(), search(&packed)?.fewer()),
-    ];
+    ]);
     for round in 0..=ROUNDS {
         for row in &mut rows {
             let before = row.process.cpu_time()?;
@@ -96,21 +106,40 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn start() -> Result<Cluster> {
-    Cluster::start(&ClusterOptions {
-        searchds: 1,
-        rate_limits: true,
-        gateway: vec![
-            ("NEARFIELD_LOG__LEVEL", "warn"),
-            ("NEARFIELD_SERVER__THREADS", "1"),
-            ("NEARFIELD_RATE_LIMIT__IP_PER_SECOND", UNREACHED),
-            ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__USER_PER_SECOND", UNREACHED),
-            ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__TENANT_PER_SECOND", UNREACHED),
-            ("NEARFIELD_CACHE__SEARCH_TTL", "1h"),
-        ],
-        searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
-        ..ClusterOptions::default()
-    })
+/// A gateway with a searchd of its own, and a token for it.
+struct Gateway {
+    name: &'static str,
+    cluster: Cluster,
+    token: String,
+}
+
+impl Gateway {
+    async fn start(name: &'static str, gateway_program: Option<PathBuf>) -> Result<Self> {
+        let cluster = Cluster::start(&ClusterOptions {
+            searchds: 1,
+            rate_limits: true,
+            gateway_program,
+            gateway: vec![
+                ("NEARFIELD_LOG__LEVEL", "warn"),
+                ("NEARFIELD_SERVER__THREADS", "1"),
+                ("NEARFIELD_RATE_LIMIT__IP_PER_SECOND", UNREACHED),
+                ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__USER_PER_SECOND", UNREACHED),
+                ("NEARFIELD_RATE_LIMIT__PLANS__STANDARD__TENANT_PER_SECOND", UNREACHED),
+                ("NEARFIELD_CACHE__SEARCH_TTL", "1h"),
+            ],
+            searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
+            ..ClusterOptions::default()
+        })?;
+        let token = cluster.token(&Claims { expires_in: 6 * 3600, ..Claims::of_tenant("bench") })?;
+        let gateway = Self { name, cluster, token };
+        fill(&gateway.client()?).await?;
+        Ok(gateway)
+    }
+
+    fn client(&self) -> Result<Client> {
+        let (https, ca) = (self.cluster.https()?, self.cluster.ca());
+        Ok(Client::new(&https, Some(&ca), Protocol::Http2)?.with_bearer(&self.token))
+    }
 }
 
 async fn fill(client: &Client) -> Result<()> {

@@ -73,6 +73,9 @@ struct Arguments {
     /// Requests of each row of the edge's table.
     #[arg(long, global = true, default_value_t = 100_000)]
     requests: usize,
+    /// A gateway's program that the edge's rows are measured with too, in turn: an older one, or one of another profile.
+    #[arg(long, global = true)]
+    beside: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Subcommand)]

@@ -24,6 +24,8 @@ pub struct ClusterOptions {
     pub quotas: Option<String>,
     /// What the gateway calls in place of searchds, each "http://address:port".
     pub upstreams: Vec<String>,
+    /// The gateway's program, in place of the one that [`binary`] names.
+    pub gateway_program: Option<PathBuf>,
     /// Environment overrides of the gateway, `NEARFIELD_<SECTION>__<KEY>`.
     pub gateway: Vec<(&'static str, &'static str)>,
     /// Environment overrides of each searchd.
@@ -38,6 +40,7 @@ impl Default for ClusterOptions {
             rate_limits: false,
             upstreams: Vec::new(),
             quotas: None,
+            gateway_program: None,
             gateway: Vec::new(),
             searchd: Vec::new(),
         }
@@ -47,6 +50,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     // Dropped in this order: the gateway drains while its searchds are there.
     gateway: Process,
+    program: PathBuf,
     environment: Vec<(&'static str, &'static str)>,
     searchds: Vec<Searchd>,
     pub redis: Option<Redis>,
@@ -78,19 +82,25 @@ impl Cluster {
         let file = directory.path().join("gateway.toml");
         fs_err::write(&file, config)?;
         let environment = options.gateway.clone();
-        let gateway = Self::run_gateway(&file, &environment, &[])?;
-        Ok(Self { gateway, environment, searchds, redis, authority, ca, directory })
+        let program = options.gateway_program.clone().map_or_else(|| binary("gateway"), Ok)?;
+        let gateway = Self::run_gateway(&program, &file, &environment, &[])?;
+        Ok(Self { gateway, program, environment, searchds, redis, authority, ca, directory })
     }
 
-    fn run_gateway(config: &Path, environment: &[(&'static str, &'static str)], also: &[&str]) -> Result<Process> {
-        let mut command = Command::new(binary("gateway")?);
+    fn run_gateway(
+        program: &Path,
+        config: &Path,
+        environment: &[(&'static str, &'static str)],
+        also: &[&str],
+    ) -> Result<Process> {
+        let mut command = Command::new(program);
         command.arg("--config").arg(config).args(also).envs(environment.iter().copied());
         Process::start("gateway", command, START)
     }
 
     /// Starts a gateway that takes over from the one that runs, and gives that one, which drains.
     pub fn upgrade_gateway(&mut self) -> Result<Process> {
-        let newer = Self::run_gateway(&self.gateway_config(), &self.environment, &["--upgrade"])?;
+        let newer = Self::run_gateway(&self.program, &self.gateway_config(), &self.environment, &["--upgrade"])?;
         Ok(std::mem::replace(&mut self.gateway, newer))
     }
 
@@ -125,6 +135,11 @@ impl Cluster {
         let mut command = Command::new(binary("searchd")?);
         command.arg("--config").arg(config).envs(environment.iter().copied());
         Process::start(&format!("searchd-{i}"), command, START)
+    }
+
+    /// What the gateway was started from.
+    pub fn gateway_program(&self) -> &Path {
+        &self.program
     }
 
     pub fn gateway(&self) -> &Process {

@@ -292,7 +292,10 @@ fn program_directory() -> Result<PathBuf> {
     // Test executables are in target/<profile>/deps, the bench program in target/<profile>.
     let directory = if parent.ends_with("deps") { parent.parent().context("target/<profile>")? } else { parent };
     // A stale program would make a test lie; a fresh build costs a second.
-    let profile = if directory.ends_with("debug") { "dev" } else { "release" };
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--workspace", "--bins", "--quiet", "--profile", profile]);
