@@ -75,7 +75,8 @@ where
             (answer, landing)
         };
         let cleared = Clear { flights: Arc::clone(&self.flights), key, landing: landing.clone() };
-        let asked = ask();
+        // A task that holds it in place would be moved with it, several times on its way.
+        let asked = Box::pin(ask());
         tokio::spawn(async move {
             let outcome = asked.await;
             // Off the list before the answer is out: who comes after this asks anew.

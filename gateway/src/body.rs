@@ -1,10 +1,11 @@
 //! The one body type of the pipeline: a stream of bytes with trailers, whatever protocol it came by.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::BodyExt;
 
 /// A failure while a body is read: the peer went away, or sent what its protocol forbids, or a limit was passed.
 ///
@@ -49,16 +50,66 @@ from_causes!(
     &'static str
 );
 
-pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
+/// A body. One that is here already is just its bytes.
+#[derive(Default)]
+pub struct Body(Kind);
+
+enum Kind {
+    Whole(Bytes),
+    Streamed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(http_body::Frame::data(std::mem::take(bytes))))),
+            Kind::Streamed(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => http_body::SizeHint::with_exact(bytes.len() as u64),
+            Kind::Streamed(body) => body.size_hint(),
+        }
+    }
+}
+
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 
 pub fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
+    Body::default()
 }
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Body(Kind::Whole(bytes.into()))
 }
 
 /// Any other body type as ours.
@@ -67,7 +118,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    body.map_err(BodyError::new).boxed_unsync()
+    Body(Kind::Streamed(Box::pin(body.map_err(BodyError::new))))
 }
 
 /// A body that keeps `T` until it has been sent or given up: a permit, a timer, a count of what is in flight.

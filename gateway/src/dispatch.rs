@@ -20,14 +20,12 @@ pub use self::warm::Cached;
 pub(crate) use body::read as read_body;
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use nearfield_auth::Authenticator;
 use tonic::Status;
-use tower::Service;
 
 use crate::audit::Audit;
 use crate::body::{self as bodies, Request, Response};
@@ -70,16 +68,12 @@ impl Dispatch {
     }
 }
 
-impl Service<Request> for Dispatch {
+impl hyper::service::Service<Request> for Dispatch {
     type Response = Response;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response, Error>>;
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let inner = self.0.clone();
         Box::pin(async move { inner.answer(request).await })
     }

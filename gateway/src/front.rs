@@ -11,7 +11,6 @@ use http::uri::Authority;
 use nearfield_telemetry::drain::Drain;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
-use tower::util::BoxCloneSyncService;
 
 use crate::gateway::{Error, threads};
 use crate::layers::{rescue, response_cache};
@@ -57,7 +56,7 @@ impl Front {
                 .layer(rescue::Layer)
                 .layer(response_cache::resource::Layer { cache })
                 .service(origin::Origin::new(origin));
-            Ok(Pipeline::new(BoxCloneSyncService::new(service)))
+            Ok(Pipeline::new(Arc::new(service)))
         };
         let door = Arc::new(Door::new(config.listener.max_connections, &mut Registry::default()));
         let plan = Plan {

@@ -159,7 +159,11 @@ impl Gateway {
     /// As [`Self::start`], and whatever `inner` fails with.
     pub async fn start_around<S, F, I>(config: Config, inner: I) -> Result<Self, Error>
     where
-        S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
+        S: hyper::service::Service<Request, Response = Response, Error = crate::error::Error>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
         F: Future<Output = Result<S, Error>> + Send + 'static,
         I: FnOnce(Inside) -> F + Send + Sync + 'static,
@@ -176,7 +180,11 @@ impl Gateway {
         inner: I,
     ) -> Result<Self, Error>
     where
-        S: tower::Service<Request, Response = Response, Error = crate::error::Error> + Clone + Send + Sync + 'static,
+        S: hyper::service::Service<Request, Response = Response, Error = crate::error::Error>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send + 'static,
         F: Future<Output = Result<S, Error>> + Send + 'static,
         I: FnOnce(Inside) -> F + Send + Sync + 'static,

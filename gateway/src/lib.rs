@@ -3,9 +3,11 @@
 pub mod audit;
 pub mod body;
 pub mod config;
+mod cork;
 pub mod current;
 pub mod dispatch;
 pub mod error;
+mod field;
 mod file_watch;
 pub mod forward;
 pub mod front;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hyper::service::Service as _;
 use serde::Deserialize;
-use tower::util::BoxCloneSyncService;
 
-use crate::body::{Request, Response};
+use crate::body::Request;
+use crate::layers::{Answering, Stack};
 
 mod activity;
 mod connection;
 pub(crate) mod door;
 pub(crate) mod host;
+mod inline;
 mod interim;
 mod patience;
 pub mod proxy_protocol;
@@ -38,7 +40,7 @@ pub(crate) use self::quic_ids::{Mark, Secrets as QuicSecrets};
 pub(crate) use self::quic_socket::{Elder, SharedSocket};
 
 /// The pipeline as the transports see it: it answers everything.
-pub type Service = BoxCloneSyncService<Request, Response, Infallible>;
+pub type Service = Stack;
 
 /// The pipeline in use. Clones are the same; a request ends in the one that it began in.
 #[derive(Clone)]
@@ -49,8 +51,8 @@ impl Pipeline {
         Self(Arc::new(ArcSwap::from_pointee(service)))
     }
 
-    pub(crate) fn get(&self) -> Service {
-        Service::clone(&self.0.load())
+    pub(crate) fn call(&self, request: Request) -> Answering<Infallible> {
+        self.0.load().call(request)
     }
 
     pub(crate) fn replace(&self, service: Service) {

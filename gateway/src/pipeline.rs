@@ -7,7 +7,6 @@ use nearfield_telemetry::settings::Changed;
 use prometheus_client::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceBuilder;
-use tower::util::BoxCloneSyncService;
 
 use crate::body::{Request, Response};
 use crate::config::Config;
@@ -21,7 +20,7 @@ use crate::layers::observe::metrics::Metrics;
 use crate::layers::shed::Shedding;
 use crate::layers::shed::sampler::Sampler;
 use crate::layers::{
-    audit, authenticate, classify, client_addr, compression, deadline, grpc_web, head, lasting, locate, observe,
+    audit, authenticate, classify, client_addr, compression, cors, deadline, grpc_web, head, lasting, locate, observe,
     options, pace, perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing,
     target,
 };
@@ -149,7 +148,7 @@ impl Context {
 /// The pipeline around `inner`.
 pub(crate) fn build<S>(context: Context, inner: S) -> listener::Service
 where
-    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
+    S: hyper::service::Service<Request, Response = Response, Error = Error> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     let config = context.config;
@@ -172,7 +171,7 @@ where
         // Outside of authentication: browsers ask what they may send without credentials.
         .layer(options::Layer { mode: config.client.mode })
         // Outside of every refusal: a page may read them too.
-        .option_layer(config.cors.layer())
+        .layer(cors::Layer::new(&config.cors))
         // Outside of every refusal, so that they are translated too; inside of CORS, which its callers need.
         .layer(grpc_web::Layer)
         // Everything inside may fail; everything outside only watches.
@@ -212,5 +211,5 @@ where
         // Innermost: a place is held for as long as what is behind the gateway takes, and a hit needs none.
         .layer(context.shedding.admission)
         .service(inner);
-    BoxCloneSyncService::new(service)
+    Arc::new(service)
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use nearfield_auth::Principal;
 use parking_lot::Mutex;
 
@@ -85,7 +85,16 @@ impl Interim {
 
 /// By the request-id layer: `req_<id>_<region>_<instance>`.
 #[derive(Clone, Debug)]
-pub struct RequestId(pub Arc<str>);
+pub struct RequestId(pub HeaderValue);
+
+impl RequestId {
+    /// By which it is told to clients and to searchd.
+    pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
 
 /// By the deadline layer: when the caller stops waiting.
 #[derive(Clone, Copy, Debug)]

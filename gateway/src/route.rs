@@ -166,7 +166,7 @@ impl Route {
     }
 
     pub fn allows(self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+        self.allow().split(',').any(|allowed| allowed.trim_start() == method.as_str())
     }
 
     /// The scope that the caller needs; none for what is open to all.

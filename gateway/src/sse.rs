@@ -16,6 +16,7 @@ use crate::body::{self, BodyError, Response};
 use crate::error::Error;
 use crate::forward::codec::answer::{self, Include, Writer};
 use crate::forward::{CallContext, Messages, Upstream};
+use crate::request::RequestId;
 use crate::rescue::{self, Problem};
 
 /// The settings' section `[stream]`.
@@ -45,7 +46,8 @@ pub(crate) async fn search(
 ) -> Result<Response, Error> {
     let (first, hits) = upstream.stream_search(context, request).await?;
     let request_id = context.request_id.clone();
-    let query_id = request_id.as_deref().map_or_else(|| format!("{:016x}", rand::random::<u64>()), str::to_owned);
+    let query_id =
+        request_id.as_ref().map_or_else(|| format!("{:016x}", rand::random::<u64>()), |id| id.as_str().to_owned());
     let mut events = Events {
         first,
         hits,
@@ -88,7 +90,7 @@ struct Events {
     hits: Messages<SearchResult>,
     include: Include,
     ping_interval: Duration,
-    request_id: Option<std::sync::Arc<str>>,
+    request_id: Option<RequestId>,
     sent: u64,
     ended: bool,
 }
@@ -143,7 +145,7 @@ impl Events {
             Ok(None) => self.complete(self.sent, out),
             Err(status) => {
                 self.ended = true;
-                let problem = rescue::problem(&Error::from(status), self.request_id.as_deref());
+                let problem = rescue::problem(&Error::from(status), self.request_id.as_ref().map(RequestId::as_str));
                 failed(out, &problem);
             }
         }

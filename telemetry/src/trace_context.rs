@@ -18,6 +18,9 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The specification asks for at least 512 characters to be passed on; longer values are dropped.
 const MAX_TRACESTATE_BYTES: usize = 512;
 
+/// Version, trace, span and flags, with dashes between them.
+const TRACEPARENT_BYTES: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
+
 /// One step of one trace. The ids are never zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
@@ -83,7 +86,7 @@ impl TraceContext {
 
     /// Sets the headers for whoever is asked next.
     pub fn inject(&self, headers: &mut HeaderMap) {
-        let value = HeaderValue::from_str(&self.to_string()).expect("hex digits and dashes");
+        let value = HeaderValue::from_bytes(&self.traceparent()).expect("hex digits and dashes");
         headers.insert(TRACEPARENT, value);
         match &self.state {
             Some(state) => headers.insert(TRACESTATE, state.clone()),
@@ -93,7 +96,17 @@ impl TraceContext {
 
     /// 32 hex digits.
     pub fn trace_id(&self) -> String {
-        hex(&self.trace_id)
+        let mut digits = [0; 32];
+        hex(&self.trace_id, &mut digits);
+        String::from_utf8_lossy(&digits).into_owned()
+    }
+
+    fn traceparent(&self) -> [u8; TRACEPARENT_BYTES] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        hex(&self.trace_id, &mut text[3..35]);
+        hex(&self.span_id, &mut text[36..52]);
+        hex(&[u8::from(self.sampled)], &mut text[53..]);
+        text
     }
 
     pub fn is_sampled(&self) -> bool {
@@ -133,13 +146,16 @@ pub fn pass_on(span: &tracing::Span, headers: &mut HeaderMap) {
 /// The `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", hex(&self.trace_id), hex(&self.span_id), u8::from(self.sampled))
+        f.write_str(&String::from_utf8_lossy(&self.traceparent()))
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Writes two digits for each byte.
+fn hex(bytes: &[u8], digits: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    for (byte, pair) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 /// Exactly `N` bytes in lower-case hex digits.

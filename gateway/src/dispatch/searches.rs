@@ -8,6 +8,7 @@ use crate::body::Response;
 use crate::error::Error;
 use crate::forward::codec::{self, DecodedSearch, answer, batch};
 use crate::region::Chosen;
+use crate::request::RequestId;
 use crate::{rescue, sse};
 
 pub(super) async fn search(job: &mut Job) -> Result<Response, Error> {
@@ -62,7 +63,7 @@ pub(super) async fn batch(job: &mut Job) -> Result<Response, Error> {
         owners.push(shares.take(job, search).await?);
     }
     let mut answers = shares.ask(job).await?;
-    let request_id = job.context.request_id.as_deref();
+    let request_id = job.context.request_id.as_ref().map(RequestId::as_str);
     let mut out = answer::Writer::with_capacity(1 << 12);
     out.raw("{\"responses\":[");
     for (i, (search, owner)) in searches.iter().zip(owners).enumerate() {

@@ -9,21 +9,21 @@ use futures::stream::BoxStream;
 use http::{HeaderValue, Method, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use hyper::service::Service as _;
 use nearfield_proto::v1::SearchRequest;
 use serde::Serialize;
-use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
 
 use super::{Dispatch, Inner, body};
 use crate::body::{self as bodies, BodyError, Request, Response};
 use crate::error::Error;
 use crate::forward::codec::json::{Pointer, Report};
 use crate::forward::codec::{self, DecodedSearch, answer, operating};
+use crate::layers::Stack;
 use crate::route::Route;
 
 /// By the cache, on requests to warm it: the service that answers from it and fills it.
 #[derive(Clone)]
-pub struct Cached(pub BoxCloneSyncService<Request, Response, Error>);
+pub struct Cached(pub Stack<Error>);
 
 /// Requests that run at once.
 const CONCURRENCY: usize = 8;
@@ -50,7 +50,7 @@ pub(super) async fn warm(inner: &Arc<Inner>, request: Request) -> Result<Respons
     check_regions(&asked.regions, here)?;
     let cached = parts.extensions.remove::<Cached>();
     let measures = cached.is_some();
-    let service = cached.map_or_else(|| BoxCloneSyncService::new(Dispatch(inner.clone())), |cached| cached.0);
+    let service = cached.map_or_else(|| Arc::new(Dispatch(inner.clone())) as Stack<Error>, |cached| cached.0);
     let total = asked.ids.len() + asked.queries.len();
     let start = Event::Start { total, regions: vec![here.to_owned()], dry_run: asked.dry_run };
     let rest: BoxStream<'static, Event> = if asked.dry_run {
@@ -86,7 +86,7 @@ fn check_regions(regions: &[String], here: &str) -> Result<(), Error> {
 
 /// What is warmed, for whom and through what.
 struct Warming {
-    service: BoxCloneSyncService<Request, Response, Error>,
+    service: Stack<Error>,
     /// The warming request's head: its caller's rights and traces go with each request.
     parts: http::request::Parts,
     asked: Arc<operating::Warm>,
@@ -133,7 +133,7 @@ impl Warming {
 
     /// Makes one request; whether it was answered well, and whether from a cache.
     async fn ask(&self, index: usize) -> Asked {
-        let Ok(response) = self.service.clone().oneshot(self.request(index)).await else { return Asked::default() };
+        let Ok(response) = self.service.call(self.request(index)).await else { return Asked::default() };
         let well = response.status().is_success();
         let status = response.headers().get("cache-status").and_then(|value| value.to_str().ok());
         let hit = status.is_some_and(|status| status.split(';').any(|part| part.trim() == "hit"));

@@ -21,7 +21,7 @@ pub struct CallContext {
     pub client: Option<IpAddr>,
     pub deadline: Option<Instant>,
     pub location: Option<Coordinates>,
-    pub request_id: Option<Arc<str>>,
+    pub request_id: Option<RequestId>,
     /// Where a write says what it changed, so that no cache hides it.
     pub invalidation: Option<Invalidation>,
     /// `traceparent` and `tracestate` (W3C Trace Context).
@@ -43,7 +43,7 @@ impl CallContext {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             location: extensions.get::<ClientLocation>().map(|location| location.0),
             invalidation: extensions.get::<Invalidation>().cloned(),
-            request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
+            request_id: extensions.get::<RequestId>().cloned(),
             trace: TRACE_HEADERS.map(|name| parts.headers.get(name).cloned()),
             tenant,
             principal,
@@ -69,8 +69,8 @@ impl CallContext {
             }
             headers.insert("grpc-timeout", grpc_timeout(left));
         }
-        if let Some(id) = self.request_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
-            headers.insert("x-request-id", id);
+        if let Some(RequestId(id)) = &self.request_id {
+            headers.insert(RequestId::HEADER, id.clone());
         }
         for (name, value) in TRACE_HEADERS.into_iter().zip(&self.trace) {
             if let Some(value) = value {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
+use crate::cork::Cork;
 
 /// Where a searchd listens: `http://host:port`, nothing behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +189,7 @@ impl Connection {
             .keep_alive_interval(self.settings.keep_alive_interval)
             .keep_alive_timeout(self.settings.keep_alive_timeout)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Cork::new(stream, None)))
             .await
             .map_err(|e| Unreachable::Http2(Arc::new(e)))?;
         let (peer, closed, drain_timeout) = (authority.clone(), self.closed.clone(), self.settings.drain_timeout);
@@ -215,7 +216,8 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::spawn(self.0.clone().run_until_cancelled_owned(task));
+        // All kinds of hyper's tasks are one type, as large as a connection, and one is spawned for each call.
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(Box::pin(task)));
     }
 }
 

@@ -1,7 +1,5 @@
 //! One HTTP/1.1 origin, asked over kept connections.
 
-use std::task::{Context, Poll};
-
 use futures::future::BoxFuture;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri, Version, header};
@@ -50,16 +48,12 @@ impl Origin {
     }
 }
 
-impl tower::Service<Request> for Origin {
+impl hyper::service::Service<Request> for Origin {
     type Response = Response;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response, Error>>;
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         self.address(&mut request);
         if let Some(interim) = request.extensions_mut().remove::<Interim>() {
             on_informational(&mut request, move |answer| interim.send(answer.status(), answer.headers()));

@@ -3,8 +3,7 @@
 //! An act is what its route says it is, whatever came of it; what was refused before it was anybody's act (bad
 //! credentials, a scope that is missing, limits) is counted and logged elsewhere.
 
-use std::task::{Context, Poll};
-
+use futures::future::Either;
 use http::Method;
 
 use super::{Answering, classify};
@@ -31,31 +30,26 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     audit: Audit,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
-    type Future = Answering;
+    type Future = Either<S::Future, Answering>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let act = act(&request);
         let answer = self.inner.call(request);
-        let Some(mut act) = act else { return Box::pin(answer) };
+        let Some(mut act) = act else { return Either::Left(answer) };
         let audit = self.audit.clone();
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let answer = answer.await;
             match &answer {
                 Ok(response) => {
@@ -69,7 +63,7 @@ where
             }
             audit.record(act).await;
             answer
-        })
+        }))
     }
 }
 
@@ -84,7 +78,7 @@ fn act(request: &Request) -> Option<Act> {
         tenant: principal.tenant.clone(),
         key: principal.key.clone(),
         from: request.extensions().get::<ClientAddr>().map(|ClientAddr(addr)| addr.ip().to_string()),
-        request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.to_string()),
+        request_id: request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned()),
         action,
         // A path is ASCII, so it can be cut anywhere.
         target: path.get(..end).unwrap_or_default().to_owned(),

@@ -5,12 +5,13 @@
 
 mod key_ages;
 
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, Ready, ready};
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, Method};
-use nearfield_auth::{Authenticator, Credentials, Rejection};
+use nearfield_auth::{Authenticator, Credentials, Principal, Rejection, Scope};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -52,65 +53,106 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner, layer: self.clone() }
+        Service { inner: Arc::new(inner), layer: self.clone() }
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
-    inner: S,
+    inner: Arc<S>,
     layer: Layer,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+type Answered = Result<Response, Error>;
+
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + 'static,
+    S: hyper::service::Service<Request, Response = Response, Error = Error> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
-    type Future = Answering;
+    type Future = Either<S::Future, Either<Ready<Answered>, Answering>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        // The service that is ready is the one to call; its clone waits for its own turn.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let layer = self.layer.clone();
-        Box::pin(async move {
-            let route = classify::route(&request);
-            if let Some(scope) = route.scope(request.method()) {
-                let presented = presented(request.headers(), route, request.method())?;
-                let Caller(principal) = layer.caller(&presented).await?;
-                if !principal.scopes.admit(scope) {
-                    layer.metrics.refused("scope");
-                    return Err(Error::Forbidden(scope));
-                }
-                request.extensions_mut().insert(Caller(principal));
+    fn call(&self, mut request: Request) -> Self::Future {
+        let route = classify::route(&request);
+        let admitted = match route.scope(request.method()) {
+            None => Ok(()),
+            Some(scope) => match presented(request.headers(), route, request.method()) {
+                Err(error) => Err(error),
+                Ok(credentials) => match self.layer.authenticator.get().recall(credentials) {
+                    Some(principal) => self.layer.admit(&mut request, principal, scope),
+                    None => {
+                        let credentials = Owned::from(credentials);
+                        return Either::Right(Either::Right(self.verify(credentials, scope, request)));
+                    }
+                },
+            },
+        };
+        match admitted {
+            Ok(()) => {
+                strip(request.headers_mut());
+                Either::Left(self.inner.call(request))
             }
+            Err(error) => Either::Right(Either::Left(ready(Err(error)))),
+        }
+    }
+}
+
+impl<S> Service<S>
+where
+    S: hyper::service::Service<Request, Response = Response, Error = Error> + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    /// For credentials that are new, or of a kind that is looked up each time.
+    fn verify(&self, credentials: Owned, scope: Scope, mut request: Request) -> Answering {
+        let (inner, layer) = (Arc::clone(&self.inner), self.layer.clone());
+        Box::pin(async move {
+            let principal = layer.verify(credentials.as_ref()).await?;
+            layer.admit(&mut request, principal, scope)?;
             strip(request.headers_mut());
             inner.call(request).await
         })
     }
 }
 
-/// What a request carries; owned, so that no header is borrowed while keys are asked for.
-enum Presented {
+/// Credentials that borrow no header while keys are asked for.
+enum Owned {
     ApiKey(String),
     Bearer(String),
 }
 
+impl From<Credentials<'_>> for Owned {
+    fn from(credentials: Credentials<'_>) -> Self {
+        match credentials {
+            Credentials::ApiKey(key) => Self::ApiKey(key.to_owned()),
+            Credentials::Bearer(token) => Self::Bearer(token.to_owned()),
+        }
+    }
+}
+
+impl Owned {
+    fn as_ref(&self) -> Credentials<'_> {
+        match self {
+            Self::ApiKey(key) => Credentials::ApiKey(key),
+            Self::Bearer(token) => Credentials::Bearer(token),
+        }
+    }
+}
+
 impl Layer {
-    async fn caller(&self, presented: &Presented) -> Result<Caller, Error> {
-        let credentials = match presented {
-            Presented::ApiKey(key) => Credentials::ApiKey(key),
-            Presented::Bearer(token) => Credentials::Bearer(token),
-        };
+    /// Lets in who may do what `scope` names.
+    fn admit(&self, request: &mut Request, principal: Arc<Principal>, scope: Scope) -> Result<(), Error> {
+        if !principal.scopes.admit(scope) {
+            self.metrics.refused("scope");
+            return Err(Error::Forbidden(scope));
+        }
+        request.extensions_mut().insert(Caller(principal));
+        Ok(())
+    }
+
+    async fn verify(&self, credentials: Credentials<'_>) -> Result<Arc<Principal>, Error> {
         match self.authenticator.get().authenticate(credentials).await {
-            Ok(principal) => Ok(Caller(principal)),
+            Ok(principal) => Ok(principal),
             Err(rejection) => {
                 self.metrics.refused(rejection.label());
                 Err(match rejection {
@@ -125,25 +167,25 @@ impl Layer {
 }
 
 /// The one credential of a request.
-fn presented(headers: &HeaderMap, route: Route, method: &Method) -> Result<Presented, Error> {
+fn presented<'a>(headers: &'a HeaderMap, route: Route, method: &Method) -> Result<Credentials<'a>, Error> {
     let mut found = None;
     let mut count = 0;
     for value in headers.get_all(AUTHORIZATION) {
         count += 1;
-        found = Some(Presented::Bearer(bearer(value)?.to_owned()));
+        found = Some(Credentials::Bearer(bearer(value)?));
     }
     for value in headers.get_all(API_KEY) {
         count += 1;
-        found = Some(Presented::ApiKey(value.to_str().map_err(|_| unreadable())?.trim().to_owned()));
+        found = Some(Credentials::ApiKey(value.to_str().map_err(|_| unreadable())?.trim()));
     }
     if route == Route::WebSocket && matches!(*method, Method::GET | Method::CONNECT) {
         for token in subprotocols(headers).filter_map(|word| word.strip_prefix(SUBPROTOCOL_PREFIX)) {
             count += 1;
-            found = Some(Presented::Bearer(token.to_owned()));
+            found = Some(Credentials::Bearer(token));
         }
     }
     match (found, count) {
-        (Some(presented), 1) => Ok(presented),
+        (Some(credentials), 1) => Ok(credentials),
         (Some(_), _) => Err(Error::malformed("the request carries more than one set of credentials")),
         (None, _) => {
             let text = "no credentials: send Authorization: Bearer <token>, or X-API-Key: <key>";

@@ -1,7 +1,5 @@
 //! Puts the [`Route`] into the request, once, so that every layer speaks of the same thing.
 
-use std::task::{Context, Poll};
-
 use crate::body::{Request, Response};
 use crate::route::Route;
 
@@ -16,21 +14,16 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
 }
 
-impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response>> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> S::Future {
+    fn call(&self, mut request: Request) -> S::Future {
         let route = Route::of(request.uri().path());
         request.extensions_mut().insert(route);
         self.inner.call(request)

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::HeaderMap;
 use serde::Deserialize;
@@ -120,22 +119,17 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response>> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> S::Future {
+    fn call(&self, mut request: Request) -> S::Future {
         if let Some(ClientAddr(peer)) = request.extensions().get().copied()
             && self.layer.is_proven(peer, &request)
         {

@@ -1,7 +1,7 @@
 //! Compresses answers (br, gzip, zstd) for clients that ask, where it pays: not small ones, never SSE or gRPC, whose
 //! messages must leave as they come.
 
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use futures::future::Either;
 use http::{HeaderMap, HeaderValue, header};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tower_http::compression::predicate::{And, NotForContentType, Predicate, SizeAbove};
 use tower_http::compression::{Compression, CompressionLayer, CompressionLevel};
 
-use super::Answering;
+use super::{Answering, AsTower};
 use crate::body::{self, Request, Response};
 use crate::error::Error;
 
@@ -43,15 +43,16 @@ impl Layer {
 
 type Worthwhile = And<And<And<SizeAbove, NotForContentType>, NotForContentType>, Transformable>;
 
-impl<S: Clone> tower::Layer<S> for Layer {
+impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
+        let inner = Arc::new(inner);
         let worthwhile = SizeAbove::new(self.config.min_bytes)
             .and(NotForContentType::GRPC)
             .and(NotForContentType::SSE)
             .and(Transformable);
-        let compressing = CompressionLayer::new().quality(LEVEL).compress_when(worthwhile).layer(inner.clone());
+        let compressing = CompressionLayer::new().quality(LEVEL).compress_when(worthwhile).layer(AsTower::new(&inner));
         Service { inner, compressing, enabled: self.config.enabled }
     }
 }
@@ -68,31 +69,26 @@ impl Predicate for Transformable {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
-    inner: S,
-    compressing: Compression<S, Worthwhile>,
+    inner: Arc<S>,
+    compressing: Compression<AsTower<S>, Worthwhile>,
     enabled: bool,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Answering>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         if !self.enabled || !request.headers().contains_key(header::ACCEPT_ENCODING) {
             return Either::Left(self.inner.call(request));
         }
-        let answer = self.compressing.call(request);
+        let answer = tower::Service::call(&mut self.compressing.clone(), request);
         Either::Right(Box::pin(async move {
             let mut response = answer.await?;
             if response.headers().contains_key(header::CONTENT_ENCODING) {
@@ -114,12 +110,13 @@ fn weaken(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
 
     async fn check(kind: &'static str, bytes: usize, accept: Option<&str>, expected: Option<&str>) {
-        let inner = tower::service_fn(move |_request: Request| async move {
+        let inner = hyper::service::service_fn(move |_request: Request| async move {
             let mut response = Response::new(body::full("x".repeat(bytes)));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             response.headers_mut().insert(header::ETAG, HeaderValue::from_static("\"v1\""));
@@ -130,7 +127,7 @@ mod tests {
             request = request.header(header::ACCEPT_ENCODING, accept);
         }
         let service = Layer::new(Config::default()).layer(inner);
-        let response = service.oneshot(request.body(body::empty()).unwrap()).await.unwrap();
+        let response = service.call(request.body(body::empty()).unwrap()).await.unwrap();
         let encoding = response.headers().get(header::CONTENT_ENCODING).map(|v| v.to_str().unwrap());
         assert_eq!(encoding, expected, "{kind} {bytes} {accept:?}");
         let tag = if expected.is_some() { "W/\"v1\"" } else { "\"v1\"" };

@@ -1,10 +1,15 @@
 //! Who may call from a page in a browser: CORS (the Fetch standard), for REST and gRPC-Web alike. Off until an origin is named.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::Either;
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 use serde::Deserialize;
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
+
+use super::{Answering, AsTower};
+use crate::body::{Request, Response};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,8 +57,8 @@ impl Config {
         self.allowed_origins == [ANY]
     }
 
-    /// The layer, when any origin is allowed.
-    pub(crate) fn layer(&self) -> Option<CorsLayer> {
+    /// What to say, when any origin is allowed.
+    fn rules(&self) -> Option<CorsLayer> {
         if self.allowed_origins.is_empty() {
             return None;
         }
@@ -102,6 +107,50 @@ const EXPOSED: [HeaderName; 15] = [
     header::WWW_AUTHENTICATE,
     HeaderName::from_static("x-request-id"),
 ];
+
+#[derive(Clone)]
+pub(crate) struct Layer {
+    rules: Option<CorsLayer>,
+}
+
+impl Layer {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { rules: config.rules() }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Service<S> {
+        let inner = Arc::new(inner);
+        let cors = self.rules.as_ref().map(|rules| rules.layer(AsTower::new(&inner)));
+        Service { inner, cors }
+    }
+}
+
+pub(crate) struct Service<S> {
+    inner: Arc<S>,
+    /// Absent when no origin is allowed.
+    cors: Option<Cors<AsTower<S>>>,
+}
+
+impl<S> hyper::service::Service<Request> for Service<S>
+where
+    S: hyper::service::Service<Request, Response = Response>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Answering<S::Error>>;
+
+    fn call(&self, request: Request) -> Self::Future {
+        match &self.cors {
+            None => Either::Left(self.inner.call(request)),
+            Some(cors) => Either::Right(Box::pin(tower::Service::call(&mut cors.clone(), request))),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

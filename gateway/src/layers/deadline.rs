@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use serde::Deserialize;
 use tokio::time::{Instant, Sleep};
@@ -37,6 +37,8 @@ impl Default for Config {
     }
 }
 
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
 /// What is inside gets this much longer before its answer is cut off: it knows a better way to say goodbye.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -59,26 +61,21 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     config: Config,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<Answering, Either<S::Future, Ready<Result<Response, Error>>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let route = classify::route(&request);
         // A WebSocket lasts; its messages have deadlines of their own.
         if route == Route::WebSocket {
@@ -116,7 +113,7 @@ fn asked(headers: &HeaderMap, route: Route) -> Result<Option<Duration>, Error> {
             .map(Some)
             .ok_or_else(|| Error::invalid("grpc-timeout", "is not at most 8 digits and one of H, M, S, m, u, n"));
     }
-    let Some(value) = headers.get("x-request-timeout") else { return Ok(None) };
+    let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
     request_timeout(value)
         .map(Some)
         .ok_or_else(|| Error::invalid("X-Request-Timeout", "is not a time above zero such as 250ms or 2s"))
@@ -214,7 +211,8 @@ impl http_body::Body for Bounded {
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt, StreamBody};
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
 
@@ -238,7 +236,7 @@ mod tests {
 
     async fn call(request: http::request::Builder, inner: Response) -> Result<Response, Error> {
         let inner = parking_lot::Mutex::new(Some(inner));
-        let service = tower::service_fn(move |_request: Request| {
+        let service = hyper::service::service_fn(move |_request: Request| {
             let response = inner.lock().take();
             async move {
                 match response {
@@ -248,7 +246,7 @@ mod tests {
             }
         });
         let layered = classify::Layer.layer(Layer::new(Config::default()).layer(service));
-        layered.oneshot(request.body(body::empty()).unwrap()).await
+        layered.call(request.body(body::empty()).unwrap()).await
     }
 
     fn endless() -> Response {

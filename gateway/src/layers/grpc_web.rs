@@ -1,13 +1,13 @@
 //! gRPC-Web, for browsers, which see no trailers: translated to gRPC and back by tonic's layer, on every HTTP version.
 //! Everything inside sees plain gRPC, and its refusals are translated too.
 
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use futures::future::Either;
 use http::{HeaderMap, HeaderValue, header};
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::Answering;
+use super::{Answering, AsTower};
 use crate::body::{self, Request, Response};
 
 #[derive(Clone)]
@@ -17,18 +17,17 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner }
+        Service { inner: Arc::new(inner) }
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
-    inner: S,
+    inner: Arc<S>,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response> + Clone + Send + 'static,
+    S: hyper::service::Service<Request, Response = Response> + Send + Sync + 'static,
     S::Error: Send + 'static,
     S::Future: Send + 'static,
 {
@@ -36,11 +35,7 @@ where
     type Error = S::Error;
     type Future = Either<S::Future, Answering<S::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let Some(kind) = kind(request.headers()) else { return Either::Left(self.inner.call(request)) };
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -52,7 +47,7 @@ where
             .layer(tonic_web::GrpcWebLayer::new())
             .map_request(|request: http::Request<tonic::body::Body>| request.map(body::boxed))
             .map_response(|response: Response| response.map(tonic::body::Body::new))
-            .service(self.inner.clone());
+            .service(AsTower::new(&self.inner));
         let answer = translated.oneshot(request);
         Either::Right(Box::pin(async move { Ok(answer.await?.map(body::boxed)) }))
     }

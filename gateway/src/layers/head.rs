@@ -1,8 +1,6 @@
 //! An answer to HEAD has the fields of the answer to GET and no body (RFC 9110, section 9.3.2). HTTP/1.1's codec would
 //! see to that by itself, HTTP/2's and HTTP/3's do not.
 
-use std::task::{Context, Poll};
-
 use http::{HeaderValue, Method, header};
 use http_body::Body as _;
 
@@ -20,25 +18,20 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response>,
+    S: hyper::service::Service<Request, Response = Response>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = S::Error;
     type Future = Answering<S::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let is_head = request.method() == Method::HEAD;
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -58,16 +51,17 @@ where
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
 
     async fn check(method: Method, length: Option<&str>, expected: &str) {
-        let inner = tower::service_fn(|_request: Request| async {
+        let inner = hyper::service::service_fn(|_request: Request| async {
             Ok::<_, std::convert::Infallible>(Response::new(body::full("answer")))
         });
         let request = http::Request::builder().method(method).body(body::empty()).unwrap();
-        let (parts, body) = Layer.layer(inner).oneshot(request).await.unwrap().into_parts();
+        let (parts, body) = Layer.layer(inner).call(request).await.unwrap().into_parts();
         let told = parts.headers.get(header::CONTENT_LENGTH).map(|v| v.to_str().unwrap());
         assert_eq!((told, &*body.collect().await.unwrap().to_bytes()), (length, expected.as_bytes()));
     }

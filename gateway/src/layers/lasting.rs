@@ -34,32 +34,27 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Answering>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let Some(goodbye) = Goodbye::of(classify::route(&request)) else {
             return Either::Left(self.inner.call(request));
         };
         let extensions = request.extensions();
         let principal = extensions.get().map(|Caller(principal)| principal.clone());
-        let request_id = extensions.get().map(|RequestId(id)| id.clone());
+        let request_id = extensions.get::<RequestId>().cloned();
         let (layer, answer) = (self.layer.clone(), self.inner.call(request));
         Either::Right(Box::pin(async move {
             let response = answer.await?;
@@ -78,7 +73,7 @@ impl Layer {
         inner: Body,
         goodbye: Goodbye,
         principal: Option<Arc<Principal>>,
-        request_id: Option<Arc<str>>,
+        request_id: Option<RequestId>,
     ) -> Body {
         let registered = self.streams.add();
         let entry = registered.entry.clone();
@@ -140,7 +135,7 @@ struct Lasting {
     /// None once it has ended.
     ended: Option<BoxFuture<'static, Error>>,
     goodbye: Goodbye,
-    request_id: Option<Arc<str>>,
+    request_id: Option<RequestId>,
     registered: Registered,
 }
 
@@ -148,7 +143,7 @@ impl Lasting {
     fn end(&mut self, error: Error) -> Result<Frame<Bytes>, BodyError> {
         (self.ended, self.inner) = (None, body::empty());
         match self.goodbye {
-            Goodbye::Event => Ok(Frame::data(sse::failure(&error, self.request_id.as_deref()))),
+            Goodbye::Event => Ok(Frame::data(sse::failure(&error, self.request_id.as_ref().map(RequestId::as_str)))),
             Goodbye::Status => Ok(Frame::trailers(rescue::grpc_trailers(&error))),
             Goodbye::Break => Err(error.into()),
         }
@@ -187,14 +182,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt, StreamBody};
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
 
     async fn answered(streams: &Streams, path: &str) -> Response {
         let authenticator = Authenticator::start(&nearfield_auth::Config::default()).await.unwrap();
         let layer = Layer { authenticator: Current::from(authenticator), streams: streams.clone() };
-        let endless = tower::service_fn(|_: Request| async {
+        let endless = hyper::service::service_fn(|_: Request| async {
             let first = futures::stream::iter([Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"first")))]);
             let body = StreamBody::new(futures::StreamExt::chain(first, futures::stream::pending()));
             Ok(Response::new(body::boxed(body)))
@@ -205,7 +201,7 @@ mod tests {
         if path.contains("revoked") {
             request.extensions_mut().insert(Caller(Arc::new(principal)));
         }
-        classify::Layer.layer(layer.layer(endless)).oneshot(request).await.unwrap()
+        classify::Layer.layer(layer.layer(endless)).call(request).await.unwrap()
     }
 
     #[tokio::test]

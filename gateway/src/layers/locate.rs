@@ -4,7 +4,6 @@
 //! says how. Without the proof the same headers are a client's wish to be somewhere, and are not looked at.
 
 use std::path::PathBuf;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -106,22 +105,17 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response>> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> S::Future {
+    fn call(&self, mut request: Request) -> S::Future {
         let located = self.layer.locate(&request);
         self.layer.metrics.located(located.map_or(Source::Unknown, |(_, source)| source));
         if let Some((place, _)) = located {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body::{Frame, SizeHint};
 use nearfield_telemetry::trace_context::TraceContext;
 use serde::Deserialize;
@@ -59,27 +59,22 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     metrics: Arc<Metrics>,
     config: Config,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response>,
+    S: hyper::service::Service<Request, Response = Response>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = S::Error;
     type Future = Answering<S::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let mut record = Record::begin(&request, self.metrics.clone(), self.config.clone());
         let trace = TraceContext::begin(request.headers(), &record.span);
         trace.inject(request.headers_mut());
@@ -93,6 +88,8 @@ where
         })
     }
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What is known of one request. Dropping it ends the request: in the log, the metrics and the trace.
 struct Record {
@@ -132,7 +129,7 @@ impl Record {
             http.route = route.label(),
             network.protocol.version = transport.version(),
             http.response.status_code = tracing::field::Empty,
-            request_id = id.as_ref().map(|RequestId(id)| &**id),
+            request_id = id.as_ref().map(RequestId::as_str),
         );
         Self {
             metrics,
@@ -168,7 +165,7 @@ impl Record {
     }
 
     fn trailers(&mut self, fields: &HeaderMap) {
-        if let Some(code) = fields.get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok()) {
+        if let Some(code) = fields.get(GRPC_STATUS).and_then(|v| v.to_str().ok()?.parse().ok()) {
             self.grpc_status = Some(code);
         }
     }
@@ -201,7 +198,7 @@ impl Drop for Record {
             target: "access",
             // The line has all of its span's fields itself.
             parent: None,
-            request_id = self.id.as_ref().map(|RequestId(id)| &**id),
+            request_id = self.id.as_ref().map(RequestId::as_str),
             trace_id = self.trace.as_ref().map(TraceContext::trace_id),
             client = self.client.map(|ClientAddr(addr)| tracing::field::display(addr.ip())),
             method = %self.method,

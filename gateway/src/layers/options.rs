@@ -1,8 +1,6 @@
 //! What a path can do: `OPTIONS` is answered here (RFC 9110 section 9.3.7), without credentials, and what a QUERY may
 //! bring is told where one was refused (`Accept-Query`, RFC 10008).
 
-use std::task::{Context, Poll};
-
 use futures::FutureExt;
 use futures::future::{Either, Map, Ready, ready};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -28,7 +26,6 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     mode: Mode,
@@ -36,21 +33,17 @@ pub(crate) struct Service<S> {
 
 type Answered<E> = Result<Response, E>;
 
-impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response>> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = S::Error;
     type Future = Either<Ready<Answered<S::Error>>, Map<S::Future, fn(Answered<S::Error>) -> Answered<S::Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let route = classify::route(&request);
         // Preflights too are answered outside of the perimeter's layer.
         if request.method() == Method::OPTIONS && !perimeter::admits(self.mode, &request) {
-            let id = request.extensions().get().map(|RequestId(id)| id.clone());
-            return Either::Left(ready(Ok(rescue::response(&Error::OutsidePerimeter, id.as_deref()))));
+            let id = request.extensions().get().map(RequestId::as_str);
+            return Either::Left(ready(Ok(rescue::response(&Error::OutsidePerimeter, id))));
         }
         // A preflight is CORS's, which stands inside.
         let preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -90,7 +83,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 mod tests {
     use std::convert::Infallible;
 
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
 
@@ -100,21 +94,22 @@ mod tests {
             *response.status_mut() = inner;
             ready(Ok::<_, Infallible>(response))
         };
-        let service = classify::Layer.layer(Layer { mode: Mode::Direct }.layer(tower::service_fn(answer)));
+        let service = classify::Layer.layer(Layer { mode: Mode::Direct }.layer(hyper::service::service_fn(answer)));
         let request = http::Request::builder().method(method).uri(path).body(body::empty()).unwrap();
-        let response = service.oneshot(request).await.unwrap();
+        let response = service.call(request).await.unwrap();
         let told = |name| response.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap());
         assert_eq!((response.status().as_u16(), told(header::ALLOW), told(ACCEPT_QUERY)), expected, "{path}");
     }
 
     #[tokio::test]
     async fn nothing_is_told_outside_of_the_perimeter() {
-        let inner = tower::service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(body::empty())) });
+        let inner =
+            hyper::service::service_fn(|_: Request| async { Ok::<_, Infallible>(Response::new(body::empty())) });
         let check = async |set: &dyn Fn(&mut Request), expected: u16| {
             let mut request = http::Request::options("/api/v1/search").body(body::empty()).unwrap();
             set(&mut request);
             let service = classify::Layer.layer(Layer { mode: Mode::Fronted }.layer(inner));
-            assert_eq!(service.oneshot(request).await.unwrap().status(), expected);
+            assert_eq!(service.call(request).await.unwrap().status(), expected);
         };
         check(&|_| {}, 403).await;
         let preflight = HeaderValue::from_static("POST");

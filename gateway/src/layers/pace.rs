@@ -52,22 +52,17 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     config: Config,
 }
 
-impl<S: tower::Service<Request, Response = Response>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response>> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> S::Future {
+    fn call(&self, request: Request) -> S::Future {
         let route = classify::route(&request);
         // gRPC's streams may be silent in both directions; their calls have deadlines.
         let exempt = route.is_grpc() || route == Route::WebSocket || self.config.min_bytes_per_second == 0;

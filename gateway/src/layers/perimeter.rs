@@ -3,8 +3,6 @@
 //! Whoever finds the gateway's own address would pass by the load balancer, and by what it defends against. Health is
 //! told to anybody: the balancer's own checks carry no proof.
 
-use std::task::{Context, Poll};
-
 use futures::future::{Either, Ready, ready};
 
 use super::classify;
@@ -27,22 +25,19 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     mode: Mode,
 }
 
-impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response, Error = Error>> hyper::service::Service<Request>
+    for Service<S>
+{
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         if admits(self.mode, &request) {
             Either::Left(self.inner.call(request))
         } else {
@@ -59,7 +54,8 @@ pub(super) fn admits(mode: Mode, request: &Request) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
     use crate::body;
@@ -67,12 +63,12 @@ mod tests {
     #[tokio::test]
     async fn what_lacks_the_proof_is_refused_where_it_is_asked_for() {
         let check = async |mode: Mode, path: &str, proven: bool, admitted: bool| {
-            let inner = tower::service_fn(|_: Request| async { Ok(Response::new(body::empty())) });
+            let inner = hyper::service::service_fn(|_: Request| async { Ok(Response::new(body::empty())) });
             let mut request = http::Request::builder().uri(path).body(body::empty()).unwrap();
             if proven {
                 request.extensions_mut().insert(Proven);
             }
-            let answer = classify::Layer.layer(Layer { mode }.layer(inner)).oneshot(request).await;
+            let answer = classify::Layer.layer(Layer { mode }.layer(inner)).call(request).await;
             assert_eq!(answer.is_ok(), admitted, "{mode:?} {path} {proven}");
         };
         check(Mode::Direct, "/api/v1/search", false, true).await;

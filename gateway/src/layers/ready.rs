@@ -1,7 +1,5 @@
 //! Answers `/health/ready` on the public port: for load balancers, so before credentials, limits and caches.
 
-use std::task::{Context, Poll};
-
 use futures::future::{Either, Ready, ready};
 use http::{HeaderValue, StatusCode, header};
 use nearfield_telemetry::admin::ready_json;
@@ -25,22 +23,19 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     readiness: Readiness,
 }
 
-impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response, Error = Error>> hyper::service::Service<Request>
+    for Service<S>
+{
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         if classify::route(&request) != Route::HealthReady {
             return Either::Left(self.inner.call(request));
         }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use http::{HeaderMap, header};
@@ -24,7 +23,6 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
 }
@@ -34,28 +32,25 @@ pub(crate) struct Service<S> {
 #[error("panicked: {0}")]
 struct Panicked(String);
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + 'static,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Infallible;
     type Future = Answering<Infallible>;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Layers refuse in `call`; what is inside becomes ready there, where an error can be answered.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let grpc = is_grpc(&request);
         let id = request.extensions().get::<RequestId>().cloned();
-        let inner = self.inner.clone();
-        // The call itself is inside the future, so that its panics are caught too.
-        let answer = async move { tower::ServiceExt::oneshot(inner, request).await };
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         Box::pin(async move {
-            let error = match AssertUnwindSafe(answer).catch_unwind().await {
+            let answered = match called {
+                Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
+            let error = match answered {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => error,
                 Err(panic) => Error::Internal(Box::new(Panicked(message(&*panic)))),
@@ -66,7 +61,7 @@ where
             if grpc {
                 return Ok(rescue::grpc_response(&error));
             }
-            Ok(rescue::response(&error, id.as_ref().map(|RequestId(id)| &**id)))
+            Ok(rescue::response(&error, id.as_ref().map(RequestId::as_str)))
         })
     }
 }
@@ -89,15 +84,16 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use http::StatusCode;
     use http_body_util::BodyExt;
-    use tower::{Layer as _, ServiceExt};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
     use crate::body;
 
     async fn answer(path: &str, inner: fn() -> Result<Response, Error>) -> Response {
-        let inner = tower::service_fn(move |_request: Request| async move { inner() });
+        let inner = hyper::service::service_fn(move |_request: Request| async move { inner() });
         let service = classify::Layer.layer(Layer.layer(inner));
-        service.oneshot(http::Request::builder().uri(path).body(body::empty()).unwrap()).await.unwrap()
+        service.call(http::Request::builder().uri(path).body(body::empty()).unwrap()).await.unwrap()
     }
 
     #[tokio::test]

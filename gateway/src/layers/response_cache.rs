@@ -21,7 +21,6 @@ pub(crate) mod status;
 mod subject;
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,7 +31,6 @@ use nearfield_cache::semantics::request::is_query;
 use nearfield_cache::{Clock, Coalescer, Content, Invalidation, Key, Memory, Metrics, Policy, Store, Tiered};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
-use tower::util::BoxCloneSyncService;
 
 use self::asked::{Asked, Exchange};
 use self::fill::Outcome;
@@ -102,13 +100,12 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What a cache stands in front of.
 trait Inner:
-    tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static> + Clone + Send + Sync + 'static
+    hyper::service::Service<Request, Response = Response, Error = Error, Future: Send + 'static> + Send + Sync + 'static
 {
 }
 
 impl<S> Inner for S where
-    S: tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
-        + Clone
+    S: hyper::service::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
         + Send
         + Sync
         + 'static
@@ -188,38 +185,31 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner, cache: self.cache.clone() }
+        Service { inner: Arc::new(inner), cache: self.cache.clone() }
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
-    inner: S,
+    inner: Arc<S>,
     cache: Cache,
 }
 
-impl<S: Inner> tower::Service<Request> for Service<S> {
+impl<S: Inner> hyper::service::Service<Request> for Service<S> {
     type Response = Response;
     type Error = Error;
     type Future = Answering;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let cache = self.cache.clone();
-        // Whoever writes, inside, says what has changed.
-        request.extensions_mut().insert(cache.0.tiers.invalidation.clone());
+    fn call(&self, mut request: Request) -> Self::Future {
+        let (inner, cache) = (Arc::clone(&self.inner), self.cache.clone());
         match kept(classify::route(&request), request.method()) {
             Some(content) if cache.0.enabled => Box::pin(cache.ask(inner, content, request)),
             _ => {
+                // Whoever writes, inside, says what has changed.
+                request.extensions_mut().insert(cache.0.tiers.invalidation.clone());
                 if classify::route(&request) == Route::CacheWarm {
                     // What is asked ahead of time goes through here, as clients' requests do.
-                    let cached = Self { inner: inner.clone(), cache };
-                    request.extensions_mut().insert(dispatch::Cached(BoxCloneSyncService::new(cached)));
+                    let cached = Self { inner: Arc::clone(&inner), cache };
+                    request.extensions_mut().insert(dispatch::Cached(Arc::new(cached)));
                 }
                 let status = status::passed(&request);
                 let answer = inner.call(request);
@@ -245,7 +235,7 @@ fn kept(route: Route, method: &Method) -> Option<Content> {
 
 impl Cache {
     /// Answers one of our own questions.
-    async fn ask<S: Inner>(self, inner: S, content: Content, request: Request) -> Result<Response, Error> {
+    async fn ask<S: Inner>(self, inner: Arc<S>, content: Content, request: Request) -> Result<Response, Error> {
         let (mut parts, body) = request.into_parts();
         let bodied = parts.method == Method::POST || is_query(&parts.method);
         let body = if bodied { dispatch::read_body(body).await? } else { Bytes::new() };
@@ -258,19 +248,19 @@ impl Cache {
             // It has to see a write: that is for searchd to know.
             Question::Sessioned(search) => {
                 parts.extensions.extend(of_one(search.map(DecodedSearch)));
-                return self.bypass(inner, Exchange { parts, body }, status::SESSION).await;
+                return self.bypass(inner, Exchange::new(parts, body), status::SESSION).await;
             }
             Question::Explained(search) => {
                 parts.extensions.insert(DecodedSearch(search));
-                return self.bypass(inner, Exchange { parts, body }, status::EXPLAIN).await;
+                return self.bypass(inner, Exchange::new(parts, body), status::EXPLAIN).await;
             }
         };
         if asked.demand.no_store {
-            return self.bypass(inner, Exchange { parts, body }, status::REQUEST).await;
+            return self.bypass(inner, Exchange::new(parts, body), status::REQUEST).await;
         }
         // Ranges are of resources.
         let asked = Asked { range: None, ..asked };
-        self.answer(inner, known, asked, Exchange { parts, body }).await
+        self.answer(inner, known, asked, Exchange::new(parts, body)).await
     }
 }
 

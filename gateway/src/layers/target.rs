@@ -1,7 +1,5 @@
 //! Refuses what no route takes: unknown paths and methods, before anything is spent on them.
 
-use std::task::{Context, Poll};
-
 use futures::future::{Either, Ready, ready};
 use http::{HeaderMap, Version, header};
 
@@ -25,22 +23,19 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     max_headers: usize,
 }
 
-impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response, Error = Error>> hyper::service::Service<Request>
+    for Service<S>
+{
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         match refusal(&request, self.max_headers) {
             Some(error) => Either::Right(ready(Err(error))),
             None => Either::Left(self.inner.call(request)),

@@ -14,19 +14,20 @@ use http::{HeaderValue, Method, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nearfield_telemetry::drain::Drain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tower::ServiceExt;
 
 use super::activity::{Activity, InFlight};
+use super::inline::Inline;
 use super::interim::Outbox;
 use super::patience::{Patience, Verdict};
 use super::watched::Watched;
 use super::{Config, Pipeline};
 use crate::body::{self, BodyError};
+use crate::cork::{Cork, Turns};
 use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
 
 /// What all connections of a listener share.
@@ -71,12 +72,15 @@ where
     let (config, drain) = (&shared.config, &shared.drain);
     if http2 {
         let patience = Patience::new(config.idle_timeout, config.send_timeout, None);
-        let connection = h2_builder(config).serve_connection(TokioIo::new(io), adapter);
-        drive(Box::pin(connection), http2::Connection::graceful_shutdown, patience, &activity, drain).await;
+        let turns = Turns::default();
+        let io = TokioIo::new(Cork::new(io, Some(turns.clone())));
+        let connection = h2_builder(config).serve_connection(io, adapter);
+        drive(Box::pin(connection), http2::Connection::graceful_shutdown, turns, patience, &activity, drain).await;
     } else {
         let patience = Patience::new(config.idle_timeout, config.send_timeout, Some(config.http1.header_timeout));
         let connection = h1_builder(config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
-        drive(Box::pin(connection), http1::UpgradeableConnection::graceful_shutdown, patience, &activity, drain).await;
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        drive(Box::pin(connection), finish, Turns::default(), patience, &activity, drain).await;
     }
 }
 
@@ -95,9 +99,9 @@ fn h1_builder(config: &Config) -> http1::Builder {
 /// hyper panics below this.
 const MIN_H1_BUFFER: usize = 8192;
 
-fn h2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
+fn h2_builder(config: &Config) -> http2::Builder<Inline> {
     let limits = &config.http2;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Inline);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -118,6 +122,7 @@ fn h2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
 async fn drive<C, E>(
     mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
+    turns: Turns,
     mut patience: Patience,
     activity: &Activity,
     drain: &Drain,
@@ -128,8 +133,12 @@ async fn drive<C, E>(
     let mut timer = pin!(tokio::time::sleep_until(patience.next_look(activity, Instant::now())));
     let mut draining = false;
     loop {
+        let ended = std::future::poll_fn(|cx| {
+            turns.next();
+            connection.as_mut().poll(cx)
+        });
         let verdict = tokio::select! {
-            ended = connection.as_mut() => {
+            ended = ended => {
                 if let Err(error) = ended {
                     tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
                 }
@@ -185,7 +194,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
         let draining = (self.transport == Transport::Http1).then(|| self.shared.drain.clone());
         // Where a body in chunks ends, readers disagree (bare line feeds in trailers): nothing is read behind it.
         let is_last = draining.is_some() && request.headers().contains_key(header::TRANSFER_ENCODING);
-        let answer = self.shared.pipeline.get().oneshot(request);
+        let answer = self.shared.pipeline.call(request);
         Box::pin(async move {
             let mut response = match outbox {
                 Some(outbox) => announced(answer, &outbox).await?,

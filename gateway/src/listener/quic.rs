@@ -13,7 +13,6 @@ use http_body_util::BodyExt;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::task::JoinSet;
-use tower::ServiceExt;
 
 use super::connection::{Peer, Shared};
 use super::door::Door;
@@ -201,7 +200,7 @@ async fn request(resolver: Resolver, beside: Beside, peer: Peer, shared: Arc<Sha
     request.extensions_mut().insert(Transport::Http3);
     let answered = {
         let answering = async {
-            let response = shared.pipeline.get().oneshot(request).await.unwrap_or_else(|never| match never {});
+            let response = shared.pipeline.call(request).await.unwrap_or_else(|never| match never {});
             answer(&mut send, response, is_head, shared.config.send_timeout).await
         };
         tokio::select! {
@@ -235,7 +234,7 @@ async fn connect(
     extensions.insert(Transport::Http3);
     extensions.insert(protocol.extension());
     extensions.insert(offer.clone());
-    let response = shared.pipeline.get().oneshot(request).await.unwrap_or_else(|never| match never {});
+    let response = shared.pipeline.call(request).await.unwrap_or_else(|never| match never {});
     let taken = response.status().is_success() && !offer.is_open();
     let answered = if taken {
         let (mut parts, _body) = response.into_parts();

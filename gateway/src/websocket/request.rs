@@ -13,6 +13,7 @@ use super::{Asked, Shared};
 use crate::error::Error;
 use crate::forward::codec::answer::{self, Include};
 use crate::forward::{CallContext, Upstream};
+use crate::request::RequestId;
 use crate::rescue;
 use crate::route::Route;
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(
         Err(error) => Err(error),
     };
     if let Err(error) = done {
-        let problem = rescue::problem(&error, context.request_id.as_deref());
+        let problem = rescue::problem(&error, context.request_id.as_ref().map(RequestId::as_str));
         let _ = answers.send(message::error(id, &problem)).await;
     }
 }

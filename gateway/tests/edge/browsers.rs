@@ -15,7 +15,7 @@ const PAGE: &str = "https://app.example.com";
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_allowed_origins_may_call_and_others_may_not() {
     let allow = |config: &mut nearfield_gateway::config::Config| config.cors.allowed_origins = vec![PAGE.to_owned()];
-    let edge = Edge::start(allow, tower::service_fn(fine)).await;
+    let edge = Edge::start(allow, hyper::service::service_fn(fine)).await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
         for path in [READ, "/nearfield.v1.VectorSearch/Search"] {
@@ -42,7 +42,7 @@ async fn pages_of_allowed_origins_may_call_and_others_may_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_setting_no_page_may() {
-    let edge = Edge::start(|_| {}, tower::service_fn(fine)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(fine)).await;
     let mut client = edge.connect(crate::support::Transport::Http2).await;
     let answer = client.send(http::Request::get(READ).header("origin", PAGE), "").await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, ""));

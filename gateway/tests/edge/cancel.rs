@@ -25,7 +25,7 @@ async fn giving_up_cancels_what_is_pending_inside() {
     let (entered, cancelled) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let inner = {
         let (entered, cancelled) = (entered.clone(), cancelled.clone());
-        tower::service_fn(move |_request: Request| {
+        hyper::service::service_fn(move |_request: Request| {
             let (entered, guard) = (entered.clone(), Dropped(cancelled.clone()));
             async move {
                 entered.add_permits(1);

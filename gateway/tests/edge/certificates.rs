@@ -38,7 +38,7 @@ async fn a_replaced_file_is_served_without_a_restart() {
     let often = |config: &mut nearfield_gateway::config::Config| {
         config.tls.reload_interval = Duration::from_millis(10);
     };
-    let edge = Edge::start(often, tower::service_fn(hello)).await;
+    let edge = Edge::start(often, hyper::service::service_fn(hello)).await;
     let addr = edge.gateway.https_addr();
     served(addr, &edge.certificate.der).await;
     let fresh = Certificate::write(edge.certificate.dir.path());
@@ -48,7 +48,7 @@ async fn a_replaced_file_is_served_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_replacement_is_refused_and_the_old_one_kept() {
-    let edge = Edge::start(|_| {}, tower::service_fn(hello)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(hello)).await;
     let addr = edge.gateway.https_addr();
     let dir = edge.certificate.dir.path();
     let key = fs_err::read(dir.join("leaf-key.pem")).unwrap();
@@ -96,7 +96,7 @@ async fn each_name_has_its_certificate_and_each_is_replaced_or_refused_by_itself
     };
     let certificates =
         vec![files(&api, &["api.example.com"], "api"), files(&wild, &["*.example.com", "example.com"], "wild")];
-    let edge = Edge::start(|config| config.tls.certificates = certificates, tower::service_fn(hello)).await;
+    let edge = Edge::start(|config| config.tls.certificates = certificates, hyper::service::service_fn(hello)).await;
     let addr = edge.gateway.https_addr();
     served_as(addr, "api.example.com", &api.der).await;
     served_as(addr, "www.example.com", &wild.der).await;
@@ -113,7 +113,7 @@ async fn each_name_has_its_certificate_and_each_is_replaced_or_refused_by_itself
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_expired_does_not_replace_one_that_holds() {
-    let edge = Edge::start(|_| {}, tower::service_fn(hello)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(hello)).await;
     let (addr, dir) = (edge.gateway.https_addr(), edge.certificate.dir.path());
     let mut expired = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     expired.not_before = rcgen::date_time_ymd(2020, 1, 1);

@@ -13,9 +13,12 @@ use crate::support::{Edge, READ, TRANSPORTS, Transport, tls};
 fn gated(
     entered: Arc<Semaphore>,
     gate: Arc<Semaphore>,
-) -> impl tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static> + Clone + Send + Sync + 'static
-{
-    tower::service_fn(move |_request: Request| {
+) -> impl hyper::service::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
++ Clone
++ Send
++ Sync
++ 'static {
+    hyper::service::service_fn(move |_request: Request| {
         let (entered, gate) = (entered.clone(), gate.clone());
         async move {
             entered.add_permits(1);

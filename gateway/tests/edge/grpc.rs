@@ -31,7 +31,7 @@ fn health(request: Request) -> futures::future::BoxFuture<'static, Result<Respon
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tonic_server_answers_through_the_edge_with_its_trailers() {
-    let edge = Edge::start(|_| {}, tower::service_fn(health)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(health)).await;
     let answer = call(&edge, "/grpc.health.v1.Health/Check").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/grpc"));
     assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
@@ -42,7 +42,7 @@ async fn a_tonic_server_answers_through_the_edge_with_its_trailers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_told_in_grpcs_way() {
-    let edge = Edge::start(|_| {}, tower::service_fn(health)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(health)).await;
     let answer = call(&edge, "/nearfield.v1.VectorSearch/Guess").await;
     assert_eq!((answer.status, answer.header("grpc-status")), (200, "12"));
     assert!(answer.body.is_empty());

@@ -19,7 +19,7 @@ async fn hello(_request: Request) -> Result<Response, Error> {
 }
 
 async fn edge(min_version: MinVersion) -> Edge {
-    Edge::start(|config| config.tls.min_version = min_version, tower::service_fn(hello)).await
+    Edge::start(|config| config.tls.min_version = min_version, hyper::service::service_fn(hello)).await
 }
 
 fn only(root: &CertificateDer<'static>, group: &'static dyn SupportedKxGroup, alpn: &[u8]) -> ClientConfig {

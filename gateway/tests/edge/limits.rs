@@ -17,7 +17,7 @@ async fn count(request: Request) -> Result<Response, Error> {
 }
 
 async fn start(set: impl FnOnce(&mut Config)) -> Edge {
-    Edge::start(set, tower::service_fn(count)).await
+    Edge::start(set, hyper::service::service_fn(count)).await
 }
 
 /// Sends raw bytes as HTTP/1.1 and reads until the gateway closes.

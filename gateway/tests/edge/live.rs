@@ -20,7 +20,7 @@ async fn length(request: Request) -> Result<Response, Error> {
 }
 
 async fn edge() -> Edge {
-    Edge::start(|config| config.rate_limit.enabled = false, tower::service_fn(length)).await
+    Edge::start(|config| config.rate_limit.enabled = false, hyper::service::service_fn(length)).await
 }
 
 fn limited(edge: &Edge, max_bytes: u64) -> Config {
@@ -135,7 +135,7 @@ async fn the_proof_of_the_perimeter_outlives_changes_and_changes_itself() {
         config.client.proof.secret_file = Some(files[0].clone());
         config.client.proof.reload_interval = Duration::from_millis(10);
     };
-    let edge = Edge::start(set, tower::service_fn(length)).await;
+    let edge = Edge::start(set, hyper::service::service_fn(length)).await;
     let mut client = edge.connect(TRANSPORTS[1]).await;
     let mut admits = async |secret: &str| {
         let request = http::Request::post(WRITE).header("x-perimeter-secret", secret);
@@ -172,7 +172,7 @@ async fn the_proof_of_the_perimeter_outlives_changes_and_changes_itself() {
 async fn the_audit_log_tells_of_changes_taken_and_refused() {
     let dir = tempfile::tempdir().unwrap();
     let set = |config: &mut Config| config.audit.directory = Some(dir.path().to_owned());
-    let edge = Edge::start(set, tower::service_fn(length)).await;
+    let edge = Edge::start(set, hyper::service::service_fn(length)).await;
     let changed = Changed::from_iter(["body.max_bytes", "tls.certificate"]);
     edge.gateway.apply(limited(&edge, 1000), &changed).await.unwrap();
     let mut bad = limited(&edge, 1000);

@@ -31,7 +31,7 @@ impl Callers {
             config.tls.client.crl = Some(authority.revoke(&dir, &[]));
             config.tls.client.required = required;
         };
-        let edge = Edge::start(set, tower::service_fn(whoami)).await;
+        let edge = Edge::start(set, hyper::service::service_fn(whoami)).await;
         Self { edge, authority }
     }
 

@@ -37,7 +37,7 @@ async fn start(mode: Mode) -> Fixture {
         config.client.entries_after_client = 1;
         config.client.proof.secret_file = Some(path);
     };
-    Fixture { edge: Edge::start(set, tower::service_fn(told)).await, _dir: dir }
+    Fixture { edge: Edge::start(set, hyper::service::service_fn(told)).await, _dir: dir }
 }
 
 /// As the load balancer sends it on, `secret` apart.
@@ -105,7 +105,7 @@ async fn an_address_alone_may_be_the_proof() {
             config.client.mode = Mode::Fronted;
             config.client.trusted = vec![range.parse().unwrap()];
         };
-        let edge = Edge::start(set, tower::service_fn(told)).await;
+        let edge = Edge::start(set, hyper::service::service_fn(told)).await;
         edge.connect(Transport::Http1).await.get(READ).await.status
     };
     assert_eq!(from("127.0.0.1/32").await, 200);
@@ -122,7 +122,7 @@ async fn a_certificate_may_be_the_proof() {
         config.client.entries_after_client = 1;
         config.client.proof.peers = vec!["spiffe://example.org/balancer".to_owned()];
     };
-    let edge = Edge::start(set, tower::service_fn(told)).await;
+    let edge = Edge::start(set, hyper::service::service_fn(told)).await;
     let ask = async |transport, uri: Option<&str>| {
         let mut config = tls_config(&edge.certificate.der, &[]);
         if let Some(uri) = uri {

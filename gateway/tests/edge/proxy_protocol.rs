@@ -18,7 +18,7 @@ async fn caller(request: Request) -> Result<Response, Error> {
 async fn start(trusted: &str) -> Edge {
     let trusted = trusted.parse().unwrap();
     let set = move |config: &mut Config| config.listener.proxy_protocol.trusted = vec![trusted];
-    Edge::start(set, tower::service_fn(caller)).await
+    Edge::start(set, hyper::service::service_fn(caller)).await
 }
 
 /// What is answered behind `header`; nothing when the connection is closed.

@@ -93,7 +93,7 @@ fn clients() -> Vec<Returning> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_resumed_even_over_a_swap_of_certificates() {
-    let edge = Edge::start(|_| {}, tower::service_fn(hello)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(hello)).await;
     let clients = clients();
     for client in &clients {
         assert!(!client.comes_back(&edge).await);
@@ -113,7 +113,7 @@ async fn a_change_of_who_is_admitted_ends_all_sessions() {
         let dir: PathBuf = config.tls.certificate.parent().unwrap().to_owned();
         config.tls.client.ca = Some(authority.write(&dir));
     };
-    let edge = Edge::start(set, tower::service_fn(hello)).await;
+    let edge = Edge::start(set, hyper::service::service_fn(hello)).await;
     let clients = clients();
     for client in &clients {
         client.comes_back(&edge).await;
@@ -133,9 +133,9 @@ async fn gateways_that_share_secrets_resume_each_others_sessions_and_others_do_n
     let secret = base64::engine::general_purpose::STANDARD.encode([7; 48]);
     fs_err::write(&file, format!("# shared\n{secret}\n")).unwrap();
     let sharing = |config: &mut nearfield_gateway::config::Config| config.tls.ticket_keys = Some(file.clone());
-    let one = Edge::start(sharing, tower::service_fn(hello)).await;
-    let other = Edge::start(sharing, tower::service_fn(hello)).await;
-    let stranger = Edge::start(|_| {}, tower::service_fn(hello)).await;
+    let one = Edge::start(sharing, hyper::service::service_fn(hello)).await;
+    let other = Edge::start(sharing, hyper::service::service_fn(hello)).await;
+    let stranger = Edge::start(|_| {}, hyper::service::service_fn(hello)).await;
     for client in clients() {
         client.comes_back(&one).await;
         assert!(client.comes_back(&other).await, "{:?}", client.transport);

@@ -25,7 +25,7 @@ async fn count(request: Request) -> Result<Response, Error> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_408() {
-    let edge = Edge::start(|config: &mut Config| config.pace.grace = SHORT, tower::service_fn(count)).await;
+    let edge = Edge::start(|config: &mut Config| config.pace.grace = SHORT, hyper::service::service_fn(count)).await;
     let mut stream = tls(edge.gateway.https_addr(), &edge.certificate.der, &[b"http/1.1"]).await.unwrap();
     let authorization = edge.authorization.to_str().unwrap();
     let head = format!(
@@ -71,7 +71,9 @@ async fn a_client_that_takes_nothing_is_cut_off() {
         let tell = tell.clone();
         async move { Ok::<_, Error>(endless(tell)) }
     };
-    let edge = Edge::start(|config: &mut Config| config.listener.send_timeout = SHORT, tower::service_fn(answer)).await;
+    let edge =
+        Edge::start(|config: &mut Config| config.listener.send_timeout = SHORT, hyper::service::service_fn(answer))
+            .await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
         // Not encoded, so that the answer is as large as it says.

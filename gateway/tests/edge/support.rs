@@ -63,7 +63,7 @@ impl Edge {
     /// A gateway around `inner`, its settings changed by `set`.
     pub(crate) async fn start<S>(set: impl FnOnce(&mut Config), inner: S) -> Self
     where
-        S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
+        S: hyper::service::Service<Request, Response = Response, Error = Error> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
         let certificate = Certificate::new();

@@ -12,7 +12,7 @@ use crate::support::{Edge, READ, TRANSPORTS, Transport, WRITE};
 async fn echo(request: Request) -> Result<Response, Error> {
     let transport = request.extensions().get::<Transport>().copied();
     let client = request.extensions().get::<ClientAddr>().copied().map(|c| c.0.ip());
-    let id = request.extensions().get::<RequestId>().cloned().map(|id| id.0.to_string()).unwrap_or_default();
+    let id = request.extensions().get::<RequestId>().cloned().map(|id| id.as_str().to_owned()).unwrap_or_default();
     let bytes = request.into_body().collect().await.map_err(Error::of_body)?.to_bytes();
     let mut trailers = http::HeaderMap::new();
     trailers.insert("bytes", bytes.len().into());
@@ -28,7 +28,7 @@ async fn echo(request: Request) -> Result<Response, Error> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_trailers_go_both_ways_on_every_transport() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
         let body = vec![7_u8; 300_000];
@@ -46,7 +46,7 @@ async fn bodies_and_trailers_go_both_ways_on_every_transport() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_the_same_problem_on_every_transport() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     for transport in TRANSPORTS {
         let mut client = edge.connect(transport).await;
         let answer = client.get("/nothing").await;
@@ -61,7 +61,7 @@ async fn refusals_are_the_same_problem_on_every_transport() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http3_is_advertised_on_the_number_that_serves_it() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     let expected = format!("h3=\":{}\"; ma=86400", edge.gateway.https_addr().port());
     assert_eq!(edge.connect(Transport::Http1).await.get("/").await.header("alt-svc"), expected);
     assert_eq!(edge.connect(Transport::Http2).await.get("/").await.header("alt-svc"), expected);
@@ -73,7 +73,7 @@ async fn ipv6_is_served_beside_ipv4() {
     let listen = |config: &mut nearfield_gateway::config::Config| {
         config.listener.https = vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
     };
-    let edge = Edge::start(listen, tower::service_fn(echo)).await;
+    let edge = Edge::start(listen, hyper::service::service_fn(echo)).await;
     let addrs = edge.gateway.https_addrs().to_vec();
     assert_eq!(addrs[0].port(), addrs[1].port());
     for transport in TRANSPORTS {

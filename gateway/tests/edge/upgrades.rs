@@ -40,7 +40,7 @@ async fn check(upgraded: hyper::upgrade::Upgraded) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http1_upgrades() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     let Connection::Http1(mut sender) = edge.connect(Transport::Http1).await.connection else { panic!("HTTP/1.1") };
     let request = http::Request::get("/api/v1/ws")
         .header("host", "localhost")
@@ -57,7 +57,7 @@ async fn http1_upgrades() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_connects() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     let mut client = edge.connect(Transport::Http2).await;
     // Its answer comes behind the settings that allow extended CONNECT.
     assert_eq!(client.get("/health/ready").await.status, 200);
@@ -76,7 +76,7 @@ async fn http2_connects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_connect_is_no_route() {
-    let edge = Edge::start(|_| {}, tower::service_fn(echo)).await;
+    let edge = Edge::start(|_| {}, hyper::service::service_fn(echo)).await;
     let Connection::Http2(mut sender) = edge.connect(Transport::Http2).await.connection else { panic!("HTTP/2") };
     let request = http::Request::builder()
         .method(Method::CONNECT)

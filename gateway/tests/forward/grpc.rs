@@ -49,7 +49,7 @@ impl Service<http::Request<tonic::body::Body>> for Channel {
             };
             request.extensions_mut().insert(Caller(principal.into()));
         }
-        let answered = self.dispatch.clone().oneshot(request);
+        let answered = hyper::service::Service::call(&self.dispatch, request);
         Box::pin(async move {
             let response = answered.await.unwrap_or_else(|error| rescue::grpc_response(&error));
             Ok(response.map(|body| tonic::body::Body::new(body.map_err(|e| tonic::Status::unknown(e.to_string())))))

@@ -22,7 +22,6 @@ use nearfield_searchd::Searchd;
 use nearfield_telemetry::drain::Drain;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-use tower::ServiceExt;
 
 /// A loopback address with a free port.
 pub(crate) const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
@@ -114,7 +113,7 @@ impl Inside {
     }
 
     pub(crate) async fn raw(&self, request: Request) -> Result<Response, Error> {
-        self.dispatch.clone().oneshot(request).await
+        hyper::service::Service::call(&self.dispatch, request).await
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {

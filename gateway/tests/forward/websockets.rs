@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tower::ServiceExt;
 
 use crate::support::Inside;
 
@@ -28,7 +27,7 @@ fn connect(inside: &Inside, scopes: Scopes) -> tokio::io::DuplexStream {
         let principal =
             Principal { subject: "test".to_owned(), tenant: None, plan: None, scopes, expires: None, key: None };
         request.extensions_mut().insert(Caller(principal.into()));
-        let answered = dispatch.clone().oneshot(request);
+        let answered = hyper::service::Service::call(&dispatch, request);
         async { Ok::<_, std::convert::Infallible>(answered.await.unwrap_or_else(|e| rescue::response(&e, None))) }
     });
     tokio::spawn(async move {

@@ -1,10 +1,11 @@
 use std::path::Path;
 
 use http::{StatusCode, header};
+use hyper::service::Service as _;
 use nearfield_auth::api_key::{ApiKeys, NewKey};
 use nearfield_auth::dev::{self, DevKey, Grant};
 use nearfield_auth::{Config, Scope, Scopes};
-use tower::{Layer as _, ServiceExt};
+use tower::Layer as _;
 
 use super::*;
 use crate::{body, rescue};
@@ -47,7 +48,7 @@ impl Fixture {
 
     /// What comes out: an error's answer, or who called and the header names that were left.
     async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> (Response, String) {
-        let inner = tower::service_fn(|request: Request| async move {
+        let inner = hyper::service::service_fn(|request: Request| async move {
             let caller = request.extensions().get::<Caller>().map(|Caller(p)| p.subject.clone());
             let names: Vec<_> = request.headers().iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
             let text = format!("{} {}", caller.unwrap_or_default(), names.join(" "));
@@ -58,7 +59,7 @@ impl Fixture {
         for (name, value) in headers {
             request.headers_mut().append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let answer = classify::Layer.layer(layer.layer(inner)).oneshot(request).await;
+        let answer = classify::Layer.layer(layer.layer(inner)).call(request).await;
         let response = answer.unwrap_or_else(|error| rescue::response(&error, None));
         let (parts, body) = response.into_parts();
         let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();

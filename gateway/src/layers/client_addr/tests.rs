@@ -1,7 +1,8 @@
 //! Who is believed, and for what.
 
+use hyper::service::Service as _;
 use proptest::prelude::*;
-use tower::{Layer as _, ServiceExt};
+use tower::Layer as _;
 
 use super::*;
 use crate::body;
@@ -16,7 +17,7 @@ fn config(trusted: &[&str], entries_after_client: usize) -> Config {
 
 /// The client's address and whether the hop was believed.
 async fn ask(config: &Config, peer: &str, names: Option<&[&str]>, headers: &[(&str, &[u8])]) -> (String, bool) {
-    let inner = tower::service_fn(|request: Request| async move {
+    let inner = hyper::service::service_fn(|request: Request| async move {
         assert!(!request.headers().contains_key("x-perimeter-secret"), "the secret stops here");
         let ClientAddr(client) = request.extensions().get().unwrap();
         let text = format!("{} {}", client.ip(), request.extensions().get::<Proven>().is_some());
@@ -33,7 +34,7 @@ async fn ask(config: &Config, peer: &str, names: Option<&[&str]>, headers: &[(&s
         let name = http::HeaderName::try_from(*name).unwrap();
         request.headers_mut().append(name, http::HeaderValue::from_bytes(value).unwrap());
     }
-    let response = layer.layer(inner).oneshot(request).await.unwrap();
+    let response = layer.layer(inner).call(request).await.unwrap();
     let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
     let (client, proven) = std::str::from_utf8(&bytes).unwrap().split_once(' ').unwrap();
     (client.to_owned(), proven == "true")

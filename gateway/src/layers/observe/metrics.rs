@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -89,7 +89,7 @@ pub(crate) enum Tier {
 impl Tier {
     /// By what the layers inside say in the head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let cache = headers.get("cache-status").and_then(|status| status.to_str().ok()).unwrap_or_default();
+        let cache = headers.get(CACHE_STATUS).and_then(|status| status.to_str().ok()).unwrap_or_default();
         if cache.contains("; hit") || cache.contains("fwd=stale; fwd-status=5") {
             return if cache.contains("detail=redis") { Self::Redis } else { Self::Memory };
         }
@@ -120,7 +120,8 @@ impl Region {
     }
 }
 
-const REGION: &str = "nearfield-region";
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const REGION: HeaderName = HeaderName::from_static("nearfield-region");
 
 macro_rules! label_value {
     ($kind:ty, $text:ident) => {

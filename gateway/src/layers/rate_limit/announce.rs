@@ -1,16 +1,15 @@
 //! Writes `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) on every answer: what the limits
 //! inside noted, whatever became of the request after them.
 
-use std::fmt::Write;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures::future::Either;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
-use super::limiter::{Key, WINDOW_SECONDS};
+use super::limiter::{Key, PARTITION_CHARS, WINDOW_SECONDS};
 use crate::body::{Request, Response};
+use crate::field::Text;
 use crate::layers::Answering;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -62,26 +61,21 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     enabled: bool,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response>,
+    S: hyper::service::Service<Request, Response = Response>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = S::Error;
     type Future = Either<S::Future, Answering<S::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         if !self.enabled {
             return Either::Left(self.inner.call(request));
         }
@@ -104,18 +98,19 @@ where
 /// Both fields are lists of strings with parameters (RFC 9651): `"ip";q=100;w=1` and `"ip";r=42;t=1`. The unit is the
 /// draft's default, requests, of which a dear one counts as several.
 fn fields(standings: &[Standing]) -> (HeaderValue, HeaderValue) {
-    let (mut policies, mut states) = (String::new(), String::new());
-    for Standing { policy, limit, remaining, reset, partition } in standings {
-        let comma = if policies.is_empty() { "" } else { ", " };
-        // Writing to a string does not fail.
-        let _written = write!(policies, "{comma}\"{policy}\";q={limit};w={WINDOW_SECONDS}");
-        let _written = write!(states, "{comma}\"{policy}\";r={remaining};t={reset}");
+    let (mut policies, mut states) = (Text::new(), Text::new());
+    for (index, Standing { policy, limit, remaining, reset, partition }) in standings.iter().enumerate() {
+        let opening = if index == 0 { "\"" } else { ", \"" };
+        policies = policies.text(opening).text(policy).text("\";q=").number(u64::from(*limit));
+        policies = policies.text(";w=").number(WINDOW_SECONDS);
+        states = states.text(opening).text(policy).text("\";r=").number(u64::from(*remaining));
+        states = states.text(";t=").number(*reset);
         if let Some(key) = partition {
-            let key = key.partition();
-            let _written = write!(policies, ";pk=:{key}:");
-            let _written = write!(states, ";pk=:{key}:");
+            let mut room = [0; PARTITION_CHARS];
+            let key = key.partition(&mut room);
+            policies = policies.text(";pk=:").text(key).text(":");
+            states = states.text(";pk=:").text(key).text(":");
         }
     }
-    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
-    (value(&policies), value(&states))
+    (policies.value(), states.value())
 }

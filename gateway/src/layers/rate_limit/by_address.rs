@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
 use governor::clock::{Clock, DefaultClock};
@@ -66,26 +65,16 @@ pub(crate) struct Service<S, C: Clock = DefaultClock> {
     layer: Layer<C>,
 }
 
-impl<S: Clone, C: Clock> Clone for Service<S, C> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S, C> tower::Service<Request> for Service<S, C>
+impl<S, C> hyper::service::Service<Request> for Service<S, C>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     C: Clock + Clone,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         if let Some(ClientAddr(addr)) = request.extensions().get() {
             let (standing, passed) = self.layer.check(addr.ip());
             Standings::note(&request, standing);
@@ -103,7 +92,8 @@ mod tests {
     use std::time::Duration;
 
     use governor::clock::FakeRelativeClock;
-    use tower::{Layer as _, Service as _};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
     use crate::body;
@@ -119,9 +109,9 @@ mod tests {
     #[tokio::test]
     async fn every_answer_says_what_is_left_and_the_refusal_when_to_come_back() {
         let clock = FakeRelativeClock::default();
-        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
+        let inner = hyper::service::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
         let limited = Layer::new(&Config::default(), &Means::alone(), clock.clone()).layer(inner);
-        let mut service = announce::Layer { enabled: true }.layer(rescue::Layer.layer(limited));
+        let service = announce::Layer { enabled: true }.layer(rescue::Layer.layer(limited));
         for n in 1..=100 {
             let answer = service.call(request("198.51.100.1")).await.unwrap();
             assert_eq!(answer.status(), 200);

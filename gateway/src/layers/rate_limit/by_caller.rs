@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures::future::{Either, Ready, ready};
 use governor::clock::{Clock, DefaultClock};
@@ -155,22 +154,19 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response, Error = Error>> hyper::service::Service<Request>
+    for Service<S>
+{
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let extensions = request.extensions();
         let principal = extensions.get().map(|Caller(principal)| principal);
         let toll = principal.and_then(|principal| self.layer.toll(principal, extensions.get().cloned()));
@@ -187,7 +183,7 @@ impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Serv
 #[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
-    use tower::Service as _;
+    use hyper::service::Service as _;
 
     use super::*;
     use crate::body;
@@ -203,8 +199,8 @@ mod tests {
 
     /// How many of 200 requests pass.
     async fn passing(config: &Config, callers: &[Principal]) -> usize {
-        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
-        let mut service = tower::Layer::layer(&layer(config), inner);
+        let inner = hyper::service::service_fn(|_request: Request| async { Ok(Response::new(body::empty())) });
+        let service = tower::Layer::layer(&layer(config), inner);
         let mut passed = 0;
         for caller in callers.iter().cycle().take(200) {
             let mut request = http::Request::new(body::empty());

@@ -21,6 +21,9 @@ use crate::error::Error;
 /// All limits count requests in this many seconds.
 pub(super) const WINDOW_SECONDS: u64 = 1;
 
+/// Characters that a key is told by: base64 without padding.
+pub(super) const PARTITION_CHARS: usize = 8;
+
 /// Who shares a quota, by a hash that is the same in every gateway: a limiter needs no names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key(pub(super) u128);
@@ -43,8 +46,10 @@ impl Key {
     }
 
     /// As much of it as tells a caller's quotas apart, in base64.
-    pub(super) fn partition(self) -> String {
-        base64::engine::general_purpose::STANDARD.encode(&self.0.to_le_bytes()[..6])
+    pub(super) fn partition(self, room: &mut [u8; PARTITION_CHARS]) -> &str {
+        let part = &self.0.to_le_bytes()[..PARTITION_CHARS / 4 * 3];
+        let written = base64::engine::general_purpose::STANDARD.encode_slice(part, room).unwrap_or(0);
+        std::str::from_utf8(&room[..written]).unwrap_or_default()
     }
 }
 

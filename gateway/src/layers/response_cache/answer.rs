@@ -14,6 +14,7 @@ use super::subject::Known;
 use super::{CACHE_TAG, SERVER_TIMING, status};
 use crate::body::{self, Response};
 use crate::error::Error;
+use crate::field::Text;
 use crate::request::RequestId;
 use crate::rescue;
 
@@ -132,7 +133,7 @@ impl Shape {
 
 fn grow_old(response: &mut Response, age: Option<Duration>) {
     if let Some(age) = age {
-        response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
+        response.headers_mut().insert(header::AGE, Text::new().number(age.as_secs()).value());
     }
 }
 
@@ -158,7 +159,7 @@ pub(super) fn failed(error: &Error, parts: &Parts, status: HeaderValue) -> Respo
 }
 
 fn problem(error: &Error, parts: &Parts) -> Response {
-    let id = parts.extensions.get().map(|RequestId(id)| &**id);
+    let id = parts.extensions.get().map(RequestId::as_str);
     rescue::response(error, id)
 }
 
@@ -169,8 +170,6 @@ pub(super) fn status_of(error: &Error) -> StatusCode {
 
 /// How long the cache took over a hit.
 pub(super) fn timed(response: &mut Response, started: Instant) {
-    let text = format!("cache;desc=hit;dur={:.3}", started.elapsed().as_secs_f64() * 1_000.0);
-    if let Ok(value) = HeaderValue::try_from(text) {
-        response.headers_mut().append(SERVER_TIMING, value);
-    }
+    let value = Text::new().text("cache;desc=hit;dur=").millis(started.elapsed()).value();
+    response.headers_mut().append(SERVER_TIMING, value);
 }

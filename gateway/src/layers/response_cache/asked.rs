@@ -1,5 +1,8 @@
 //! What a request asks of a cache: how fresh, under which conditions, which part.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use nearfield_cache::semantics::range::Range;
@@ -38,15 +41,24 @@ impl Asked {
     }
 }
 
-/// A request that can be sent again.
+/// A request that can be sent again. Clones share its head until one is sent.
 #[derive(Clone)]
 pub(super) struct Exchange {
-    pub(super) parts: Parts,
-    pub(super) body: bytes::Bytes,
+    pub(super) parts: Arc<Parts>,
+    pub(super) body: Bytes,
 }
 
 impl Exchange {
+    pub(super) fn new(parts: Parts, body: Bytes) -> Self {
+        Self { parts: Arc::new(parts), body }
+    }
+
+    /// To change the head, of this clone alone.
+    pub(super) fn head(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.parts)
+    }
+
     pub(super) fn into_request(self) -> crate::body::Request {
-        crate::body::Request::from_parts(self.parts, crate::body::full(self.body))
+        crate::body::Request::from_parts(Arc::unwrap_or_clone(self.parts), crate::body::full(self.body))
     }
 }

@@ -12,7 +12,6 @@ use nearfield_cache::semantics::request::Verdict;
 use nearfield_cache::semantics::validation::{self, CONDITIONAL};
 use nearfield_cache::{Entry, Key, Lifetime, Metrics, Stamp};
 use parking_lot::Mutex;
-use tower::ServiceExt;
 
 use super::answer;
 use super::asked::{Asked, Exchange};
@@ -76,7 +75,7 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    pub(super) async fn run<S: Inner>(self, inner: S) -> Arc<Outcome> {
+    pub(super) async fn run<S: Inner>(self, inner: Arc<S>) -> Arc<Outcome> {
         let tiers = &self.cache.0.tiers;
         // Before anything is asked: a purge from now on ends this answer.
         let stamp = tiers.invalidation.begin();
@@ -107,7 +106,7 @@ impl Fill {
         }))
     }
 
-    async fn ask<S: Inner>(&self, inner: S, stamp: Stamp, stale: Option<&Arc<Entry>>) -> Result<Outcome, Error> {
+    async fn ask<S: Inner>(&self, inner: Arc<S>, stamp: Stamp, stale: Option<&Arc<Entry>>) -> Result<Outcome, Error> {
         let mut stamp = stamp;
         let conditions = self.conditions(stale);
         let (mut response, mut timing) = self.send(inner.clone(), &conditions).await?;
@@ -137,19 +136,19 @@ impl Fill {
 
     async fn send<S: Inner>(
         &self,
-        inner: S,
+        inner: Arc<S>,
         conditions: &[(HeaderName, HeaderValue)],
     ) -> Result<(Response, Timing), Error> {
         let mut exchange = self.exchange.clone();
-        let headers = &mut exchange.parts.headers;
         if !conditions.is_empty() || self.shared && self.known.is_resource() {
+            let headers = &mut exchange.head().headers;
             CONDITIONAL.iter().for_each(|name| {
                 headers.remove(name);
             });
             headers.extend(conditions.iter().cloned());
         }
         let asked = self.cache.now();
-        let asked_for = inner.oneshot(exchange.into_request()).await;
+        let asked_for = inner.call(exchange.into_request()).await;
         let timing = Timing { asked, answered: self.cache.now() };
         match asked_for {
             Ok(mut response) => {

@@ -7,7 +7,6 @@ use std::time::Instant;
 use http::{HeaderValue, Method, StatusCode};
 use nearfield_cache::semantics::request::Verdict;
 use nearfield_cache::{Age, Entry, Found, Metrics, Tier};
-use tower::ServiceExt;
 
 use super::answer::{self, Source, age_of};
 use super::asked::{Asked, Exchange};
@@ -23,10 +22,10 @@ use crate::request::Deadline;
 impl Cache {
     pub(super) async fn answer<S: Inner>(
         &self,
-        inner: S,
+        inner: Arc<S>,
         known: Arc<Known>,
         asked: Asked,
-        mut exchange: Exchange,
+        exchange: Exchange,
     ) -> Result<Response, Error> {
         let started = Instant::now();
         let found = self.find(&known, &asked, &exchange);
@@ -41,6 +40,20 @@ impl Cache {
                 return Ok(hit);
             }
         }
+        // In a box of its own: what a miss remembers is many times what a hit does.
+        Box::pin(self.look_further(inner, known, asked, exchange, found, started)).await
+    }
+
+    /// Answers what memory does not.
+    async fn look_further<S: Inner>(
+        &self,
+        inner: Arc<S>,
+        known: Arc<Known>,
+        asked: Asked,
+        mut exchange: Exchange,
+        found: Option<Found>,
+        started: Instant,
+    ) -> Result<Response, Error> {
         if asked.demand.only_if_cached {
             return self.only_if_cached(&known, &asked, &exchange, started).await;
         }
@@ -49,7 +62,7 @@ impl Cache {
                 return self.head(inner, known, exchange, found).await;
             }
             // Answered from what a GET finds.
-            exchange.parts.method = Method::GET;
+            exchange.head().method = Method::GET;
         }
         self.miss(inner, known, asked, exchange, found).await
     }
@@ -66,12 +79,12 @@ impl Cache {
 
     pub(super) async fn bypass<S: Inner>(
         &self,
-        inner: S,
+        inner: Arc<S>,
         exchange: Exchange,
         status: HeaderValue,
     ) -> Result<Response, Error> {
         Metrics::count(&self.0.tiers.metrics.bypassed);
-        let mut response = inner.oneshot(exchange.into_request()).await?;
+        let mut response = inner.call(exchange.into_request()).await?;
         response.headers_mut().insert(http::header::CACHE_CONTROL, answer::NO_STORE);
         status::tell(&mut response, status);
         Ok(response)
@@ -98,7 +111,7 @@ impl Cache {
     }
 
     /// Asks behind the caller's back, once for all that are given the old answer (RFC 5861 section 3).
-    fn refresh<S: Inner>(&self, inner: S, known: Arc<Known>, exchange: Exchange, found: Arc<Entry>) {
+    fn refresh<S: Inner>(&self, inner: Arc<S>, known: Arc<Known>, exchange: Exchange, found: Arc<Entry>) {
         let Shared { tiers, flights, .. } = &*self.0;
         let key = tiers.resolve(known.key, &exchange.parts.headers);
         let epoch = tiers.invalidation.purged(&known.tags);
@@ -121,14 +134,14 @@ impl Cache {
 
     async fn miss<S: Inner>(
         &self,
-        inner: S,
+        inner: Arc<S>,
         known: Arc<Known>,
         asked: Asked,
         mut exchange: Exchange,
         found: Option<Found>,
     ) -> Result<Response, Error> {
         // Each that waits for the answer pays, whoever asks for it in the end.
-        if let Some(toll) = exchange.parts.extensions.remove::<Toll>() {
+        if let Some(toll) = exchange.head().extensions.remove::<Toll>() {
             toll.pay(known.units())?;
         }
         let deadline = exchange.parts.extensions.get().map(|Deadline(at)| *at);
@@ -178,7 +191,7 @@ impl Cache {
     async fn ask_once<S: Inner>(
         &self,
         fill: Fill,
-        inner: S,
+        inner: Arc<S>,
         deadline: Option<Instant>,
     ) -> Result<(Arc<Outcome>, bool), Error> {
         let Shared { tiers, flights, .. } = &*self.0;
@@ -269,7 +282,7 @@ impl Cache {
     async fn passed<S: Inner>(
         &self,
         passed: Option<Response>,
-        inner: S,
+        inner: Arc<S>,
         known: &Known,
         exchange: Exchange,
         why: Why,
@@ -278,7 +291,7 @@ impl Cache {
         Metrics::count(&self.0.tiers.metrics.misses);
         let mut response = match passed {
             Some(response) => response,
-            None => inner.oneshot(exchange.into_request()).await?,
+            None => inner.call(exchange.into_request()).await?,
         };
         if !known.is_resource() {
             answer::unkept(&mut response);

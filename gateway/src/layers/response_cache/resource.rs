@@ -3,7 +3,6 @@
 //! Requests that may change something pass, and end what is stored of their target and of what their answer names.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -12,7 +11,6 @@ use nearfield_cache::semantics::freshness::Timing;
 use nearfield_cache::semantics::request::{is_query, is_safe};
 use nearfield_cache::semantics::validation;
 use nearfield_cache::{Found, Key, Purge, Tag, Tags};
-use tower::ServiceExt;
 
 use super::answer::{self, Source};
 use super::asked::{Asked, Exchange};
@@ -35,20 +33,18 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner, cache: self.cache.clone() }
+        Service { inner: Arc::new(inner), cache: self.cache.clone() }
     }
 }
 
-#[derive(Clone)]
 pub struct Service<S> {
-    inner: S,
+    inner: Arc<S>,
     cache: Cache,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
-        + Clone
+    S: hyper::service::Service<Request, Response = Response, Error = Error, Future: Send + 'static>
         + Send
         + Sync
         + 'static,
@@ -57,19 +53,13 @@ where
     type Error = Error;
     type Future = Answering;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
-        let cache = self.cache.clone();
+    fn call(&self, request: Request) -> Self::Future {
+        let (inner, cache) = (Arc::clone(&self.inner), self.cache.clone());
         Box::pin(async move {
             let method = request.method();
             let reads = matches!(*method, Method::GET | Method::HEAD) || is_query(method);
             if !cache.0.enabled || request.headers().contains_key(header::UPGRADE) {
-                inner.oneshot(request).await
+                inner.call(request).await
             } else if reads {
                 cache.read(inner, request).await
             } else {
@@ -104,12 +94,12 @@ impl Target {
 }
 
 impl Cache {
-    async fn read<S: Inner>(&self, inner: S, request: Request) -> Result<Response, Error> {
+    async fn read<S: Inner>(&self, inner: Arc<S>, request: Request) -> Result<Response, Error> {
         let (parts, body) = request.into_parts();
         let body = match collect::read(body, true).await? {
             Collected::Whole(body) => body,
             // A question that long is passed on as it comes.
-            Collected::TooLarge(body) => return inner.oneshot(Request::from_parts(parts, body)).await,
+            Collected::TooLarge(body) => return inner.call(Request::from_parts(parts, body)).await,
         };
         let asked = Asked::of(&parts.method, &parts.headers);
         let media = [header::CONTENT_TYPE, header::CONTENT_ENCODING]
@@ -119,9 +109,9 @@ impl Cache {
             .join(&b'\n');
         let query = is_query(&parts.method).then_some((&media[..], &body[..]));
         let known = Target::of(&parts).known(query);
-        let exchange = Exchange { parts, body };
+        let exchange = Exchange::new(parts, body);
         if asked.demand.no_store || validation::is_for_the_origin(&exchange.parts.headers) {
-            let mut response = inner.oneshot(exchange.into_request()).await?;
+            let mut response = inner.call(exchange.into_request()).await?;
             status::tell(&mut response, status::REQUEST);
             return Ok(response);
         }
@@ -129,15 +119,15 @@ impl Cache {
     }
 
     /// A request that is not looked up.
-    async fn pass<S: Inner>(&self, inner: S, request: Request) -> Result<Response, Error> {
+    async fn pass<S: Inner>(&self, inner: Arc<S>, request: Request) -> Result<Response, Error> {
         let (parts, body) = request.into_parts();
         let (target, method, uri) = (Target::of(&parts), parts.method.clone(), parts.uri.clone());
-        let head = Exchange { parts: parts.clone(), body: bytes::Bytes::new() };
+        let head = Exchange::new(parts.clone(), bytes::Bytes::new());
         let invalidation = &self.0.tiers.invalidation;
         let known = target.known(None);
         let before = invalidation.purged(&known.tags);
         let asked = self.now();
-        let mut response = inner.oneshot(Request::from_parts(parts, body)).await?;
+        let mut response = inner.call(Request::from_parts(parts, body)).await?;
         let timing = Timing { asked, answered: self.now() };
         if changes::invalidates(&method, response.status()) {
             let undisturbed = invalidation.purged(&known.tags) == before;
@@ -190,14 +180,14 @@ impl Cache {
     /// counts (RFC 9111 section 4.3.5).
     pub(super) async fn head<S: Inner>(
         &self,
-        inner: S,
+        inner: Arc<S>,
         known: Arc<Known>,
         exchange: Exchange,
         found: Option<Found>,
     ) -> Result<Response, Error> {
         let stamp = self.0.tiers.invalidation.begin();
         let asked = self.now();
-        let mut response = inner.oneshot(exchange.clone().into_request()).await?;
+        let mut response = inner.call(exchange.clone().into_request()).await?;
         let timing = Timing { asked, answered: self.now() };
         let stored = found.as_ref().filter(|found| found.entry.span.is_none() && found.entry.status == StatusCode::OK);
         if let Some(found) = stored.filter(|_| response.status() == StatusCode::OK) {

@@ -1,11 +1,10 @@
 //! `Cache-Status` (RFC 9211): what the gateway's cache did with a request, on every answer of the REST API.
 
-use std::task::{Context, Poll};
-
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use nearfield_cache::{Age, Entry, Found, Tier};
 
 use crate::body::{Request, Response};
+use crate::field::Text;
 use crate::layers::{Answering, classify};
 use crate::route::Route;
 
@@ -59,11 +58,13 @@ pub(super) fn hit(found: &Found) -> HeaderValue {
         Tier::Memory => "",
         Tier::Behind => "; detail=redis",
     };
-    value(match found.age {
-        Age::Fresh { left, .. } => format!("nearfield; hit; ttl={}{detail}", left.as_secs()),
-        Age::Stale { by, .. } => format!("nearfield; hit; ttl=-{}{detail}", by.as_secs()),
-        Age::Dead => format!("nearfield; hit{detail}"),
-    })
+    let hit = Text::new().text("nearfield; hit");
+    let told = match found.age {
+        Age::Fresh { left, .. } => hit.text("; ttl=").number(left.as_secs()),
+        Age::Stale { by, .. } => hit.text("; ttl=-").number(by.as_secs()),
+        Age::Dead => hit,
+    };
+    told.text(detail).value()
 }
 
 /// The origin said that an old answer still holds.
@@ -109,25 +110,20 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response>,
+    S: hyper::service::Service<Request, Response = Response>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = S::Error;
     type Future = futures::future::Either<S::Future, Answering<S::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let route = classify::route(&request);
         // What a path can do is no question to a cache.
         let is_options = request.method() == Method::OPTIONS;

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
+use hyper::service::Service as _;
 use nearfield_auth::Principal;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tower::{Layer as _, ServiceExt};
+use tower::Layer as _;
 
 use super::*;
 use crate::body;
@@ -16,7 +17,7 @@ use crate::request::{Caller, Deadline, RequestId};
 
 mod purges;
 
-type Inner = BoxCloneSyncService<Request, Response, Error>;
+type Inner = crate::layers::Stack<Error>;
 type Answers = dyn Fn(usize, &Request) -> Result<Response, Error> + Send + Sync;
 
 /// An origin that counts, a cache around it, and the layers that it relies on.
@@ -70,10 +71,11 @@ impl Fixture {
     {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
-        let inner =
-            tower::service_fn(move |request: Request| answer(count.fetch_add(1, Ordering::SeqCst) + 1, request));
+        let inner = hyper::service::service_fn(move |request: Request| -> Answering {
+            Box::pin(answer(count.fetch_add(1, Ordering::SeqCst) + 1, request))
+        });
         let cache = Cache::start(&Config::default(), &mut Registry::default()).unwrap();
-        Self { cache, inner: BoxCloneSyncService::new(inner), asked }
+        Self { cache, inner: Arc::new(inner), asked }
     }
 
     /// Answers with its number.
@@ -88,7 +90,7 @@ impl Fixture {
     async fn send(&self, request: Request) -> Told {
         let layer = Layer { cache: self.cache.clone() };
         let service = classify::Layer.layer(status::Layer.layer(rescue::Layer.layer(layer.layer(self.inner.clone()))));
-        let response = service.oneshot(request).await.unwrap();
+        let response = service.call(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Told { status: parts.status, headers: parts.headers, body: String::from_utf8(bytes.to_vec()).unwrap() }
@@ -121,7 +123,7 @@ fn of_tenant(tenant: Option<&str>, method: Method, path: &str, text: &str, heade
     let principal =
         Principal { subject: "alice".to_owned(), tenant: tenant.map(str::to_owned), ..Principal::default() };
     request.extensions_mut().insert(Caller(Arc::new(principal)));
-    request.extensions_mut().insert(RequestId("req_mine".into()));
+    request.extensions_mut().insert(RequestId(HeaderValue::from_static("req_mine")));
     request
 }
 

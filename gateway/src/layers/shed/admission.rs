@@ -4,7 +4,6 @@
 //! time alone. Streams have no place here: how long they last says nothing.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::future::Either;
@@ -86,40 +85,32 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Service<S>;
 
     fn layer(&self, inner: S) -> Service<S> {
-        Service { inner, layer: self.clone() }
+        Service { inner: Arc::new(inner), layer: self.clone() }
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
-    inner: S,
+    inner: Arc<S>,
     layer: Layer,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error> + Clone + Send + 'static,
+    S: hyper::service::Service<Request, Response = Response, Error = Error> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Answering>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let class = Class::of(&request);
         if class == Class::Stream {
             return Either::Left(self.inner.call(request));
         }
         let criticality = request.extensions().get().copied().unwrap_or_default();
         let deadline = request.extensions().get().map(|Deadline(at)| *at);
-        // The service that is ready is the one to call; its clone waits for its own turn.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let layer = self.layer.clone();
+        let (inner, layer) = (Arc::clone(&self.inner), self.layer.clone());
         Either::Right(Box::pin(async move {
             let mut place = layer.enter(class, criticality, deadline).await?;
             let response = inner.call(request).await?;
@@ -165,7 +156,8 @@ impl Collector for Shown {
 
 #[cfg(test)]
 mod tests {
-    use tower::{Layer as _, Service as _};
+    use hyper::service::Service as _;
+    use tower::Layer as _;
 
     use super::*;
     use crate::route::Route;
@@ -191,8 +183,8 @@ mod tests {
             config.max_reads = 1;
             config.queue.max_waiting = 0;
         });
-        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::full("answer"))) });
-        let mut service = layer.layer(inner);
+        let inner = hyper::service::service_fn(|_request: Request| async { Ok(Response::new(body::full("answer"))) });
+        let service = layer.layer(inner);
         let first = service.call(request("/api/v1/search", Criticality::Normal)).await.unwrap();
         let refused = service.call(request("/api/v1/search", Criticality::Critical)).await;
         let Err(Error::Shed { retry_after, .. }) = refused else { panic!("{refused:?}") };

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::class::Class;
@@ -115,26 +114,21 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     rooms: Arc<Rooms>,
 }
 
-impl<S> tower::Service<Request> for Service<S>
+impl<S> hyper::service::Service<Request> for Service<S>
 where
-    S: tower::Service<Request, Response = Response, Error = Error>,
+    S: hyper::service::Service<Request, Response = Response, Error = Error>,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Error;
     type Future = Either<Answering, Either<S::Future, Ready<Result<Response, Error>>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&self, request: Request) -> Self::Future {
         let class = Class::of(&request);
         let place = match self.rooms.enter(class) {
             Ok(place) => place,
@@ -159,8 +153,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use hyper::service::Service as _;
     use prometheus_client::registry::Registry;
-    use tower::{Layer as _, Service as _};
+    use tower::Layer as _;
 
     use super::*;
     use crate::route::Route;
@@ -174,9 +169,9 @@ mod tests {
     #[tokio::test]
     async fn a_place_is_held_until_the_answer_is_out_and_classes_do_not_share() {
         let config = Config { max_streams: 1, ..Config::default() };
-        let inner = tower::service_fn(|_request: Request| async { Ok(Response::new(body::full("answer"))) });
+        let inner = hyper::service::service_fn(|_request: Request| async { Ok(Response::new(body::full("answer"))) });
         let metrics = Metrics::register(&mut Registry::default());
-        let mut service = Layer::new(&config, metrics, Gauge::default()).layer(inner);
+        let service = Layer::new(&config, metrics, Gauge::default()).layer(inner);
         let first = service.call(request("/api/v1/stream/search")).await.unwrap();
         let refused = service.call(request("/api/v1/stream/search")).await;
         assert!(matches!(refused, Err(Error::Shed { .. })));

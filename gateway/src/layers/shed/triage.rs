@@ -5,7 +5,6 @@
 //! connections are refused, too.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
@@ -117,22 +116,19 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Service<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S: tower::Service<Request, Response = Response, Error = Error>> tower::Service<Request> for Service<S> {
+impl<S: hyper::service::Service<Request, Response = Response, Error = Error>> hyper::service::Service<Request>
+    for Service<S>
+{
     type Response = Response;
     type Error = Error;
     type Future = Either<S::Future, Ready<Result<Response, Error>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let principal = request.extensions().get().map(|Caller(principal)| &**principal);
         let (route, class) = (classify::route(&request), Class::of(&request));
         let standings = request.extensions().get::<Standings>();

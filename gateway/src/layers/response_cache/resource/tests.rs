@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderName;
 use http_body_util::BodyExt;
+use hyper::service::Service as _;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
@@ -73,7 +74,7 @@ impl Origin {
     async fn run(&self, step: Step) -> (StatusCode, HeaderMap, Bytes) {
         *self.step.lock() = step;
         let (told, asked, cache) = (Arc::clone(&self.step), Arc::clone(&self.asked), self.cache.clone());
-        let origin = tower::service_fn(move |request: Request| {
+        let origin = hyper::service::service_fn(move |request: Request| {
             let step = *told.lock();
             asked.lock().push(request.headers().clone());
             let conditional = request.headers().contains_key(header::IF_NONE_MATCH)
@@ -100,7 +101,7 @@ impl Origin {
             request.headers_mut().append(HeaderName::try_from(*name).unwrap(), dated(value, self.cache.now()));
         }
         let service = rescue::Layer.layer(Layer { cache: self.cache.clone() }.layer(origin));
-        let (parts, body) = service.oneshot(request).await.unwrap().into_parts();
+        let (parts, body) = service.call(request).await.unwrap().into_parts();
         (parts.status, parts.headers, body.collect().await.unwrap().to_bytes())
     }
 }
@@ -382,7 +383,7 @@ async fn at_once(count: usize, answers: Fields, status: u16, vary_over: usize) -
     let cache = Cache::start(&Config::default(), &mut Registry::default()).unwrap();
     let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (counting, opened) = (Arc::clone(&asked), Arc::clone(&gate));
-    let origin = tower::service_fn(move |_request: Request| {
+    let origin = hyper::service::service_fn(move |_request: Request| {
         let (asked, gate) = (Arc::clone(&counting), Arc::clone(&opened));
         async move {
             asked.fetch_add(1, Ordering::SeqCst);
@@ -400,7 +401,7 @@ async fn at_once(count: usize, answers: Fields, status: u16, vary_over: usize) -
         let service = Layer { cache: cache.clone() }.layer(origin.clone());
         let request = http::Request::get("/a").header("host", "h").header("foo", i % vary_over);
         let request = request.body(crate::body::empty()).unwrap();
-        async move { service.oneshot(request).await.unwrap().status() }
+        async move { service.call(request).await.unwrap().status() }
     };
     gate.notify_one();
     let statuses = futures::future::join_all((0..count).map(one)).await;
