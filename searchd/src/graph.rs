@@ -19,15 +19,19 @@ pub mod memory;
 mod pool;
 mod prune;
 mod random;
+mod rank;
 mod reach;
 mod rotation;
 pub mod search;
 mod space;
+mod two_hop;
 mod visited;
 mod walk;
 
 #[cfg(test)]
 mod tests;
+
+use std::sync::OnceLock;
 
 use adjacency::Lists;
 use build::Plan;
@@ -84,6 +88,8 @@ pub struct Graph {
     lists: Lists,
     /// The caller's number of each row, in the order of the graph.
     rows: Words,
+    /// The other way round; made when it is first asked for.
+    places: OnceLock<Box<[u32]>>,
     /// Where searches begin.
     entries: Vec<u32>,
     kernel: Kernel,
@@ -144,7 +150,8 @@ impl Graph {
         let entries = moved(&entries);
         let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
-        Ok(Self { space, codes, lists, rows: Words::copied(&order), entries, kernel, unchecked: None })
+        let places = OnceLock::new();
+        Ok(Self { space, codes, lists, rows: Words::copied(&order), places, entries, kernel, unchecked: None })
     }
 
     pub fn len(&self) -> usize {
@@ -179,8 +186,18 @@ impl Graph {
 
     /// Bytes that searches read: codes, lists and the caller's row numbers.
     pub fn bytes(&self) -> usize {
-        let words = self.len() + self.entries.len() + self.lists.starts().len();
+        let places = self.places.get().map_or(0, |places| places.len());
+        let words = self.len() + places + self.entries.len() + self.lists.starts().len();
         self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>()
+    }
+
+    /// Where each row is in the order of the graph, by the caller's number.
+    fn places(&self) -> &[u32] {
+        self.places.get_or_init(|| {
+            let mut places = vec![0; self.len()].into_boxed_slice();
+            self.rows.get().iter().enumerate().for_each(|(place, row)| places[*row as usize] = place as u32);
+            places
+        })
     }
 
     /// Rows that no search can find, by the caller's numbers; a graph as it was built has none.

@@ -11,6 +11,7 @@ pub mod bits;
 pub mod calibration;
 pub mod damage;
 pub mod engines;
+mod estimate;
 pub mod graph;
 pub mod head;
 pub mod kernel;

@@ -56,20 +56,18 @@ fn report(
         best = best.min((cpu(libc::CLOCK_THREAD_CPUTIME_ID) - start).as_secs_f64() / QUERIES as f64 * 1e9);
     }
     let Step { plan, compared, computed, .. } = step.context("a segment")?;
-    let estimated = |cost: Option<f64>| cost.map_or_else(|| "-".to_owned(), |cost| format!("{:.0}", cost / 1e3));
+    let expected: Vec<_> = plan.costs().map(|(way, cost)| format!("{} {:.0}", way.name(), cost / 1e3)).collect();
     let by_row = match plan.way {
-        Way::Graph => String::new(),
+        Way::Codes | Way::TwoHop | Way::Graph => String::new(),
         _ => format!(", {:.0} ns a row", best / compared.max(1) as f64),
     };
     println!(
         "  one in {every:4}, {name:6}: {:5}, {:7.1} µs{by_row}; {compared} compared, {} computed; \
-         expected µs: rows {}, graph {}, scan {:.0}",
+         expected µs: {}",
         plan.way.name(),
         best / 1e3,
         computed.unwrap_or(0),
-        estimated(plan.rows),
-        estimated(plan.graph),
-        plan.scan / 1e3,
+        expected.join(", "),
     );
     Ok(())
 }

@@ -5,11 +5,13 @@
 //! what collections have instead: segments as settings make them, by recall that is asked for, with all their memory;
 //! how fast they open; and what they are after every vector was replaced ten times. `--sweep` asks one segment with ever
 //! more candidates, for `bench/peers/run`, which puts other engines beside it. `--batches` measures what a search costs
-//! alone and in batches; `--costs` what the ways of a search cost beside what the planner expects.
+//! alone and in batches; `--costs` what the ways of a search cost beside what the planner expects; `--filters` what each way
+//! through a graph finds under filters.
 
 mod batches;
 mod costs;
 mod data;
+mod filters;
 mod segments;
 
 use std::path::Path;
@@ -33,7 +35,7 @@ const RECALLS: [f64; 2] = [0.95, 0.99];
 fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
-        bail!("usage: graph_bench [--no-usearch | --segments | --sweep | --batches | --costs] FOLDER…");
+        bail!("usage: graph_bench [--no-usearch | --segments | --sweep | --batches | --costs | --filters] FOLDER…");
     }
     println!("kernels: {:?}", Kernel::detect().level());
     for folder in &folders {
@@ -53,6 +55,10 @@ fn main() -> Result<()> {
         }
         if flags.iter().any(|flag| flag == "--costs") {
             costs::measure(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--filters") {
+            filters::measure(&data)?;
             continue;
         }
         measure_graph(&data, &Width::ALL)?;

@@ -14,6 +14,10 @@ use super::kernel::{self, Filled, Kernel};
 pub(super) struct Candidate(u64);
 
 impl Candidate {
+    pub(super) fn new(distance: f32, row: u32) -> Self {
+        Self(kernel::candidate(distance, row))
+    }
+
     #[inline(always)]
     pub(super) fn row(self) -> u32 {
         (self.0 as u32) >> 1

@@ -1,9 +1,14 @@
 //! A search: a walk on packed codes, then the best of what it found by exact distances.
+//!
+//! Under a filter there are three ways ([`Through`]): a walk over all rows that keeps what is admitted, one over admitted rows
+//! only ([`super::two_hop`]), and none, where so few are admitted that the codes of all of them are ranked ([`super::rank`]).
 
 use super::adjacency::Lists;
 use super::codes::{Codes, PackedQuery};
 use super::kernel::Kernel;
 use super::pool::Pool;
+use super::rank::Ranking;
+use super::two_hop::Hops;
 use super::walk::{Alone, Guide, Scratch, Terrain};
 pub use super::walk::{Effort, Halted};
 use super::{Graph, Unchecked};
@@ -13,6 +18,9 @@ const MAX_WIDENING: f32 = 16.0;
 /// A filtered walk may look at this many times the rows that would do if those admitted were spread evenly, for they
 /// often are not.
 const CORRELATION: f32 = 8.0;
+/// Where so many of the nearest rows should be admitted, and so many times fewer are, the filter goes against the query.
+const TELLING: f32 = 6.0;
+const AGAINST: f32 = 4.0;
 /// A walk that met too few of the admitted rows (a filter may admit all but the neighbourhood of the query) is walked anew
 /// with this many times the candidates.
 const AGAIN: usize = 4;
@@ -40,6 +48,20 @@ pub struct Filter<'a> {
     pub admits: &'a dyn Fn(u32) -> bool,
     /// The part of all rows that is admitted, as well as is known.
     pub fraction: f32,
+    /// All that are admitted, by the same numbers, where they are known.
+    pub listed: Option<&'a [u32]>,
+    pub through: Through,
+}
+
+/// How a search under a filter goes through a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// A walk over all rows; those that are admitted are kept.
+    All,
+    /// A walk over admitted rows, from one to the next directly or through one that is not.
+    Admitted,
+    /// No walk: the codes of all that is admitted are compared.
+    Codes,
 }
 
 impl Filter<'_> {
@@ -50,6 +72,12 @@ impl Filter<'_> {
         (ef as f32 * widening) as usize
     }
 
+    /// Whether so few of the `near` rows are admitted that the filter keeps out just what is near.
+    pub(super) fn is_against(&self, admitted: usize, near: usize) -> bool {
+        let expected = self.fraction * near as f32;
+        expected >= TELLING && (admitted as f32) * AGAINST < expected
+    }
+
     /// Of `rows` rows, how many a walk must have met that are admitted, for its best `rescored` to be the best there are.
     /// Half of what is admitted does: the part is an estimate.
     fn enough(&self, rows: usize, rescored: usize) -> usize {
@@ -58,10 +86,13 @@ impl Filter<'_> {
 }
 
 /// What a walk found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Proposed<'s> {
     /// The rows worth an exact comparison, the likeliest first.
     pub rows: &'s [u32],
+    /// Their squared distances as the codes have them, less what is the same for all rows; only of [`Through::Codes`], where
+    /// more rows than are worth a comparison cost little.
+    pub estimates: &'s [f32],
     /// The walk met few of the rows that the filter admits: nearer ones may be elsewhere.
     pub is_short: bool,
 }
@@ -84,10 +115,13 @@ pub struct Hit {
 pub struct Searcher {
     scratch: Scratch,
     admitted: Pool,
+    hops: Hops,
+    ranking: Ranking,
     point: Vec<f32>,
     spare: Vec<f32>,
     query: Option<PackedQuery>,
     found: Vec<u32>,
+    estimates: Vec<f32>,
 }
 
 impl Searcher {
@@ -128,7 +162,7 @@ impl Guide for Sieve<'_, '_> {
 }
 
 /// Checks what was not checked yet on behalf of another guide.
-struct Wary<'a, G> {
+pub(super) struct Wary<'a, G> {
     guide: &'a mut G,
     unchecked: &'a Unchecked,
     lists: &'a Lists,
@@ -149,16 +183,24 @@ impl<G: Guide> Guide for Wary<'_, G> {
     }
 
     fn believes_list(&self, row: u32) -> bool {
-        let Unchecked { checks, lists, .. } = self.unchecked;
-        let bytes = self.lists.bytes_of(row);
-        checks.pass(lists + bytes.start..lists + bytes.end)
+        self.unchecked.believes_list(self.lists, row)
     }
 
     fn believes_codes(&self, rows: &[u32]) -> bool {
-        let Unchecked { checks, codes, .. } = self.unchecked;
+        self.unchecked.believes_codes(self.codes, rows)
+    }
+}
+
+impl Unchecked {
+    fn believes_list(&self, lists: &Lists, row: u32) -> bool {
+        let bytes = lists.bytes_of(row);
+        self.checks.pass(self.lists + bytes.start..self.lists + bytes.end)
+    }
+
+    fn believes_codes(&self, codes: &Codes, rows: &[u32]) -> bool {
         rows.iter().all(|row| {
-            let bytes = self.codes.bytes_of(*row);
-            checks.pass(codes + bytes.start..codes + bytes.end)
+            let bytes = codes.bytes_of(*row);
+            self.checks.pass(self.codes + bytes.start..self.codes + bytes.end)
         })
     }
 }
@@ -173,21 +215,40 @@ impl Graph {
         scratch: &mut Scratch,
         guide: &mut G,
     ) -> Result<(), Halted> {
-        let Self { codes, lists, kernel, entries, .. } = self;
-        let terrain = Terrain { codes, adjacency: lists, kernel: *kernel, entries };
-        match &self.unchecked {
-            None => terrain.walk(query, ef, scratch, guide),
-            Some(unchecked) => terrain.walk(query, ef, scratch, &mut Wary { guide, unchecked, lists, codes }),
+        let terrain = self.terrain();
+        match self.wary(guide) {
+            Ok(mut wary) => terrain.walk(query, ef, scratch, &mut wary),
+            Err(guide) => terrain.walk(query, ef, scratch, guide),
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn terrain(&self) -> Terrain<'_, Lists> {
+        let Self { codes, lists, kernel, entries, .. } = self;
+        Terrain { codes, adjacency: lists, kernel: *kernel, entries }
+    }
+
+    /// A guide that also checks, where there is something to be checked.
+    #[inline(always)]
+    pub(super) fn wary<'a, G>(&'a self, guide: &'a mut G) -> Result<Wary<'a, G>, &'a mut G> {
+        match &self.unchecked {
+            Some(unchecked) => Ok(Wary { guide, unchecked, lists: &self.lists, codes: &self.codes }),
+            None => Err(guide),
+        }
+    }
+
+    /// Whether the codes of rows are what was written.
+    pub(super) fn believes_codes(&self, rows: &[u32]) -> bool {
+        self.unchecked.as_ref().is_none_or(|unchecked| unchecked.believes_codes(&self.codes, rows))
     }
 
     /// The rows worth an exact comparison: `wanted.rescored` at most, fewer where the walk met fewer that the filter
     /// admits.
     ///
     /// # Panics
-    /// If the query is not of the graph's dimension.
+    /// If the query is not of the graph's dimension, or a listed row not one of the graph's.
     pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
-        let Searcher { scratch, admitted, point, spare, query, found } = searcher;
+        let Searcher { scratch, admitted, hops, ranking, point, spare, query, found, estimates } = searcher;
         let ef = wanted.ef.max(wanted.k);
         // No more can be found than are kept.
         let rescored = wanted.rescored.clamp(wanted.k, ef);
@@ -207,27 +268,64 @@ impl Graph {
             }
             (Some(filter), stop) => {
                 let enough = filter.enough(self.len(), rescored);
-                let mut walked = filter.widened(ef).min(self.len().max(ef));
-                let mut effort = Effort::default();
-                loop {
-                    admitted.reset(ef);
-                    let mut sieve = Sieve { rows, filter: Some(filter), admitted, stop };
-                    self.walk(query, walked, scratch, &mut sieve)?;
-                    effort = effort + scratch.effort;
-                    // Farther than its last candidate the walk met only what happened to be on its way.
-                    is_short = admitted.within(scratch.pool.reach()) < enough;
-                    walked *= AGAIN;
-                    if !is_short || walked > self.len() / MAX_WALKED_PART {
-                        break;
+                match filter.through {
+                    Through::All => {
+                        is_short = self.walk_all(query, ef, enough, filter, stop, scratch, admitted)?;
+                        admitted.candidates()
                     }
+                    Through::Admitted => {
+                        let is_against = self.walk_admitted(query, ef, &filter, stop, scratch, hops)?;
+                        is_short = is_against || scratch.pool.candidates().len() < enough;
+                        scratch.pool.candidates()
+                    }
+                    Through::Codes => self.rank(query, ef, &filter, stop, scratch, ranking)?,
                 }
-                scratch.effort = effort;
-                admitted.candidates()
             }
         };
+        let candidates = &candidates[..candidates.len().min(rescored)];
         found.clear();
-        found.extend(candidates.iter().take(rescored).map(|candidate| rows[candidate.row() as usize]));
-        Ok(Proposed { rows: found, is_short })
+        found.extend(candidates.iter().map(|candidate| rows[candidate.row() as usize]));
+        estimates.clear();
+        if wanted.filter.is_some_and(|filter| filter.through == Through::Codes) {
+            estimates.extend(candidates.iter().map(|candidate| candidate.distance()));
+        }
+        Ok(Proposed { rows: found, estimates, is_short })
+    }
+
+    /// Walks over all rows, ever farther, until `enough` that are admitted were met. True if they were not.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a searcher are borrowed apart")]
+    fn walk_all(
+        &self,
+        query: &PackedQuery,
+        ef: usize,
+        enough: usize,
+        filter: Filter<'_>,
+        stop: Option<&dyn Fn() -> bool>,
+        scratch: &mut Scratch,
+        admitted: &mut Pool,
+    ) -> Result<bool, Halted> {
+        let mut walked = filter.widened(ef).min(self.len().max(ef));
+        let mut effort = Effort::default();
+        loop {
+            admitted.reset(ef);
+            let mut sieve = Sieve { rows: self.rows.get(), filter: Some(filter), admitted, stop };
+            self.walk(query, walked, scratch, &mut sieve)?;
+            effort = effort + scratch.effort;
+            // Farther than its last candidate the walk met only what happened to be on its way.
+            let nearest = &scratch.pool.candidates()[..ef.min(scratch.pool.candidates().len())];
+            let near = nearest.last().map_or(0, |last| admitted.within(last.distance()));
+            // What lies beyond a hole in the middle is so much alike that candidates of the usual number are a lottery.
+            if filter.is_against(near, nearest.len()) {
+                scratch.effort = effort;
+                return Ok(true);
+            }
+            let is_short = admitted.within(scratch.pool.reach()) < enough;
+            walked *= AGAIN;
+            if !is_short || walked > self.len() / MAX_WALKED_PART {
+                scratch.effort = effort;
+                return Ok(is_short);
+            }
+        }
     }
 
     /// The nearest rows found, best first, equals by row. There may be fewer than `k` though more are admitted: the

@@ -10,7 +10,7 @@ use super::build::Plan;
 use super::file::{Check, OpenError};
 use super::kernel::{Filled, Kernel, Level, POOL_SPARE, Packed, Query, Width};
 use super::random::Random;
-use super::search::{Exact, Filter, Halted, Hit, Searcher, Wanted};
+use super::search::{Exact, Filter, Halted, Hit, Searcher, Through, Wanted};
 use super::{Graph, Metric, Rows};
 
 const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42 };
@@ -167,24 +167,30 @@ fn filters_admit_nothing_else_and_find_what_they_admit() {
     let rows = Clustered::new(3_000, 64, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
     let mut searcher = Searcher::default();
-    for (every, least) in [(2, 0.95), (10, 0.95), (50, 0.8)] {
+    let ways = [Through::All, Through::Admitted, Through::Codes];
+    let cases = [(2, 0.95), (10, 0.95), (50, 0.8)].into_iter();
+    for ((every, least), through) in cases.flat_map(|case| ways.map(|way| (case, way))) {
         let admits = |row: u32| row % every == 1;
         let mut found = 0;
         for i in 0..40 {
             let query = rows.row(i * 7);
             let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
-            let filter = Some(Filter { admits: &admits, fraction: 1.0 / every as f32 });
+            let listed: Vec<u32> = (0..3_000).filter(|row| admits(*row)).collect();
+            let listed = (i % 2 == 0).then_some(&listed[..]);
+            let filter = Some(Filter { admits: &admits, fraction: 1.0 / every as f32, listed, through });
             let hits = graph.search(&mut searcher, &Wanted { filter, ..wanted(query) }, &oracle).unwrap();
             assert!(hits.iter().all(|hit| admits(hit.row)));
             let worst = oracle.nearest(10, admits)[9].distance;
             found += hits.iter().filter(|hit| hit.distance <= worst).count();
         }
-        assert!(f64::from(found as u32) / 400.0 >= least, "1 of {every}: {found}");
+        assert!(f64::from(found as u32) / 400.0 >= least, "1 of {every} through {through:?}: {found}");
     }
-    let nothing = Filter { admits: &|_| false, fraction: 0.0 };
-    let query = rows.row(0);
-    let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
-    assert_eq!(graph.search(&mut searcher, &Wanted { filter: Some(nothing), ..wanted(query) }, &oracle), Ok(vec![]));
+    for through in ways {
+        let nothing = Some(Filter { admits: &|_| false, fraction: 0.0, listed: None, through });
+        let query = rows.row(0);
+        let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
+        assert_eq!(graph.search(&mut searcher, &Wanted { filter: nothing, ..wanted(query) }, &oracle), Ok(vec![]));
+    }
 }
 
 #[test]
@@ -192,14 +198,17 @@ fn a_filter_may_keep_out_just_what_is_near() {
     let rows = Clustered::new(6_000, 24, 12);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
     let mut searcher = Searcher::default();
-    for kept_out in [100, 300, 1_000] {
+    let ways = [Through::All, Through::Admitted];
+    for (kept_out, through) in [5, 15, 100, 300, 1_000].into_iter().flat_map(|kept_out| ways.map(|way| (kept_out, way)))
+    {
         let (mut found, mut short) = (0, 0);
         for i in 0..40 {
             let query = rows.row(i * 7);
             let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
             let near: HashSet<u32> = oracle.nearest(kept_out, |_| true).iter().map(|hit| hit.row).collect();
             let admits = |row: u32| !near.contains(&row);
-            let filter = Some(Filter { admits: &admits, fraction: 1.0 - kept_out as f32 / 6_000.0 });
+            let filter =
+                Some(Filter { admits: &admits, fraction: 1.0 - kept_out as f32 / 6_000.0, listed: None, through });
             let wanted = Wanted { filter, ef: 40, rescored: 15, ..wanted(query) };
             if graph.propose(&mut searcher, &wanted).unwrap().is_short {
                 short += 1;
@@ -209,9 +218,16 @@ fn a_filter_may_keep_out_just_what_is_near() {
             let worst = oracle.nearest(10, admits)[9].distance;
             found += hits.iter().filter(|hit| hit.distance <= worst).count();
         }
-        // The walk found them, or said that it had not; and where they are not too far it did find them.
-        assert!(found as f64 >= 0.93 * f64::from(10 * (40 - short)), "{kept_out}: {found}, {short} short");
-        assert!(kept_out > 100 || short == 0, "{kept_out}: {short} short");
+        // The walk found them, or said that it had not; and only where much is kept out does it say so.
+        assert!(found as f64 >= 0.93 * f64::from(10 * (40 - short)), "{kept_out} {through:?}: {found}, {short} short");
+        let expected = if kept_out <= 5 {
+            0..=0
+        } else if kept_out >= 100 {
+            36..=40
+        } else {
+            0..=40
+        };
+        assert!(expected.contains(&short), "{kept_out} {through:?}: {short} short");
     }
 }
 

@@ -21,6 +21,24 @@ impl Visited {
         self.walk += 1;
     }
 
+    /// Whether the row is met for the first time; it has been now.
+    ///
+    /// # Panics
+    /// If it can't be met.
+    #[inline(always)]
+    pub(super) fn meets(&mut self, row: u32) -> bool {
+        std::mem::replace(&mut self.marks[row as usize], self.walk) != self.walk
+    }
+
+    /// Whether the row was met.
+    ///
+    /// # Panics
+    /// If it can't be met.
+    #[inline(always)]
+    pub(super) fn has_met(&self, row: u32) -> bool {
+        self.marks[row as usize] == self.walk
+    }
+
     /// Copies the rows that are met for the first time to `fresh` and returns how many they are.
     ///
     /// Written without a branch on the outcome, which no processor would guess right.

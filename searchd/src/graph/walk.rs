@@ -9,7 +9,7 @@ use super::visited::Visited;
 /// Rows asked for before the first is compared; the kernel asks for the others as it goes.
 const PREFETCHED: usize = 8;
 /// Hops between two questions whether to go on.
-const HOPS_PER_CHECK: usize = 64;
+pub(super) const HOPS_PER_CHECK: usize = 64;
 
 /// Who watches a walk.
 pub(super) trait Guide {
@@ -57,11 +57,11 @@ pub enum Halted {
 pub(super) struct Scratch {
     pub pool: Pool,
     pub effort: Effort,
-    visited: Visited,
-    fresh: Vec<u32>,
-    sums: Vec<i32>,
-    distances: Vec<f32>,
-    room: Box<Room>,
+    pub visited: Visited,
+    pub fresh: Vec<u32>,
+    pub sums: Vec<i32>,
+    pub distances: Vec<f32>,
+    pub room: Box<Room>,
 }
 
 /// What the last walk took.

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::graph::{Asked, Error, Graph};
 use super::kernel::Kernel;
+use super::plan::Way;
 use super::score::Scorer;
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Recall, Settings, USUAL_EF};
@@ -140,7 +141,8 @@ impl<'a> Trial<'a> {
         let (mut found, mut all) = ([0; 2], [0; 2]);
         for question in &self.questions {
             let half = usize::from(question.own.is_none());
-            let asked = Asked { query: question.scorer.query(), k: K, ef, admission: None, stop: &self.stop };
+            let asked =
+                Asked { query: question.scorer.query(), k: K, ef, way: Way::Graph, admission: None, stop: &self.stop };
             let least = question.nearest.last().copied().unwrap_or(f32::INFINITY);
             let rows = graph.propose(&asked)?.rows;
             let near = rows.iter().filter(|row| Some(**row) != question.own);

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::calibration::{Calibration, Trial};
+use super::plan::{Proposing, Way};
 use super::vectors::Vectors;
 use crate::engine::settings::Settings;
 pub use crate::graph::file::Check;
@@ -52,6 +53,8 @@ pub struct Asked<'a> {
     pub k: usize,
     /// Candidates that the walk keeps.
     pub ef: usize,
+    /// One of those that it has: see [`Graph::costs`].
+    pub way: Way,
     pub admission: Option<Admission<'a>>,
     pub stop: &'a Stop,
 }
@@ -62,12 +65,17 @@ pub struct Admission<'a> {
     pub admits: &'a dyn Fn(u32) -> bool,
     /// The share of all rows that is admitted, as well as is known; above 0.
     pub share: f64,
+    /// The rows that are admitted, in any order, where they are known.
+    pub listed: Option<&'a [u32]>,
 }
 
 /// What a graph found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Proposal {
     pub rows: Vec<u32>,
+    /// How far the graph takes each row to be: its squared distance less what is the same for all rows. Empty where all are
+    /// worth a comparison.
+    pub estimates: Vec<f32>,
     /// The walk met so few of the admitted rows that nearer ones may be where it did not come.
     pub is_short: bool,
     /// Distances that were computed for it, where they are counted.
@@ -80,6 +88,10 @@ pub struct Cost {
     pub k: usize,
     pub ef: usize,
     pub share: f64,
+    /// Whether some rows may not be found.
+    pub is_narrowed: bool,
+    /// Whether the rows that are admitted are known.
+    pub is_listed: bool,
     pub dimension: usize,
 }
 
@@ -91,8 +103,8 @@ pub trait Graph: Send + Sync {
     /// where the walk met no more.
     fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error>;
 
-    /// Nanoseconds that `propose` and the comparison of what it proposes take, about.
-    fn cost(&self, search: Cost) -> f64;
+    /// What `propose` and the comparison of what it proposes take, about, by each way that it has.
+    fn costs(&self, search: Cost) -> Proposing;
 
     /// How many candidates, at the least, are worth keeping for `k`.
     fn least(&self, k: usize) -> usize;

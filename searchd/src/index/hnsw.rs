@@ -17,6 +17,7 @@ mod space;
 use usearch::{Index as Usearch, IndexOptions, MetricKind, ScalarKind};
 
 use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal};
+use super::plan::Proposing;
 use super::vectors::Vectors;
 use crate::engine::settings::{Metric, Quantization, Settings};
 use space::Space;
@@ -85,12 +86,13 @@ impl Graph for HnswGraph {
         };
         let rows = found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect();
         // It goes on until it has met `count` that are admitted.
-        Ok(Proposal { rows, is_short: false, computed: None })
+        Ok(Proposal { rows, estimates: Vec::new(), is_short: false, computed: None })
     }
 
     /// Measured on sets of 50 to 784 dimensions: it looks at the inverse of the share that is admitted.
-    fn cost(&self, search: Cost) -> f64 {
-        search.ef as f64 * (400.0 + 2.0 * search.dimension as f64) / search.share.max(1e-9)
+    fn costs(&self, search: Cost) -> Proposing {
+        let graph = search.ef as f64 * (400.0 + 2.0 * search.dimension as f64) / search.share.max(1e-9);
+        Proposing { graph: Some(graph), ..Proposing::default() }
     }
 
     fn least(&self, k: usize) -> usize {

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use super::calibration::{Calibration, Trial};
-use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal, Stored};
-use super::plan::compare_at_random;
+use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Stored};
+use super::plan::{Proposing, Way, compare_at_random};
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::Plan;
-use crate::graph::search::{Filter, Halted, Searcher, Wanted};
+use crate::graph::search::{Filter, Halted, Searcher, Through, Wanted};
 use crate::graph::{self, Metric, Width};
 
 /// Neighbours of a row at most, for each `hnsw.m`: HNSW, too, keeps twice `m` on the layer that counts, and here lists are as
@@ -30,6 +30,15 @@ const START: f64 = 20_000.0;
 /// To look at one candidate's neighbours, and for each bit of a row's code on top of it.
 const CANDIDATE: f64 = 450.0;
 const BIT: f64 = 0.25;
+/// To turn the query alone.
+const TURN: f64 = 5_000.0;
+/// To rank a row by its code, and for each coordinate on top.
+const CODE: f64 = 2.0;
+const CODE_COORDINATE: f64 = 0.022;
+/// To ask whether a row is admitted.
+const ASK: f64 = 3.0;
+/// To look for admitted rows around a candidate, where hardly any is.
+const CROSS: f64 = 7_500.0;
 /// A walk under a filter takes this many times one that keeps as many more candidates as the filter keeps out.
 const FILTERED: f64 = 1.5;
 
@@ -116,27 +125,46 @@ impl Graph for Packed {
     fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error> {
         let stop = || asked.stop.check().is_err();
         let Asked { query, k, .. } = *asked;
-        let filter =
-            asked.admission.map(|admission| Filter { admits: admission.admits, fraction: admission.share as f32 });
+        let through = match asked.way {
+            Way::Codes => Through::Codes,
+            Way::TwoHop => Through::Admitted,
+            _ => Through::All,
+        };
+        let filter = asked.admission.map(|Admission { admits, share, listed }| Filter {
+            admits,
+            fraction: share as f32,
+            listed,
+            through,
+        });
         let ef = asked.ef.min(self.0.len()).max(k);
-        let wanted = Wanted { query, k, ef, rescored: self.rescored(k, ef), filter, stop: Some(&stop) };
+        // Without a walk all that is kept may be compared: how many are worth it is seen meanwhile.
+        let rescored = if asked.way == Way::Codes { ef } else { self.rescored(k, ef) };
+        let wanted = Wanted { query, k, ef, rescored, filter, stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
             let proposed = self.0.propose(searcher, &wanted).map_err(|halted| match halted {
                 // The walk asked and was told; a deadline doesn't come back.
                 Halted::Stopped => asked.stop.check().err().map_or(Error::Foreign, Error::Stopped),
                 Halted::Damaged => Error::Damaged,
             })?;
-            let (rows, is_short) = (proposed.rows.to_vec(), proposed.is_short);
-            Ok(Proposal { rows, is_short, computed: Some(searcher.effort().distances) })
+            let (rows, estimates) = (proposed.rows.to_vec(), proposed.estimates.to_vec());
+            let is_short = proposed.is_short;
+            Ok(Proposal { rows, estimates, is_short, computed: Some(searcher.effort().distances) })
         })
     }
 
-    fn cost(&self, search: Cost) -> f64 {
-        let Cost { k, ef, share, dimension } = search;
-        let candidate = CANDIDATE + BIT * (self.0.width().bits() * dimension) as f64;
-        let filtered = if share < 1.0 { FILTERED / share.max(1e-9) } else { 1.0 };
+    fn costs(&self, search: Cost) -> Proposing {
+        let Cost { k, ef, share, dimension, .. } = search;
+        let (rows, share) = (self.0.len() as f64, share.max(1e-9));
+        let bits = (self.0.width().bits() * dimension) as f64;
+        let candidate = CANDIDATE + BIT * bits;
+        let wading = if share < 1.0 { FILTERED / share } else { 1.0 };
         let compared = self.rescored(k, ef) as f64 * compare_at_random(dimension);
-        START + ef as f64 * candidate * filtered + compared
+        let listing = if search.is_listed { 0.0 } else { rows * ASK };
+        let codes = TURN + listing + share * rows * (CODE + CODE_COORDINATE * dimension as f64) + compared;
+        let two_hop = START + ef as f64 * (candidate * FILTERED + CROSS * (1.0 - share)) + compared;
+        let filtered = |cost: f64| search.is_narrowed.then_some(cost);
+        let graph = Some(START + ef as f64 * candidate * wading + compared);
+        Proposing { codes: filtered(codes), two_hop: filtered(two_hop), graph }
     }
 
     fn least(&self, k: usize) -> usize {

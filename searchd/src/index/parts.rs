@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::admitted::Admitted;
 use super::batch::Search;
 use super::head::{CHUNK_ROWS, Chunk};
-use super::plan::{self, Findable, Part, Plan, Step, Way};
+use super::plan::{self, Findable, Part, Plan, Proposing, Step, Way};
 use super::segment::Segment;
 use super::{Row, Wanted};
 use crate::search::stop::{Stop, Stopped};
@@ -43,13 +43,17 @@ impl Parts {
 
     /// Whether it is worth while to look up the rows of what is admitted.
     pub(super) fn pays_to_list(&self, wanted: &Wanted<'_>, admitted: &Admitted) -> bool {
-        let dimension = wanted.scorer.query().len();
         let waiting: usize = self.head.iter().map(|chunk| chunk.len()).sum();
         let rows = waiting + self.segments.iter().map(|segment| segment.live()).sum::<usize>();
         let share = (admitted.len() as f64 / rows.max(1) as f64).min(1.0);
-        let head = Plan::cheapest(waiting, Findable::Estimated(share * waiting as f64), dimension, None).cost();
-        let sealed: f64 = self.segments.iter().map(|segment| segment.expected_cost(wanted, share)).sum();
-        plan::pays_to_list(admitted.len(), dimension, head + sealed)
+        let cost = |findable: &dyn Fn(f64) -> Findable| {
+            let (dimension, waits) = (wanted.scorer.query().len(), findable(share * waiting as f64));
+            let head = Plan::cheapest(waiting, waits, dimension, Proposing::default()).cost();
+            let of_segment = |segment: &Segment| segment.plan(wanted, findable(share * segment.live() as f64)).cost();
+            head + self.segments.iter().map(|segment| of_segment(segment)).sum::<f64>()
+        };
+        let listed = cost(&|rows| Findable::Counted(rows.round() as usize));
+        plan::pays_to_list(admitted.len(), listed, cost(&Findable::Estimated))
     }
 
     /// Goes through all parts for all of the searches, one part after the other.
@@ -76,7 +80,7 @@ impl Parts {
         for (search, compared) in searches.iter_mut().zip(compared) {
             // Both ways are exact, so what was compared is what could be found.
             let findable = Findable::Counted(compared);
-            let mut plan = Plan::cheapest(rows, findable, search.wanted.scorer.query().len(), None);
+            let mut plan = Plan::cheapest(rows, findable, search.wanted.scorer.query().len(), Proposing::default());
             plan.way = match search.listed {
                 _ if compared == 0 => Way::Skip,
                 Some(_) => Way::Rows,

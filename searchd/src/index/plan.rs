@@ -13,17 +13,26 @@ pub enum Way {
     Skip,
     /// Compares the admitted rows, by their numbers.
     Rows,
-    /// Lets the graph propose, and compares what it proposed.
+    /// Ranks the admitted rows by their codes in the graph, and compares the best.
+    Codes,
+    /// Lets a walk over the admitted rows of the graph propose, and compares what it proposed.
+    TwoHop,
+    /// The same of a walk over all rows of the graph.
     Graph,
     /// Looks at every row, and compares those that are admitted.
     Scan,
 }
 
 impl Way {
+    /// From the least to the most thorough.
+    pub const ALL: [Self; 6] = [Self::Skip, Self::Rows, Self::Codes, Self::TwoHop, Self::Graph, Self::Scan];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Skip => "skip",
             Self::Rows => "rows",
+            Self::Codes => "codes",
+            Self::TwoHop => "two-hop",
             Self::Graph => "graph",
             Self::Scan => "scan",
         }
@@ -48,55 +57,60 @@ impl Findable {
     }
 }
 
+/// What the ways by which a graph proposes would cost, in nanoseconds; absent where one is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Proposing {
+    pub codes: Option<f64>,
+    pub two_hop: Option<f64>,
+    pub graph: Option<f64>,
+}
+
 /// A way, and what each would cost, in nanoseconds; absent where it is closed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
     pub way: Way,
     pub rows: Option<f64>,
-    pub graph: Option<f64>,
+    pub proposing: Proposing,
     pub scan: f64,
 }
 
 impl Plan {
-    /// The cheapest way through a part of so many `rows`, dead ones included. `graph` is what the graph would cost; none
-    /// where there is none, or where the search must be exact. Costs are good to a factor of two, so is the choice.
-    pub fn cheapest(rows: usize, findable: Findable, dimension: usize, graph: Option<f64>) -> Self {
+    /// The cheapest way through a part of so many `rows`, dead ones included. `proposing` is what the graph would cost;
+    /// nothing where there is none, or where the search must be exact. Costs are good to a factor of two, so is the choice.
+    pub fn cheapest(rows: usize, findable: Findable, dimension: usize, proposing: Proposing) -> Self {
         let gaps = (1.0 - findable.number() / rows.max(1) as f64).max(0.0);
         let scan = rows as f64 * ROW_IN_ORDER + findable.number() * (compare(dimension) + gaps * reach(dimension));
         let counted = matches!(findable, Findable::Counted(_));
         let rows = counted.then(|| findable.number() * compare_at_random(dimension));
-        let mut way = Way::Scan;
-        let mut least = scan;
-        for (open, cost) in [(Way::Graph, graph), (Way::Rows, rows)] {
-            if let Some(cost) = cost.filter(|cost| *cost < least) {
-                (way, least) = (open, cost);
-            }
-        }
-        if findable == Findable::Counted(0) {
-            way = Way::Skip;
-        }
-        Self { way, rows, graph, scan }
+        let mut plan = Self { way: Way::Scan, rows, proposing, scan };
+        plan.way = match findable {
+            Findable::Counted(0) => Way::Skip,
+            _ => plan.costs().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Way::Scan, |(way, _)| way),
+        };
+        plan
+    }
+
+    /// The ways that are open.
+    pub fn costs(&self) -> impl Iterator<Item = (Way, f64)> {
+        let Proposing { codes, two_hop, graph } = self.proposing;
+        let ways = [Way::Rows, Way::Codes, Way::TwoHop, Way::Graph, Way::Scan];
+        let costs = [self.rows, codes, two_hop, graph, Some(self.scan)];
+        ways.into_iter().zip(costs).filter_map(|(way, cost)| Some((way, cost?)))
     }
 
     /// Nanoseconds of the way chosen.
     pub fn cost(&self) -> f64 {
-        match self.way {
-            Way::Skip => 0.0,
-            Way::Rows => self.rows.unwrap_or(0.0),
-            Way::Graph => self.graph.unwrap_or(0.0),
-            Way::Scan => self.scan,
-        }
+        self.costs().find(|(way, _)| *way == self.way).map_or(0.0, |(_, cost)| cost)
     }
 }
 
 /// Whether it pays to look up in which rows the admitted slots are, which makes their numbers exact and opens
-/// [`Way::Rows`]. `otherwise` is what the search would cost without.
-pub fn pays_to_list(admitted: usize, dimension: usize, otherwise: f64) -> bool {
-    let admitted = admitted as f64;
-    let listed = admitted * (LIST_ROW + compare_at_random(dimension));
+/// [`Way::Rows`]. `listed` and `otherwise` are what the search would cost with and without.
+pub fn pays_to_list(admitted: usize, listed: f64, otherwise: f64) -> bool {
+    let listing = admitted as f64 * LIST_ROW;
     // A filter often admits rows of few segments only; so some looking up is worth while even where all of them
     // together would not be compared.
-    listed <= otherwise || admitted * LIST_ROW <= otherwise / 8.0
+    listing + listed <= otherwise || listing <= otherwise / 8.0
 }
 
 /// Nanoseconds to compare a row with the query in full precision, wherever it is.
@@ -160,8 +174,8 @@ mod tests {
 
     fn way(findable: Findable, exact: bool) -> Way {
         // A graph that costs the inverse of the share.
-        let graph = 100_000.0 * 100_000.0 / findable.number().max(1.0);
-        Plan::cheapest(100_000, findable, 384, (!exact).then_some(graph)).way
+        let graph = (!exact).then_some(100_000.0 * 100_000.0 / findable.number().max(1.0));
+        Plan::cheapest(100_000, findable, 384, Proposing { graph, ..Proposing::default() }).way
     }
 
     #[test]

@@ -24,6 +24,7 @@ use memmap2::Mmap;
 
 use super::calibration::{Calibration, K, Point, Trial};
 use super::graph::{self, Asked, Builder, Check, Cost, Graph, Kind, Proposal, Stored};
+use super::plan::Proposing;
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Quantization, Settings};
 use crate::graph::memory::{LINE, Lines};
@@ -99,9 +100,19 @@ impl Proposer {
     pub fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, graph::Error> {
         let mut proposal = self.graph.propose(asked)?;
         let admits = |row: u32| asked.admission.is_none_or(|admission| (admission.admits)(row));
-        for stray in &self.strays {
-            if admits(*stray) && !proposal.rows.contains(stray) {
-                proposal.rows.push(*stray);
+        for stray in self.strays.iter().filter(|stray| admits(**stray)) {
+            let Proposal { rows, estimates, .. } = &mut proposal;
+            let known = rows.iter().position(|row| row == stray);
+            if estimates.is_empty() && known.is_none() {
+                rows.push(*stray);
+            } else if !estimates.is_empty() {
+                // First, wherever it was ranked, so that a ranking of more rows begins like one of fewer.
+                if let Some(place) = known {
+                    rows.remove(place);
+                    estimates.remove(place);
+                }
+                rows.insert(0, *stray);
+                estimates.insert(0, f32::NEG_INFINITY);
             }
         }
         Ok(proposal)
@@ -117,9 +128,9 @@ impl Proposer {
         self.graph.is_checked()
     }
 
-    /// See [`Graph::cost`].
-    pub fn cost(&self, search: Cost) -> f64 {
-        self.graph.cost(search)
+    /// See [`Graph::costs`].
+    pub fn costs(&self, search: Cost) -> Proposing {
+        self.graph.costs(search)
     }
 
     /// Candidates to keep for `k` hits.

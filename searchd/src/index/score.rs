@@ -40,6 +40,24 @@ impl Scorer {
     }
 }
 
+impl Scorer {
+    /// A rank as a distance: lower is nearer. The square, or the inner product less than nothing.
+    pub fn distance(&self, rank: f32) -> f32 {
+        match self.metric {
+            Metric::Cosine | Metric::Dot => -rank,
+            Metric::Euclidean => rank * rank,
+        }
+    }
+
+    /// An estimated squared distance on the same scale, but for a constant.
+    pub fn estimated(&self, squared: f32) -> f32 {
+        match self.metric {
+            Metric::Cosine | Metric::Dot => squared / 2.0,
+            Metric::Euclidean => squared,
+        }
+    }
+}
+
 /// The score that a client sees: similarity, or distance.
 pub fn score(metric: Metric, rank: f32) -> f32 {
     match metric {

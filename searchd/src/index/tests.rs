@@ -1,4 +1,5 @@
 mod churn;
+mod filtered;
 mod mapped;
 
 use std::path::{Path, PathBuf};
@@ -105,23 +106,6 @@ fn every_row_can_be_found_by_itself() {
     seal(&index, directory.path());
     let lost = rows.iter().enumerate().filter(|(slot, row)| !found(&index, row, ASK).contains(&(*slot as Slot)));
     assert_eq!(lost.count(), 0);
-}
-
-#[test]
-fn filters_of_any_width_give_as_many_hits_as_there_are() {
-    let directory = tempfile::tempdir().unwrap();
-    let index = index(32, "cosine", "bf16");
-    for (slot, values) in clustered(8_192, 32, 4).iter().enumerate() {
-        index.put(slot as Slot, values);
-    }
-    seal(&index, directory.path());
-    let queries = clustered(20, 32, 5);
-    for step in [1, 2, 10, 100, 1_000, 8_000] {
-        let admitted: Admitted = (0..8_192).step_by(step).collect();
-        // The same clusters that the query is near, and one that it is not.
-        let recall = recall(&index, &queries, Ask { admitted: Some(&admitted), ..ASK });
-        assert!(recall >= 0.95, "one of {step}: recall {recall}");
-    }
 }
 
 #[test]
@@ -317,8 +301,8 @@ impl graph::Graph for Lossy {
         proposal.rows.retain(|row| row % self.1 != 0);
         Ok(proposal)
     }
-    fn cost(&self, search: graph::Cost) -> f64 {
-        self.0.cost(search)
+    fn costs(&self, search: graph::Cost) -> plan::Proposing {
+        self.0.costs(search)
     }
     fn least(&self, k: usize) -> usize {
         self.0.least(k)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nearfield_proto::v1;
 
-use crate::index::plan::{Findable, Part, Plan, Step, Way};
+use crate::index::plan::{Findable, Part, Step, Way};
 use crate::search::explain::{Explanation, FilterUse};
 
 pub(super) fn message(explanation: &Explanation) -> v1::Explanation {
@@ -31,7 +31,7 @@ fn distances(step: &Step) -> usize {
 /// The ways taken, the most thorough last: `rows`, or `graph+scan`.
 fn plan(trail: &[Step]) -> String {
     let taken = |way: &Way| trail.iter().any(|step| step.plan.way == *way);
-    let ways: Vec<_> = [Way::Rows, Way::Graph, Way::Scan].into_iter().filter(taken).map(Way::name).collect();
+    let ways: Vec<_> = Way::ALL.into_iter().skip(1).filter(taken).map(Way::name).collect();
     if ways.is_empty() { Way::Skip.name().to_owned() } else { ways.join("+") }
 }
 
@@ -66,12 +66,10 @@ fn segment(step: &Step) -> v1::SegmentExplanation {
 }
 
 fn why(step: &Step) -> String {
-    let Plan { way, rows, graph, scan } = step.plan;
-    if way == Way::Skip {
+    if step.plan.way == Way::Skip {
         return "no row can be found".to_owned();
     }
-    let open = [("rows", rows), ("graph", graph), ("scan", Some(scan))];
-    let costs = open.iter().filter_map(|(name, cost)| Some(format!("{name} {:.0} µs", (*cost)? / 1_000.0)));
+    let costs = step.plan.costs().map(|(way, cost)| format!("{} {:.0} µs", way.name(), cost / 1_000.0));
     let costs = costs.collect::<Vec<_>>().join(", ");
     let fell_back = if step.fell_back { "; the graph found too few, so all were compared" } else { "" };
     format!("expected {costs}{fell_back}")

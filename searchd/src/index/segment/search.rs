@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::Search;
 use super::super::damage::Damaged;
-use super::super::graph::{self, Admission, Asked, Cost};
+use super::super::estimate::EstimateError;
+use super::super::graph::{self, Admission, Asked, Cost, Proposal};
 use super::super::nearest::Hit;
 use super::super::plan::{Findable, Part, Plan, Step, Way};
 use super::super::proposer::Proposer;
@@ -30,7 +31,9 @@ impl Segment {
             let has_walked = match (step.plan.way, self.proposer()) {
                 _ if search.damaged.is_some() => true,
                 (Way::Skip, _) => true,
-                (Way::Graph, Some(proposer)) => self.walk(proposer, search, &mut step, stop)?,
+                (Way::Graph | Way::TwoHop | Way::Codes, Some(proposer)) => {
+                    self.propose(proposer, search, rows, &mut step, stop)?
+                }
                 _ => false,
             };
             if !has_walked {
@@ -90,19 +93,17 @@ impl Segment {
         }
     }
 
-    fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
+    /// The cheapest way, and what each would cost.
+    pub(in crate::index) fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
         let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
-        let share = findable.number() / rows as f64;
-        let graph = self.proposer().filter(|_| !wanted.exact).map(|proposer| {
+        let share = findable.number() / rows.max(1) as f64;
+        let is_listed = matches!(findable, Findable::Counted(_));
+        let proposing = self.proposer().filter(|_| !wanted.exact).map(|proposer| {
             let ef = proposer.candidates(wanted.effort, wanted.k);
-            proposer.cost(Cost { k: wanted.k, ef, share, dimension })
+            let is_narrowed = !self.is_all(wanted);
+            proposer.costs(Cost { k: wanted.k, ef, share, is_narrowed, is_listed, dimension })
         });
-        Plan::cheapest(rows, findable, dimension, graph)
-    }
-
-    /// Nanoseconds that this segment would cost if so large a share of it were admitted.
-    pub fn expected_cost(&self, wanted: &Wanted<'_>, share: f64) -> f64 {
-        self.plan(wanted, Findable::Estimated(share * self.live() as f64)).cost()
+        Plan::cheapest(rows, findable, dimension, proposing.unwrap_or_default())
     }
 
     fn findable(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Findable {
@@ -115,44 +116,80 @@ impl Segment {
     }
 
     /// Asks the graph; false when rows have to be compared instead.
-    fn walk(
+    fn propose(
         &self,
         proposer: &Proposer,
         search: &mut Search<'_>,
+        listed: Option<&[u32]>,
         step: &mut Step,
         stop: &Stop,
     ) -> Result<bool, Stopped> {
         let wanted = search.wanted;
         let admits = |row: u32| !self.dead.contains(row) && wanted.admits(self.vectors.slot(row));
-        let everything = self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none();
         let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
-        let admission = (!everything).then_some(Admission { admits: &admits, share });
+        let admission = (!self.is_all(wanted)).then_some(Admission { admits: &admits, share, listed });
         let ef = proposer.candidates(wanted.effort, wanted.k);
-        let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, admission, stop };
-        let proposal = proposer.propose(&asked);
-        stop.check()?;
-        // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be just
-        // those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
+        let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, way: step.plan.way, admission, stop };
+        if asked.way != Way::Codes {
+            let proposal = ask(proposer, &asked, step)?;
+            // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be
+            // just those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
+            if let Some(proposal) =
+                proposal.filter(|proposal| !proposal.is_short && self.is_enough(proposal, wanted, step))
+            {
+                self.vectors.bring(&proposal.rows, stop)?;
+                step.compared = self.compare(&Rows::Listed(&proposal.rows), search);
+                return Ok(true);
+            }
+            step.fell_back = true;
+            if step.plan.proposing.codes.is_none() {
+                return Ok(false);
+            }
+        }
+        self.rank(proposer, &asked, search, step)
+    }
+
+    /// Has the graph rank what is admitted, and compares from the top for as long as it may pay; false when all have to be
+    /// compared instead.
+    fn rank(
+        &self,
+        proposer: &Proposer,
+        asked: &Asked<'_>,
+        search: &mut Search<'_>,
+        step: &mut Step,
+    ) -> Result<bool, Stopped> {
+        let mut error = EstimateError::default();
+        for wider in WIDER {
+            let asked = Asked { way: Way::Codes, ef: asked.ef * wider, ..*asked };
+            let Some(proposal) = ask(proposer, &asked, step)? else { return Ok(step.compared > 0) };
+            if !self.is_enough(&proposal, search.wanted, step) {
+                return Ok(false);
+            }
+            let known = step.compared.min(proposal.rows.len());
+            self.vectors.bring(&proposal.rows[known..], asked.stop)?;
+            // A wider ranking begins like the one before.
+            let compared = self.rescore(&proposal, known, &mut error, search);
+            let is_done = compared < proposal.rows.len() || proposal.rows.len() < asked.ef;
+            step.compared = compared;
+            if is_done || search.damaged.is_some() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether every row may be found.
+    fn is_all(&self, wanted: &Wanted<'_>) -> bool {
+        self.dead.is_empty() && wanted.admitted.is_none() && wanted.except.is_none()
+    }
+
+    /// Whether there are as many rows as there can be hits.
+    fn is_enough(&self, proposal: &Proposal, wanted: &Wanted<'_>, step: &Step) -> bool {
         let least = match step.findable {
             Findable::Counted(rows) => wanted.k.min(rows),
             Findable::Estimated(_) => wanted.k.min(step.live),
         };
-        match proposal {
-            Ok(proposal) => {
-                (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
-                if proposal.rows.len() >= least && !proposal.is_short {
-                    self.vectors.bring(&proposal.rows, stop)?;
-                    step.compared = self.compare(&Rows::Listed(&proposal.rows), search);
-                    return Ok(true);
-                }
-            }
-            Err(graph::Error::Stopped(stopped)) => return Err(stopped),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
-            }
-        }
-        step.fell_back = true;
-        Ok(false)
+        proposal.rows.len() >= least
     }
 
     /// Returns when what is about to be compared is there, which it nearly always is.
@@ -205,7 +242,31 @@ impl Segment {
         Ok(())
     }
 
-    fn score(&self, row: u32, search: &mut Search<'_>) -> Result<(), Damaged> {
+    /// Compares what was ranked from place `first` on, until what is left is most probably no nearer than what was found.
+    /// Returns to which place it came. A damaged row ends the search.
+    fn rescore(&self, proposal: &Proposal, first: usize, error: &mut EstimateError, search: &mut Search<'_>) -> usize {
+        let (rows, scorer) = (&proposal.rows, search.wanted.scorer);
+        rows[first..].iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
+        for (i, (row, estimate)) in rows.iter().zip(&proposal.estimates).enumerate().skip(first) {
+            let estimate = scorer.estimated(*estimate);
+            if error.is_beyond(estimate, scorer.distance(search.nearest.threshold())) {
+                return i;
+            }
+            if let Some(next) = rows.get(i + AHEAD) {
+                self.vectors.prefetch(*next);
+            }
+            match self.score(*row, search) {
+                Ok(rank) => error.learn(estimate, scorer.distance(rank)),
+                Err(damaged) => {
+                    search.damaged = Some(damaged);
+                    return i;
+                }
+            }
+        }
+        rows.len()
+    }
+
+    fn score(&self, row: u32, search: &mut Search<'_>) -> Result<f32, Damaged> {
         let here = Row { part: self.part(), row };
         // Before its score is believed: a flipped bit may well move a row away.
         if !self.vectors.is_sound(row) {
@@ -215,7 +276,7 @@ impl Segment {
         if rank >= search.nearest.threshold() {
             search.nearest.push(Hit { rank, slot: self.vectors.slot(row), row: here });
         }
-        Ok(())
+        Ok(rank)
     }
 
     /// How many rows may be found, from an even sample.
@@ -228,6 +289,27 @@ impl Segment {
     }
 }
 
+/// What the graph proposes; none where it failed.
+fn ask(proposer: &Proposer, asked: &Asked<'_>, step: &mut Step) -> Result<Option<Proposal>, Stopped> {
+    let proposal = proposer.propose(asked);
+    asked.stop.check()?;
+    match proposal {
+        Ok(proposal) => {
+            step.proposed = proposal.rows.len();
+            step.computed = step.computed.into_iter().chain(proposal.computed).reduce(|before, now| before + now);
+            Ok(Some(proposal))
+        }
+        Err(graph::Error::Stopped(stopped)) => Err(stopped),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
+            Ok(None)
+        }
+    }
+}
+
+/// Of how many times the candidates that a walk would keep the ranking by codes is asked for, one after the other for as long
+/// as all of them have to be compared.
+const WIDER: [usize; 3] = [2, 16, 256];
 /// Rows looked at to estimate how many a filter admits.
 const SAMPLE: usize = 2_048;
 /// Rows that are asked for ahead of the one being compared.
