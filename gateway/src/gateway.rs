@@ -9,7 +9,7 @@ use nearfield_telemetry::admin;
 use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State};
-use nearfield_telemetry::settings::Changed;
+use nearfield_telemetry::settings::{Changed, Values};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -101,6 +101,7 @@ pub struct Gateway {
     readiness: Readiness,
     drain: Drain,
     host: Host,
+    views: Views,
     /// None once it has been handed over.
     estate: Option<Estate>,
     config: Server,
@@ -203,8 +204,10 @@ impl Gateway {
         let administered = Administered { authenticator: authenticator.clone(), audit: audit.clone() };
         let context = pipeline::Context::new(&config, administered.clone(), readiness.clone(), &mut registry)?;
         let views = Views::default();
+        context.show_in(&views);
         let (admission, streams) = (Arc::new(context.gate()), context.streams());
         let admin = admin::Server::start_on(admin, registry, readiness.clone(), views.clone()).map_err(Error::Admin)?;
+        let shown = views.clone();
         let (stream, websocket) = (config.stream.clone(), config.websocket.clone());
         let served = Served { stream: Current::from(stream), websocket: Current::from(websocket) };
         let inside = Inside { drain: drain.clone(), admission, views, administered, streams, served: served.clone() };
@@ -235,7 +238,7 @@ impl Gateway {
         let server = config.server.clone();
         let live = Live::new(config, context, authenticator, certificates, served, built, reloads);
         let estate = Some(estate);
-        Ok(Self { https, admin, audit, live, readiness, drain, host, estate, config: server })
+        Ok(Self { https, admin, audit, live, readiness, drain, host, estate, views: shown, config: server })
     }
 
     /// Reads what [`Self::start`] would read, without listening.
@@ -293,6 +296,12 @@ impl Gateway {
     pub async fn note_refused_settings(&self) {
         self.live.metrics.count(false);
         self.audit.record(operated("settings.reload", false, [])).await;
+    }
+
+    /// Shows in `/debug` which settings were set, and to what.
+    pub fn show_settings(&self, values: &Values) {
+        let shown = values.shown();
+        self.views.add("settings", move || shown.clone());
     }
 
     /// What it takes to hand over; once. It keeps the listening sockets open, so it has to be gone before

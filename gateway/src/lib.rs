@@ -25,4 +25,5 @@ pub mod route;
 pub mod sse;
 pub mod streams;
 pub mod upgrade;
+mod view;
 pub mod websocket;

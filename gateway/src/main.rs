@@ -75,6 +75,7 @@ async fn serve(mut source: Source, upgrade: bool) -> anyhow::Result<()> {
     let started = if upgrade { Gateway::take_over(config).await } else { Gateway::start(config).await };
     let mut gateway = started.context("starting")?;
     let door = socket.as_deref().map(Door::open).transpose()?;
+    gateway.show_settings(source.values());
     let estate = gateway.take_estate();
     // A change of settings must not interrupt it.
     let mut handing = Box::pin(hand_over(door, estate));
@@ -144,4 +145,5 @@ async fn reload(gateway: &Gateway, source: &mut Source, guard: &logging::Guard) 
         tracing::warn!(keys = later, "these settings take effect with a restart");
     }
     source.applied(read);
+    gateway.show_settings(source.values());
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::readiness::Readiness;
 use nearfield_telemetry::settings::Changed;
 use prometheus_client::registry::Registry;
@@ -27,6 +28,7 @@ use crate::layers::{
 use crate::listener;
 use crate::listener::door::Door;
 use crate::streams::Streams;
+use crate::view::Edge;
 
 /// What the layers are made of.
 #[derive(Clone)]
@@ -118,6 +120,13 @@ impl Context {
     /// The limits, for what comes in behind the pipeline: a WebSocket's messages.
     pub(crate) fn gate(&self) -> Gate {
         Gate(self.passed.clone())
+    }
+
+    /// Adds to `/debug` what the layers count.
+    pub(crate) fn show_in(&self, views: &Views) {
+        let (door, streams, cache, passed) =
+            (self.door.clone(), self.streams.clone(), self.cache.clone(), self.passed.clone());
+        Edge { door, streams, cache, passed }.show_in(views);
     }
 
     /// What connections come in by.

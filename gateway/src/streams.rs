@@ -47,6 +47,17 @@ impl Streams {
         closed.count()
     }
 
+    /// The number of each, how long it has been open and how long idle: those idle the longest, at most `at_most`.
+    pub(crate) fn idle_longest(&self, at_most: usize) -> Vec<(u64, Duration, Duration)> {
+        let mut all: Vec<(u64, Duration, Duration)> = {
+            let open = self.0.lock();
+            open.entries.iter().map(|(number, entry)| (*number, entry.opened.elapsed(), entry.idle())).collect()
+        };
+        all.sort_by_key(|(_, _, idle)| std::cmp::Reverse(*idle));
+        all.truncate(at_most);
+        all
+    }
+
     pub(crate) fn add(&self) -> Registered {
         let entry = Arc::new(Entry {
             opened: Instant::now(),

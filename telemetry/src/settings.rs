@@ -66,6 +66,15 @@ impl Values {
         }
     }
 
+    /// By key, for people: what is secret is hidden. All other keys have their defaults.
+    pub fn shown(&self) -> serde_json::Value {
+        let row = |(key, value): (&String, &Value)| {
+            let value = serde_json::to_value(value).unwrap_or_default();
+            serde_json::json!({ "key": key, "value": without_secrets(key, value) })
+        };
+        self.0.iter().map(row).collect()
+    }
+
     /// The keys that have another value here than in `before`, or are set in one of the two only.
     pub fn changed(&self, before: &Self) -> Changed {
         let keys = self.0.keys().chain(before.0.keys());
@@ -98,6 +107,30 @@ impl Changed {
     /// Those in none of `sections`.
     pub fn outside(&self, sections: &[&str]) -> Vec<&str> {
         self.keys().filter(|key| !sections.iter().any(|section| is_in(key, section))).collect()
+    }
+}
+
+/// Hides what is secret by its name, and of URLs who logs in and what they ask for.
+fn without_secrets(key: &str, value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    const HIDDEN: &str = "hidden";
+    let is_secret = ["secret", "password", "token"].iter().any(|word| key.ends_with(word));
+    match value {
+        Json::Array(values) => values.into_iter().map(|value| without_secrets(key, value)).collect(),
+        Json::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name.clone(), without_secrets(&name, value))).collect()
+        }
+        _ if is_secret => HIDDEN.into(),
+        Json::String(text) => match text.split_once("://") {
+            Some((scheme, rest)) => {
+                let rest = rest.split('?').next().unwrap_or_default();
+                let host =
+                    rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("{HIDDEN}@{host}"));
+                format!("{scheme}://{host}").into()
+            }
+            None => Json::String(text),
+        },
+        other => other,
     }
 }
 
@@ -179,6 +212,22 @@ mod tests {
     #[serde(default, deny_unknown_fields)]
     struct Searchd {
         log: Log,
+    }
+
+    #[test]
+    fn settings_are_shown_without_their_secrets() {
+        let dict: Dict = Figment::from(Toml::string(
+            "[auth]\napi_keys = \"postgres://u:hunter2@db/keys?password=hunter2\"\n\
+             [[auth.issuers]]\nissuer = \"a\"\nhs256_secret = \"hunter2\"\n\
+             [client.proof]\nsecret_file = \"/run/secret\"\n[cache]\nredis_url = \"redis://:hunter2@r:1/2\"\n",
+        ))
+        .extract()
+        .unwrap();
+        let shown = Values::of(&dict).shown().to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        for kept in ["postgres://hidden@db/keys", "redis://hidden@r:1/2", "/run/secret", "\"issuer\":\"a\""] {
+            assert!(shown.contains(kept), "{kept}: {shown}");
+        }
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Source {
         &self.config
     }
 
+    /// What is set by the file and the environment, as it was last applied.
+    pub fn values(&self) -> &Values {
+        &self.applied
+    }
+
     /// Reads everything again.
     ///
     /// # Errors

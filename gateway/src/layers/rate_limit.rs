@@ -99,6 +99,11 @@ impl Limits {
         })
     }
 
+    /// For `/debug`: nothing when nobody is limited.
+    pub(crate) fn view(&self) -> serde_json::Value {
+        self.by_address.view().into_iter().chain(self.by_caller.view()).collect()
+    }
+
     /// The same by other settings. A limit that stays as it is keeps what it has counted; one that changes begins anew,
     /// which lets at most a burst pass beyond. Needs a runtime as [`Limits::start`] does.
     ///

@@ -170,6 +170,22 @@ impl Cache {
         })))
     }
 
+    /// For `/debug`.
+    pub(crate) fn view(&self) -> serde_json::Value {
+        let (bytes, entries) = self.0.tiers.memory_use();
+        let terms = self.0.terms.load();
+        serde_json::json!({
+            "enabled": self.0.enabled,
+            "entries": entries,
+            "bytes": bytes,
+            "requests_remembered": self.0.remembered.entry_count(),
+            "not_to_be_kept": self.0.uncached.entry_count(),
+            "search_ttl_s": terms.policy.search.as_secs(),
+            "embed_ttl_s": terms.policy.embed.as_secs(),
+            "stale_if_error_s": terms.policy.stale_if_error.as_secs(),
+        })
+    }
+
     /// For what is stored from now on.
     pub(crate) fn set_terms(&self, config: &Config) {
         self.0.terms.store(Arc::new(Terms::of(config)));

@@ -88,6 +88,21 @@ impl Shedding {
         }
     }
 
+    /// For `/debug`: of each class, what is under way and may be, here and behind the gateway.
+    pub(crate) fn places(&self) -> serde_json::Value {
+        let behind = self.admission.seen();
+        let row = |(class, [taken, size]): (class::Class, [usize; 2])| {
+            let mut row = serde_json::json!({ "class": class.label(), "under_way": taken, "ceiling": size });
+            if let Some((_, [limit, in_flight, waiting])) = behind.iter().find(|(known, _)| *known == class) {
+                row["admitted"] = (*in_flight).into();
+                row["admission_limit"] = (*limit).into();
+                row["waiting"] = (*waiting).into();
+            }
+            row
+        };
+        self.ceiling.seen().into_iter().map(row).collect()
+    }
+
     /// Makes places more or fewer, for those that are under way already, too.
     pub(crate) fn resize(&self, config: &Config) {
         self.ceiling.resize(config);

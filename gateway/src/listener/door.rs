@@ -49,6 +49,12 @@ impl Door {
         Self { places: Arc::new(Semaphore::new(max)), max, shut: AtomicBool::new(false), refused }
     }
 
+    /// For `/debug`.
+    pub(crate) fn view(&self) -> serde_json::Value {
+        let open = self.max - self.places.available_permits();
+        serde_json::json!({ "open": open, "max": self.max, "refusing": self.shut.load(Ordering::Relaxed) })
+    }
+
     /// A place for one more connection; none when it is to be refused.
     pub(crate) fn enter(&self) -> Option<OwnedSemaphorePermit> {
         let place = if self.shut.load(Ordering::Relaxed) {

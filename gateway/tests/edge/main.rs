@@ -10,6 +10,7 @@ mod drain;
 mod grpc;
 mod handshake;
 mod http_cache;
+mod lasting;
 mod limits;
 mod live;
 mod mutual_tls;

@@ -44,6 +44,10 @@ impl<C: Clock + Clone> Layer<C> {
         Self { limiter: config.enabled.then(limiter) }
     }
 
+    pub(super) fn view(&self) -> Option<serde_json::Value> {
+        self.limiter.as_ref().map(|limiter| limiter.view(""))
+    }
+
     /// Counts one request. There is no standing when limits are off.
     pub(crate) fn check(&self, addr: IpAddr) -> (Option<Standing>, Result<(), Error>) {
         let Some(limiter) = &self.limiter else { return (None, Ok(())) };

@@ -25,6 +25,9 @@ pub(crate) trait Count: Send + Sync {
 
     fn prices(&self) -> &cost::Config;
 
+    /// For `/debug`, one row for each limit.
+    fn view(&self) -> Vec<serde_json::Value>;
+
     /// The same by other settings. Of a limit that stays as it is, what has been counted stays, too.
     fn renewed(&self, config: &Config, plans: &Plans, means: &Means) -> Arc<dyn Count>;
 }
@@ -102,6 +105,15 @@ where
         &self.prices
     }
 
+    fn view(&self) -> Vec<serde_json::Value> {
+        let mut plans: Vec<(&String, &Limiters<C>)> = self.by_plan.iter().collect();
+        plans.sort_by_key(|(name, _)| *name);
+        let rows = |(name, limiters): (&String, &Limiters<C>)| {
+            [&limiters.users, &limiters.keys, &limiters.tenants].map(|limiter| limiter.view(name))
+        };
+        plans.into_iter().flat_map(rows).collect()
+    }
+
     fn renewed(&self, config: &Config, plans: &Plans, means: &Means) -> Arc<dyn Count> {
         Arc::new(Self::new(config, plans, means, &self.clock, Some(self)))
     }
@@ -137,6 +149,10 @@ impl Layer {
             Some(counter) if config.enabled => Self { counter: Some(counter.renewed(config, plans, means)) },
             _ => Self::new(config, plans, means),
         }
+    }
+
+    pub(super) fn view(&self) -> Vec<serde_json::Value> {
+        self.counter.as_ref().map(|counter| counter.view()).unwrap_or_default()
     }
 
     /// What pays for one caller's requests; none when nobody is limited.

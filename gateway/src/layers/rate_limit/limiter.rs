@@ -108,6 +108,18 @@ impl<C: Clock + Clone> Limiter<C> {
         }
     }
 
+    /// For `/debug`.
+    pub(crate) fn view(&self, plan: &str) -> serde_json::Value {
+        let keys = self.limiter.len();
+        serde_json::json!({
+            "policy": self.policy,
+            "plan": plan,
+            "per_second": self.per_second,
+            "keys_counted": keys,
+            "shared": self.shares.is_some(),
+        })
+    }
+
     /// Counts a request of so many units. The standing is for the answer's headers, whether the request passes or not.
     ///
     /// `units` above the limit count as all of it: they would never pass otherwise.

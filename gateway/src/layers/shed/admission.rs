@@ -47,6 +47,11 @@ impl Layer {
         Self(Arc::new(Rooms { reads, writes, retry_after: config.retry_after, metrics }))
     }
 
+    /// Of each class, as [`Room::seen`] has it.
+    pub(super) fn seen(&self) -> [(Class, [u64; 3]); 2] {
+        [(Class::Read, self.0.reads.seen()), (Class::Write, self.0.writes.seen())]
+    }
+
     pub(super) fn resize(&self, config: &Config) {
         for (room, ceiling) in [(&self.0.reads, config.max_reads), (&self.0.writes, config.max_writes)] {
             room.resize(&config.adaptive, &config.queue, ceiling);

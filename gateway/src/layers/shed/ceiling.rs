@@ -50,6 +50,13 @@ impl Layer {
         Self { rooms: Arc::new(Rooms { reads, writes, streams, retry_after, metrics, gauge }) }
     }
 
+    /// Of each class, places taken and all.
+    pub(super) fn seen(&self) -> [(Class, [usize; 2]); 3] {
+        let Rooms { reads, writes, streams, .. } = &*self.rooms;
+        let seen = |places: &Places| [&places.taken, &places.size].map(|value| value.load(Ordering::Relaxed));
+        [(Class::Read, seen(reads)), (Class::Write, seen(writes)), (Class::Stream, seen(streams))]
+    }
+
     pub(super) fn resize(&self, config: &Config) {
         let Rooms { reads, writes, streams, .. } = &*self.rooms;
         for (places, size) in [reads, writes, streams].into_iter().zip(sizes(config)) {

@@ -47,6 +47,19 @@ impl Gauge {
         Level::from_number(self.0.level.load(Ordering::Relaxed))
     }
 
+    /// For `/debug`.
+    pub(crate) fn view(&self) -> serde_json::Value {
+        let readings = *self.0.readings.lock();
+        serde_json::json!({
+            "level": format!("{:?}", self.level()),
+            "cpu": readings.cpu,
+            "memory": readings.memory,
+            "connections": readings.connections,
+            "p99_ms": readings.p99.map(|p99| p99.as_secs_f64() * 1_000.0),
+            "streams_closed": self.0.closed_streams.load(Ordering::Relaxed),
+        })
+    }
+
     #[cfg(test)]
     pub(crate) fn set(&self, level: Level) {
         self.0.level.store(level as u8, Ordering::Relaxed);
