@@ -103,6 +103,8 @@ async fn answer(request: Request<Incoming>, pace: Arc<Pace>) -> Result<Answer, I
     let _ = body.collect().await;
     match parts.uri.path() {
         "/grpc.health.v1.Health/Check" => Ok(message(&HEALTHY, "0")),
+        // Every collection is there, and may be anywhere.
+        "/nearfield.v1.Collections/Describe" => Ok(message(&EMPTY, "0")),
         "/nearfield.v1.VectorSearch/Search" => {
             pace.asked.fetch_add(1, Ordering::SeqCst);
             pace.running.fetch_add(1, Ordering::SeqCst);
@@ -113,7 +115,7 @@ async fn answer(request: Request<Incoming>, pace: Arc<Pace>) -> Result<Answer, I
                 worker.forget();
             }
             drop(running);
-            Ok(message(&NO_HITS, "0"))
+            Ok(message(&EMPTY, "0"))
         }
         _ => Ok(message(&[], UNIMPLEMENTED)),
     }
@@ -131,6 +133,6 @@ fn message(framed: &'static [u8], status: &'static str) -> Answer {
 
 /// A HealthCheckResponse that says SERVING, in gRPC's framing.
 const HEALTHY: [u8; 7] = [0, 0, 0, 0, 2, 0x08, 1];
-/// An empty SearchResponse.
-const NO_HITS: [u8; 5] = [0; 5];
+/// A SearchResponse without hits, or a Collection without settings.
+const EMPTY: [u8; 5] = [0; 5];
 const UNIMPLEMENTED: &str = "12";

@@ -22,7 +22,7 @@ const GRPC: &str = "/nearfield.v1.VectorSearch/StreamSearch";
 async fn silent(set: impl FnOnce(&mut Config)) -> (Edge, Arc<Semaphore>) {
     let begun = Arc::new(Semaphore::new(0));
     let begins = begun.clone();
-    let inner = tower::service_fn(move |_: Request| {
+    let inner = hyper::service::service_fn(move |_: Request| {
         let begins = begins.clone();
         async move {
             let first = futures::stream::once(async move {
