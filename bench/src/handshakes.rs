@@ -37,14 +37,22 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         server.cluster.renew_certificate(algorithm)?;
         let config = Arc::new(tls::config(Some(&server.cluster.ca()), Protocol::Http1)?);
         let leaf = CertificateDer::from_pem_file(server.cluster.directory().join("leaf.pem"))?;
+        // A session that is resumed shows the certificate that it began with, and outlives a swap.
+        let mut afresh = ClientConfig::clone(&config);
+        afresh.resumption = Resumption::disabled();
+        let afresh = Arc::new(afresh);
         let is_served =
-            || async { Shaken::with(addr, &config).await.ok().filter(|shaken| shaken.leaf == leaf).map(drop) };
+            || async { Shaken::with(addr, &afresh).await.ok().filter(|shaken| shaken.leaf == leaf).map(drop) };
         eventually("the new certificate is served", SERVED, is_served).await?;
         for resumed in [false, true] {
             let mut config = ClientConfig::clone(&config);
             config.resumption = if resumed { Resumption::in_memory_sessions(256) } else { Resumption::disabled() };
             let config = Arc::new(config);
             let group = Shaken::with(addr, &config).await?.group;
+            // Each takes one ticket and brings two: enough for all that are under way at once.
+            for _ in 0..AT_ONCE {
+                Shaken::with(addr, &config).await?;
+            }
             let spent = measure(&server, count, || async {
                 let shaken = Shaken::with(addr, &config).await?;
                 anyhow::ensure!((shaken.kind == HandshakeKind::Resumed) == resumed, "a {:?} handshake", shaken.kind);

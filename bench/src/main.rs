@@ -105,13 +105,13 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     machine::print();
-    if arguments.part == Some(Part::Handshakes) {
+    if wanted(Part::Handshakes) {
         handshakes::run(&arguments).await?;
     }
     if wanted(Part::Idle) {
         idle::run(&arguments).await?;
     }
-    if arguments.part == Some(Part::Overload) {
+    if wanted(Part::Overload) {
         overload::run(&arguments).await?;
     }
     if wanted(Part::Tenants) {

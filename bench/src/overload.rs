@@ -100,9 +100,10 @@ impl Load {
             gateway: vec![
                 ("NEARFIELD_LOG__LEVEL", "warn"),
                 ("NEARFIELD_RATE_LIMIT__PLANS", plans),
-                // The capacity here is that of a small searchd.
+                // The capacity here is that of a small searchd, and calls are to take twice as long as alone at most,
+                // waiting for a place included.
                 ("NEARFIELD_SHED__ADAPTIVE__FLOOR", "4"),
-                ("NEARFIELD_SHED__ADAPTIVE__INITIAL", "8"),
+                ("NEARFIELD_SHED__ADAPTIVE__TOLERANCE", "1.2"),
             ],
             ..ClusterOptions::default()
         })?;

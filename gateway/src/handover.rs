@@ -148,13 +148,16 @@ impl Estate {
         if within(START_PATIENCE, visitor.stream.read_u8()).await.map_err(failed)? != TAKE {
             return Err(Error::Malformed);
         }
-        for (shared, relay) in staying {
-            shared.give(relay).map_err(failed)?;
-        }
-        within(PATIENCE, visitor.stream.write_u8(GIVEN)).await.map_err(|e| {
+        let given = staying.into_iter().try_for_each(|(shared, relay)| shared.give(relay));
+        let told = match given {
+            Ok(()) => within(PATIENCE, visitor.stream.write_u8(GIVEN)).await,
+            Err(error) => Err(error),
+        };
+        told.map_err(|error| {
+            // Those that were given already, too.
             let shared = self.listening.iter().filter_map(|kept| kept.udp.as_ref()?.1.as_ref());
             shared.for_each(|socket| socket.take());
-            failed(e)
+            failed(error)
         })
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Window {
 
 /// The share of the limit from which on it is reached.
 const SATURATED: f64 = 0.8;
+/// How far more than the limit are in flight while it has just been lowered.
+const DRAINS: f64 = 1.1;
 /// Fewer say nothing.
 pub(super) const MIN_SAMPLES: u32 = 10;
 /// The most that one window lowers the limit.
@@ -136,10 +138,12 @@ impl Gradient {
         let (took, peak) = (window.median.as_secs_f64(), window.peak as f64);
         let late = self.baseline.is_some_and(|baseline| took > baseline * self.tolerance);
         if late && peak > self.floor && !self.is_probing() {
-            // What is more than was in flight is no limit yet.
-            self.limit = self.limit.min(peak);
+            // What is more than was in flight is no limit yet. One more, or a small limit that grows by less would stay.
+            self.limit = self.limit.min(peak + 1.0);
         }
         let saturated = peak >= self.limit * SATURATED;
+        // What ends now began when more were let in, and says nothing of the limit that there is.
+        let drains = peak > self.limit * DRAINS;
         match self.probe {
             Probe::Lowered { before } => self.probe = Probe::Measuring { before },
             Probe::Measuring { before } => {
@@ -155,8 +159,9 @@ impl Gradient {
                 if let Probe::Due = self.probe {
                     self.probe = Probe::Done { at: now };
                 }
-                self.follow(took, saturated || peak > self.floor);
-                if saturated {
+                // As many as the floor do not wait for each other: what they take is what a call takes, whatever that is.
+                self.follow(took, peak > self.floor);
+                if saturated && !drains {
                     self.step(took);
                 }
             }
@@ -220,6 +225,54 @@ mod tests {
         }
     }
 
+    /// Milliseconds of a storm at five times what 32 servers answer, 40 ms each: what was answered in each half second, and the
+    /// limit at its end. Calls are queued behind the gateway in the order in which they come.
+    fn storm(gradient: &mut Gradient, millis: u64) -> Vec<u32> {
+        let start = Instant::now();
+        let mut free = [0_u64; 32];
+        let mut open = std::collections::VecDeque::new();
+        let (mut took, mut peak, mut served) = (Vec::new(), 0, Vec::new());
+        for now in 0..millis {
+            while open.front().is_some_and(|(_, ends)| *ends <= now) {
+                let (began, _) = open.pop_front().unwrap();
+                took.push(Duration::from_millis(now - began));
+                if served.len() as u64 <= now / 500 {
+                    served.push(0);
+                }
+                *served.last_mut().unwrap() += 1;
+            }
+            for _ in 0..4 {
+                if open.len() < gradient.limit() {
+                    let server = free.iter_mut().min().unwrap();
+                    *server = (*server).max(now) + 40;
+                    open.push_back((now, *server));
+                }
+            }
+            peak = peak.max(open.len());
+            if now % 100 == 99 && !took.is_empty() {
+                took.sort();
+                let (median, samples) = (took[took.len() / 2], took.len() as u32);
+                gradient.update(Window { median, samples, peak }, start + Duration::from_millis(now));
+                (peak, took) = (open.len(), Vec::new());
+            }
+        }
+        served
+    }
+
+    #[test]
+    fn a_sudden_storm_is_cut_down_without_starving_what_is_behind() {
+        let mut gradient = gradient(4, 4096);
+        // Ten at a time, before: what a call takes alone is known.
+        for window in 1..20 {
+            let before = Window { median: Duration::from_millis(40), samples: 100, peak: 10 };
+            gradient.update(before, Instant::now() - Duration::from_secs(10) + window * WINDOW);
+        }
+        let served = storm(&mut gradient, 10_000);
+        // 400 in each half second are all that there can be; in the first the servers begin empty.
+        assert!(served[1..].iter().all(|served| *served >= 380), "{served:?}");
+        assert!((32..=56).contains(&gradient.limit()), "{}", gradient.limit());
+    }
+
     #[test]
     fn it_follows_servers_that_come_and_go() {
         let mut gradient = gradient(4, 64);
@@ -258,6 +311,15 @@ mod tests {
             let limit = update(500, 1024, window);
             assert!(limit >= 1024, "{limit}");
         }
+    }
+
+    #[test]
+    fn who_takes_longer_at_the_floor_is_not_kept_there() {
+        let mut gradient = gradient(4, 64);
+        let now = run(&mut gradient, 20.0, 0.02, 30, Instant::now());
+        // All at once five times as long, however few are in flight: found long before the next measurement.
+        run(&mut gradient, 20.0, 0.1, 100, now);
+        assert!(gradient.limit() >= 16, "{}", gradient.limit());
     }
 
     #[test]
