@@ -16,6 +16,7 @@ use crate::Arguments;
 use crate::table::Table;
 use load::Load;
 use peers::Peers;
+pub(crate) use peers::wait_open;
 
 const COLLECTION: &str = "edge";
 const DIMENSION: usize = 384;

@@ -3,6 +3,7 @@
 //! Real processes (a gateway, a searchd) on this machine, the full Fashion-MNIST set, the load generator beside them.
 //! Rates on a shared machine say little, so CPU time is counted for each process apart.
 
+mod coalesce;
 mod dataset;
 mod drive;
 mod edge;
@@ -80,6 +81,8 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, Subcommand)]
 enum Part {
+    /// Equal questions at once that nobody has asked before, beside nginx and Varnish.
+    Coalesce,
     /// CPU of a request at the edge, beside nginx and HAProxy.
     Edge,
     /// Searches through the gateway: h1, h2, h3, gRPC; cached and not; closed and open loop.
@@ -124,6 +127,9 @@ async fn main() -> Result<()> {
     // It needs programs that the others do not: only when it is asked for.
     if arguments.part == Some(Part::Edge) {
         edge::run(&arguments).await?;
+    }
+    if arguments.part == Some(Part::Coalesce) {
+        coalesce::run().await?;
     }
     match &arguments.texts {
         Some(folder) if wanted(Part::Filters) => filters::run(&arguments, folder).await?,

@@ -5,16 +5,26 @@
 //!
 //! Purges are kept in tables of fixed size, by a hash of the tag. Two tags that share a slot purge one another; that
 //! costs a miss and no more. A soft purge makes stale what a hard one ends: what is stale may still be validated, or
-//! stand in for a failing origin.
+//! stand in for a failing origin. A purge may be spread over a time, in which answers end one after the other, each at a
+//! moment that its own stamp decides: no timer runs, and every gateway does the same.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod spread;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use self::spread::Spread;
+use crate::feed::{self, Outbox, Told};
 use crate::{Clock, Tag, Tags};
 
 /// Slots of a table: half a mebibyte, and one collection in 65,536 shares another's purges.
 const SLOTS: usize = 1 << 16;
+/// Purges that go on at once; what is more is done at once.
+const MAX_SPREADS: usize = 64;
 /// Clocks of two gateways differ by less than this, or a purge reaches less far back than it should.
 const SKEW_MICROS: u64 = 2_000_000;
 
@@ -42,7 +52,14 @@ struct Shared {
     latest: AtomicU64,
     hard: Table,
     soft: Table,
-    relay: std::sync::OnceLock<Box<dyn Fn(Purge, Stamp) + Send + Sync>>,
+    spreads: RwLock<Vec<Spread>>,
+    /// When this began, by its own clock.
+    started: u64,
+    /// What began before is too old to say whether it was purged.
+    horizon: AtomicU64,
+    /// Whether all is known that was purged before the start.
+    knows_the_past: AtomicBool,
+    relay: OnceLock<Arc<Outbox>>,
 }
 
 /// When each tag, and everything, was last purged, in Unix microseconds; 0 for never.
@@ -63,6 +80,8 @@ pub struct Purge {
     pub reach: Reach,
     /// Answers become stale and are not forgotten.
     pub soft: bool,
+    /// Over so many seconds, one answer after the other; 0 for at once.
+    pub over: u32,
 }
 
 /// What purges have made of an answer.
@@ -75,15 +94,20 @@ pub enum Purged {
 }
 
 impl Purge {
-    pub const EVERYTHING: Self = Self { reach: Reach::Everything, soft: false };
+    pub const EVERYTHING: Self = Self { reach: Reach::Everything, soft: false, over: 0 };
 
     pub fn tag(tag: Tag) -> Self {
-        Self { reach: Reach::Tag(tag), soft: false }
+        Self { reach: Reach::Tag(tag), soft: false, over: 0 }
     }
 
     #[must_use]
     pub fn softly(self, soft: bool) -> Self {
         Self { soft, ..self }
+    }
+
+    #[must_use]
+    pub fn over(self, seconds: u32) -> Self {
+        Self { over: seconds, ..self }
     }
 }
 
@@ -114,7 +138,11 @@ impl Invalidation {
             latest: AtomicU64::new(0),
             hard: Table::new(),
             soft: Table::new(),
-            relay: std::sync::OnceLock::new(),
+            spreads: RwLock::default(),
+            started: clock.now(),
+            horizon: AtomicU64::new(0),
+            knows_the_past: AtomicBool::new(true),
+            relay: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -136,33 +164,107 @@ impl Invalidation {
         let stamp = Stamp { micros: self.advance(1), origin: self.shared.origin };
         self.note(purge, stamp.micros);
         if let Some(relay) = self.shared.relay.get() {
-            relay(purge, stamp);
+            relay.tell(purge, stamp);
         }
     }
 
-    /// Another gateway's purge, as it told. Ours is the later clock at worst: what began here within the difference is
-    /// purged too.
-    pub(crate) fn learn(&self, purge: Purge, stamp: Stamp) {
-        if stamp.origin != self.shared.origin {
-            self.note(purge, stamp.micros.saturating_add(SKEW_MICROS));
+    /// Waits until the other gateways that are there have applied what was purged before, as far as they say so in time
+    /// and before `deadline`; empty where there is no feed.
+    ///
+    /// # Errors
+    /// When the feed does not say who is there.
+    pub async fn confirmed(&self, deadline: Option<Instant>) -> Result<Vec<Told>, feed::Failure> {
+        match self.shared.relay.get() {
+            Some(relay) => relay.confirmed(deadline).await,
+            None => Ok(Vec::new()),
         }
+    }
+
+    /// Another gateway's purge, as it told; false for one of our own. Whatever began here until now may be from before
+    /// it, whosever clock is late. While catching up its own time is taken where it is from before our start, at worst:
+    /// what others have shared since then stays.
+    pub(crate) fn learn(&self, purge: Purge, stamp: Stamp) -> bool {
+        if stamp.origin == self.shared.origin {
+            return false;
+        }
+        let told = stamp.micros.saturating_add(SKEW_MICROS);
+        let past = !self.knows_the_past() && told < self.shared.started;
+        self.note_from(purge, stamp.micros, if past { told } else { self.advance(1) });
+        true
     }
 
     /// Ends all answers here, and tells nobody: this gateway alone has missed something.
     pub(crate) fn forget(&self) {
-        self.note(Purge::EVERYTHING, self.advance(1));
+        self.note_all(Purge::EVERYTHING);
+    }
+
+    pub(crate) fn note_all(&self, purge: Purge) {
+        self.note(purge, self.advance(1));
+    }
+
+    /// Takes for stale what is older than `age`: what others have purged since is not known.
+    pub(crate) fn doubt(&self, age: Duration) {
+        let micros = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+        self.note(Purge::EVERYTHING.softly(true), self.shared.clock.now().saturating_sub(micros));
     }
 
     fn note(&self, purge: Purge, micros: u64) {
+        self.note_from(purge, micros, micros);
+    }
+
+    /// Purges what began before `before`; from `from` on, where it takes its time.
+    fn note_from(&self, purge: Purge, from: u64, before: u64) {
+        let now = self.shared.clock.now();
+        let spread = Spread { purge, from, before };
+        if purge.over > 0 && spread.until() > now {
+            let mut spreads = self.shared.spreads.write();
+            // What is done is in the tables from now on.
+            for done in spreads.extract_if(.., |spread| spread.until() <= now) {
+                self.settle(done.purge, done.before);
+            }
+            if spreads.len() < MAX_SPREADS {
+                spreads.push(spread);
+                self.shared.latest.fetch_max(before, Ordering::SeqCst);
+                return;
+            }
+        }
+        self.settle(purge, before);
+    }
+
+    fn settle(&self, purge: Purge, micros: u64) {
         let table = if purge.soft { &self.shared.soft } else { &self.shared.hard };
         table.slot(purge.reach).fetch_max(micros, Ordering::SeqCst);
         // Behind the table: who sees the one finds the other.
         self.shared.latest.fetch_max(micros, Ordering::SeqCst);
     }
 
-    /// How purges get to the other gateways; the first one given is used.
-    pub(crate) fn relay_by(&self, relay: impl Fn(Purge, Stamp) + Send + Sync + 'static) {
-        let _ = self.shared.relay.set(Box::new(relay));
+    /// Who tells the other gateways; the first one given is used. From now on nothing is known of what was purged before
+    /// the start, until [`Self::caught_up`].
+    pub(crate) fn begin_relay(&self, relay: Arc<Outbox>) {
+        let Shared { started, horizon, latest, knows_the_past, relay: place, .. } = &*self.shared;
+        if place.set(relay).is_ok() {
+            knows_the_past.store(false, Ordering::SeqCst);
+            // Further back nobody reads.
+            let back = u64::try_from(feed::BACK.as_micros()).unwrap_or(u64::MAX);
+            let back = started.saturating_sub(back);
+            horizon.fetch_max(back, Ordering::SeqCst);
+            latest.fetch_max(back, Ordering::SeqCst);
+        }
+    }
+
+    /// All has been read that was purged before the start.
+    pub(crate) fn caught_up(&self) {
+        self.shared.knows_the_past.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether answers may be judged that were stored before the start, or by others.
+    pub fn knows_the_past(&self) -> bool {
+        self.shared.knows_the_past.load(Ordering::SeqCst)
+    }
+
+    /// Tells this process's stamps from others'.
+    pub(crate) fn origin(&self) -> u64 {
+        self.shared.origin
     }
 
     /// The stamp of a fill that begins now.
@@ -172,7 +274,7 @@ impl Invalidation {
 
     /// What became since of what began at `stamp`.
     pub fn judge(&self, stamp: Stamp, tags: &Tags) -> Purged {
-        let Shared { origin, latest, hard, soft, clock, .. } = &*self.shared;
+        let Shared { origin, latest, horizon, hard, soft, clock, .. } = &*self.shared;
         let ours = stamp.origin == *origin;
         // By another gateway's clock it may be older than it says.
         let began = if ours { stamp.micros } else { stamp.micros.saturating_sub(SKEW_MICROS) };
@@ -180,14 +282,19 @@ impl Invalidation {
             return Purged::Not;
         }
         let outlives = |purged: u64| purged == 0 || began >= purged;
-        if !outlives(hard.last(tags)) {
+        if began < horizon.load(Ordering::SeqCst) || !outlives(hard.last(tags)) {
             return Purged::Hard;
         }
-        let softened = soft.last(tags);
+        let now = clock.now();
+        let spread = spread::reached(&self.shared.spreads.read(), stamp.micros, tags, now);
+        if spread.hard > 0 {
+            return Purged::Hard;
+        }
+        let softened = soft.last(tags).max(spread.soft);
         if outlives(softened) {
             return Purged::Not;
         }
-        Purged::Soft(Duration::from_micros(clock.now().saturating_sub(softened)))
+        Purged::Soft(Duration::from_micros(now.saturating_sub(softened)))
     }
 
     /// May what began at `stamp` be given at all?
@@ -277,14 +384,79 @@ mod tests {
     async fn purges_are_told_and_learnt() {
         let (ours, theirs) = (Invalidation::new(Clock::start()), Invalidation::new(Clock::start()));
         let before = theirs.begin();
-        let learner = theirs.clone();
-        ours.relay_by(move |purge, stamp| learner.learn(purge, stamp));
-        ours.collection_changed(None, "shoes");
-        assert!(!theirs.admits(before, &tags("shoes")));
-        assert!(!theirs.admits(theirs.begin(), &tags("shoes")), "the clocks may differ");
-        assert!(ours.admits(ours.begin(), &tags("shoes")));
+        let purge = Purge::tag(Tag::collection(None, "shoes"));
+        assert!(!theirs.learn(purge, theirs.begin()), "an echo");
+        assert!(theirs.admits(before, &tags("shoes")));
+        // By a clock that is an hour late.
+        let late = Stamp { micros: ours.begin().micros - 3_600_000_000, ..ours.begin() };
+        for stamp in [ours.begin(), late] {
+            let before = theirs.begin();
+            assert!(theirs.learn(purge, stamp));
+            assert!(!theirs.admits(before, &tags("shoes")));
+            assert!(theirs.admits(theirs.begin(), &tags("shoes")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_purge_may_take_its_time() {
+        let invalidation = Invalidation::new(Clock::start());
+        let mut stamps = Vec::new();
+        for _ in 0..1_000 {
+            stamps.push(invalidation.begin());
+            tokio::time::advance(Duration::from_micros(731)).await;
+        }
+        invalidation.purge(Purge::EVERYTHING.over(100));
+        let left = || stamps.iter().filter(|stamp| invalidation.admits(**stamp, &tags("shoes"))).count();
+        for expected in [1_000_usize, 750, 500, 250] {
+            assert!(left().abs_diff(expected) < 60, "{} of {expected} left", left());
+            assert!(invalidation.admits(invalidation.begin(), &tags("shoes")), "what is asked for since stays");
+            tokio::time::advance(Duration::from_secs(25)).await;
+        }
+        assert_eq!(left(), 0);
+        // One more, so that the first is settled; it concerns shoes alone, and only makes stale.
+        let later = invalidation.begin();
+        invalidation.purge(Purge::tag(Tag::collection(None, "shoes")).softly(true).over(10));
+        assert_eq!(left(), 0);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(matches!(invalidation.judge(later, &tags("shoes")), Purged::Soft(_)));
+        assert_eq!(invalidation.judge(later, &tags("hats")), Purged::Not);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spread_purge_that_is_told_late_is_done_at_the_same_end() {
+        let (ours, theirs) = (Invalidation::new(Clock::start()), Invalidation::new(Clock::start()));
+        let before = ours.begin();
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert!(theirs.admits(theirs.begin(), &tags("shoes")));
+        let stamp = ours.begin();
+        let everything = Purge::EVERYTHING.over(10);
+        ours.purge(everything);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        theirs.learn(everything, stamp);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(!ours.admits(before, &tags("shoes")));
+        assert!(!theirs.admits(before, &tags("shoes")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_purges_at_a_time_are_done_at_once() {
+        let invalidation = Invalidation::new(Clock::start());
+        let before = invalidation.begin();
+        (0..MAX_SPREADS).for_each(|_| invalidation.purge(Purge::tag(Tag::word("other")).over(3_600)));
+        assert!(invalidation.admits(before, &tags("shoes")));
+        invalidation.purge(Purge::EVERYTHING.over(3_600));
+        assert!(!invalidation.admits(before, &tags("shoes")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn doubt_makes_stale_what_is_old() {
+        let invalidation = Invalidation::new(Clock::start());
+        let old = invalidation.begin();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let young = invalidation.begin();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        invalidation.doubt(Duration::from_secs(5));
+        assert!(matches!(invalidation.judge(old, &tags("shoes")), Purged::Soft(_)));
+        assert_eq!(invalidation.judge(young, &tags("shoes")), Purged::Not);
     }
 
     #[tokio::test(start_paused = true)]

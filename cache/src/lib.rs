@@ -1,16 +1,18 @@
 //! The cache without the HTTP server around it: what HTTP says of caching, keys, tiers, coalescing and invalidation.
 //!
-//! Nothing here does I/O but [`redis`], and nothing knows a route. Time comes from a [`Clock`].
+//! Nothing here does I/O but [`redis`] and [`nats`], and nothing knows a route. Time comes from a [`Clock`].
 
 mod canonical;
 mod clock;
 mod coalesce;
 mod entry;
+pub mod feed;
 mod invalidation;
 mod key;
 mod lifetime;
 mod memory;
 mod metrics;
+pub mod nats;
 mod policy;
 pub mod redis;
 pub mod semantics;
@@ -30,3 +32,7 @@ pub use policy::{Content, Policy};
 pub use store::Store;
 pub use tag::{Tag, Tags};
 pub use tiered::{Found, Tier, Tiered};
+
+#[cfg(test)]
+#[path = "../tests/support/servers.rs"]
+mod servers;

@@ -40,6 +40,14 @@ counters! {
     stored,
     /// Answers larger than an entry may be.
     too_large,
+    /// Purges of other gateways that were applied here.
+    purges_learnt,
+    /// Exchanges with the purge feed that failed.
+    feed_failures,
+    /// Purges may have been missed, so that all answers were forgotten.
+    feed_gaps,
+    /// Nothing was heard of the purge feed for too long, so that answers were taken for stale.
+    feed_silences,
     redis_misses,
     redis_failures,
     /// Not sent: Redis was failing, slow, or behind.

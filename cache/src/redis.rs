@@ -5,7 +5,7 @@
 //! request's back, through a bounded queue.
 
 mod breaker;
-mod feed;
+pub(crate) mod feed;
 mod pool;
 pub mod quotas;
 
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{Entry, Invalidation, Key, Metrics, Store};
+use crate::{Entry, Key, Metrics, Store};
 
 use breaker::Breaker;
 use pool::{Lease, Pool};
@@ -76,24 +76,20 @@ struct Shared {
 }
 
 impl Redis {
-    /// Begins to connect and returns: Redis may come later. Needs a runtime, on which its tasks run. Purges in
-    /// `invalidation` are told to the other gateways at this Redis from now on, and theirs are learnt.
-    pub fn start(
-        url: &str,
-        config: &Config,
-        invalidation: &Invalidation,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, BadUrl> {
+    /// Begins to connect and returns: Redis may come later. Needs a runtime, on which its tasks run.
+    ///
+    /// # Errors
+    /// A URL that is none.
+    pub fn start(url: &str, config: &Config, metrics: Arc<Metrics>) -> Result<Self, BadUrl> {
         let client = Client::open(url).map_err(BadUrl)?;
         let breaker = Arc::new(Breaker::default());
-        let pool = Pool::new(client.clone(), Arc::clone(&breaker), config.pool_size.max(1), config.idle.max(1));
+        let pool = Pool::new(client, Arc::clone(&breaker), config.pool_size.max(1), config.idle.max(1));
         // The first connection is made before the first request asks for it.
         drop(pool.lease());
         let shared = Arc::new(Shared { pool, breaker, metrics, patience: config.patience });
         let (puts, queue) = mpsc::channel(MAX_QUEUED);
         let mut tasks = JoinSet::new();
         tasks.spawn(write(Arc::clone(&shared), queue));
-        feed::start(&mut tasks, client, Arc::clone(&shared.pool), invalidation);
         Ok(Self { shared, puts, _tasks: tasks })
     }
 }

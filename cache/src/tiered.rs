@@ -77,6 +77,10 @@ impl Tiered {
     }
 
     async fn take(&self, behind: &dyn Store, key: &Key) -> Option<Found> {
+        // What was purged before this gateway was there is not known yet.
+        if !self.invalidation.knows_the_past() {
+            return None;
+        }
         let look_up = tracing::info_span!(target: "span", "Redis look-up");
         let entry = behind.get(key).instrument(look_up).await?;
         let found = self.judge(entry, Tier::Behind)?;

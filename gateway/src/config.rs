@@ -2,6 +2,7 @@
 
 pub mod source;
 
+use nearfield_cache::feed::Name;
 use serde::Deserialize;
 
 use crate::{audit, forward, layers, listener, region, sse, websocket};
@@ -88,6 +89,8 @@ impl Config {
         }
         self.shares()?;
         let zero = [
+            ("cache.feed.max_silence", self.cache.feed.max_silence.is_zero()),
+            ("cache.feed.nats.replicas", self.cache.feed.nats.replicas == 0),
             ("shed.adaptive.window", self.shed.adaptive.window.is_zero()),
             ("shed.pressure.interval", self.shed.pressure.interval.is_zero()),
             ("listener.max_connections", self.listener.max_connections == 0),
@@ -167,6 +170,13 @@ pub struct Server {
     /// How long a drain waits for what was admitted.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: std::time::Duration,
+}
+
+impl Server {
+    /// How other gateways know this one.
+    pub(crate) fn name(&self) -> Name {
+        Name { region: self.region.clone(), instance: self.instance.clone() }
+    }
 }
 
 impl Default for Server {

@@ -25,6 +25,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use nearfield_auth::Authenticator;
+use nearfield_cache::feed::Name;
 use tonic::Status;
 
 use crate::audit::Audit;
@@ -47,6 +48,8 @@ pub struct Dispatch(Arc<Inner>);
 pub struct Administered {
     pub authenticator: Current<Authenticator>,
     pub audit: Audit,
+    /// Which of the gateways this is.
+    pub name: Name,
 }
 
 struct Inner {
@@ -146,7 +149,7 @@ impl Inner {
             Route::Key | Route::KeyRotate | Route::Keys => {
                 keys::answer(&self.administered.authenticator.get(), request).await?
             }
-            Route::CachePurge => purge::purge(&self.regions.get(), request).await?,
+            Route::CachePurge => purge::purge(&self.administered.name, request).await?,
             Route::CacheWarm => warm::warm(self, request).await?,
             Route::OpenApi => openapi::response(),
             Route::Regions => regions::list(&self.regions.get(), request.extensions()),

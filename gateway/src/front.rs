@@ -12,6 +12,7 @@ use nearfield_telemetry::drain::Drain;
 use prometheus_client::registry::Registry;
 use tower::ServiceBuilder;
 
+use crate::config::Server;
 use crate::gateway::{Error, threads};
 use crate::layers::{rescue, response_cache};
 use crate::listener::door::Door;
@@ -51,7 +52,8 @@ impl Front {
         let drain = Drain::new();
         let cache = config.cache;
         let build = move || async move {
-            let cache = response_cache::Cache::start(&cache, &mut Registry::default()).map_err(Error::Cache)?;
+            let name = Server::default().name();
+            let cache = response_cache::Cache::start(&cache, &name, &mut Registry::default()).map_err(Error::Cache)?;
             let service = ServiceBuilder::new()
                 .layer(rescue::Layer)
                 .layer(response_cache::resource::Layer { cache })

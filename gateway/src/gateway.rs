@@ -21,6 +21,7 @@ use crate::current::Current;
 use crate::dispatch::{Administered, Dispatch};
 use crate::handover::{self, Estate, Offer, Sockets};
 use crate::layers::client_addr::proof::{self, Secrets};
+use crate::layers::response_cache;
 use crate::listener::host::{Host, Plan};
 use crate::listener::tls::{self, Certificates};
 use crate::listener::{Pipeline, sockets};
@@ -50,7 +51,7 @@ pub enum Error {
     #[error("listening")]
     Bind(#[source] sockets::Error),
     #[error("setting up the cache")]
-    Cache(#[source] nearfield_cache::redis::BadUrl),
+    Cache(#[source] response_cache::StartError),
     #[error("setting up shared quotas")]
     Quotas(#[source] nearfield_cache::redis::BadUrl),
     #[error("setting up where clients are")]
@@ -201,7 +202,8 @@ impl Gateway {
         nearfield_telemetry::process::register(&mut registry);
         let authenticator = Current::from(Authenticator::start(&config.auth).await.map_err(Error::Auth)?);
         let audit = Audit::open(&config.audit, &mut registry).map_err(Error::Audit)?;
-        let administered = Administered { authenticator: authenticator.clone(), audit: audit.clone() };
+        let name = config.server.name();
+        let administered = Administered { authenticator: authenticator.clone(), audit: audit.clone(), name };
         let context = pipeline::Context::new(&config, administered.clone(), readiness.clone(), &mut registry)?;
         let views = Views::default();
         context.show_in(&views);

@@ -68,7 +68,8 @@ impl Context {
             lasting: lasting::Layer { authenticator, streams: streams.clone() },
             audit: audit::Layer { audit: administered.audit },
             authenticate: authenticate::Layer::register(administered.authenticator, registry),
-            cache: response_cache::Cache::start(&config.cache, registry).map_err(gateway::Error::Cache)?,
+            cache: response_cache::Cache::start(&config.cache, &config.server.name(), registry)
+                .map_err(gateway::Error::Cache)?,
             client_addr: client_addr::Layer::new(config.client.clone(), secrets),
             locate: locate::Layer::start(&config.client.geo, registry).map_err(gateway::Error::Geo)?,
             requests: Metrics::register(registry),

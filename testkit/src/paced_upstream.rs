@@ -1,4 +1,5 @@
-//! Stands in for a searchd of known capacity: answers searches with no hits, as many at once and as fast as it is told.
+//! Stands in for a searchd of known capacity: answers searches with no hits, as many at once and as fast as it is told. To
+//! whoever asks by plain HTTP it is an origin as fast, for peers that speak no gRPC.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -84,41 +85,60 @@ async fn accept(listener: TcpListener, pace: Arc<Pace>) {
     while let Ok((stream, _)) = listener.accept().await {
         let pace = pace.clone();
         let service = service_fn(move |request| answer(request, pace.clone()));
-        tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+        let server = auto::Builder::new(TokioExecutor::new());
+        tokio::spawn(async move { server.serve_connection(TokioIo::new(stream), service).await });
     }
 }
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>>;
 
 async fn answer(request: Request<Incoming>, pace: Arc<Pace>) -> Result<Answer, Infallible> {
-    /// Counts one search out, however it ends.
-    struct Running(Arc<Pace>);
-    impl Drop for Running {
-        fn drop(&mut self) {
-            self.0.running.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
     let (parts, body) = request.into_parts();
     // A client that resets its call is no matter.
     let _ = body.collect().await;
-    match parts.uri.path() {
-        "/grpc.health.v1.Health/Check" => Ok(message(&HEALTHY, "0")),
+    match (&parts.method, parts.uri.path()) {
+        (_, "/grpc.health.v1.Health/Check") => Ok(message(&HEALTHY, "0")),
         // Every collection is there, and may be anywhere.
-        "/nearfield.v1.Collections/Describe" => Ok(message(&EMPTY, "0")),
-        "/nearfield.v1.VectorSearch/Search" => {
-            pace.asked.fetch_add(1, Ordering::SeqCst);
-            pace.running.fetch_add(1, Ordering::SeqCst);
-            let running = Running(pace.clone());
-            let worker = pace.workers.acquire().await.expect("it is never closed");
-            tokio::time::sleep_until(tokio::time::Instant::now() + pace.service).await;
-            if pace.held {
-                worker.forget();
-            }
-            drop(running);
+        (_, "/nearfield.v1.Collections/Describe") => Ok(message(&EMPTY, "0")),
+        (_, "/nearfield.v1.VectorSearch/Search") => {
+            pace.take_turn().await;
             Ok(message(&EMPTY, "0"))
+        }
+        (&Method::GET, _) => {
+            pace.take_turn().await;
+            Ok(resource())
         }
         _ => Ok(message(&[], UNIMPLEMENTED)),
     }
+}
+
+impl Pace {
+    async fn take_turn(self: &Arc<Self>) {
+        /// Counts one search out, however it ends.
+        struct Running(Arc<Pace>);
+        impl Drop for Running {
+            fn drop(&mut self) {
+                self.0.running.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let _running = Running(self.clone());
+        let worker = self.workers.acquire().await.expect("it is never closed");
+        tokio::time::sleep_until(tokio::time::Instant::now() + self.service).await;
+        if self.held {
+            worker.forget();
+        }
+    }
+}
+
+/// What any cache may keep.
+fn resource() -> Answer {
+    let frame = Frame::data(Bytes::from_static(b"{\"results\":[],\"total_results\":0,\"collection_version\":0}"));
+    let mut response = Response::new(StreamBody::new(futures::stream::iter([Ok(frame)])).boxed_unsync());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+    response
 }
 
 /// One gRPC message, or none, and the status behind it.

@@ -87,7 +87,7 @@ impl Peers {
     }
 }
 
-fn wait_open(process: &Process, port: u16) -> Result<()> {
+pub(crate) fn wait_open(process: &Process, port: u16) -> Result<()> {
     let end = Instant::now() + START;
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if !process.is_running() || Instant::now() > end {

@@ -1,87 +1,48 @@
 //! Against a real redis-server, started here on a free port and killed.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
 
 use super::*;
-use crate::{Age, Audience, Clock, Lifetime, Memory, Purge, Tags, Tier, Tiered};
+use crate::feed::{self, Link, Name};
+use crate::servers::{Kind, Server};
+use crate::{Age, Audience, Clock, Invalidation, Lifetime, Memory, Tags, Tier, Tiered};
 
 /// A request that says nothing.
 static NONE: std::sync::LazyLock<http::HeaderMap> = std::sync::LazyLock::new(http::HeaderMap::new);
 /// Long: the tests share few cores. What must be quick is measured apart.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_at(port)
-    }
-
-    fn start_at(port: u16) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let spawned = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "notice"])
-            .args(["--port", &port.to_string(), "--dir"])
-            .arg(dir.path())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut child = spawned.unwrap_or_else(|error| {
-            panic!("redis-server does not start ({error}); on Debian: apt-get install redis-server")
-        });
-        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = log.any(|line| line.unwrap().contains("Ready to accept connections"));
-        assert!(ready, "redis-server ended");
-        // Read on, or it would block on a full pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, port, dir }
-    }
-
-    fn kill(mut self) -> u16 {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.port
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    fn url(&self) -> String {
-        url(self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = self.dir.path();
-    }
-}
-
 fn url(port: u16) -> String {
-    format!("redis://127.0.0.1:{port}/")
+    Kind::Redis.url(port)
 }
 
-/// One gateway's cache.
-fn gateway(url: &str, patience: Duration) -> Tiered {
+/// One gateway's cache, and what joins it to the others'.
+struct Gateway {
+    cache: Tiered,
+    _link: Option<Link>,
+}
+
+impl std::ops::Deref for Gateway {
+    type Target = Tiered;
+
+    fn deref(&self) -> &Tiered {
+        &self.cache
+    }
+}
+
+fn gateway(url: &str, patience: Duration) -> Gateway {
     let clock = Clock::start();
     let (invalidation, metrics) = (Invalidation::new(clock), Arc::new(Metrics::default()));
     let config = Config { patience, ..Config::default() };
-    let redis = Redis::start(url, &config, &invalidation, Arc::clone(&metrics)).unwrap();
-    Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), Some(Arc::new(redis)))
+    let name = Name { region: "here".to_owned(), instance: format!("{:x}", rand::random::<u64>()) };
+    let link = Link::start(&feed::Config::default(), Some(url), &name, &invalidation, &metrics).unwrap();
+    let redis = Redis::start(url, &config, Arc::clone(&metrics)).unwrap();
+    let cache = Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), Some(Arc::new(redis)));
+    Gateway { cache, _link: link }
 }
 
 fn key(id: &str) -> Key {
@@ -108,7 +69,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut(
 
 #[tokio::test]
 async fn gateways_share_what_they_store() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
     eventually("a connects", || async {
         a.store(key("1"), entry(&a, b"one")).await;
@@ -125,13 +86,16 @@ async fn gateways_share_what_they_store() {
 
 #[tokio::test]
 async fn each_look_up_begins_the_hour_anew() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let cache = gateway(&server.url(), PATIENCE);
-    eventually("stored", || async {
-        cache.store(key("1"), entry(&cache, b"one")).await;
-        cache.fetch(&key("1"), &NONE).await.is_some()
+    // Stored once: what waits to be stored would begin the hour anew too.
+    eventually("Redis answers", || async {
+        cache.fetch(&key("2"), &NONE).await;
+        cache.metrics.snapshot().redis_misses > 0
     })
     .await;
+    cache.store(key("1"), entry(&cache, b"one")).await;
+    eventually("stored", || async { cache.fetch(&key("1"), &NONE).await.is_some() }).await;
     let client = Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut ttl = async |command: &str, argument: Option<u64>| {
@@ -147,7 +111,7 @@ async fn each_look_up_begins_the_hour_anew() {
 
 #[tokio::test]
 async fn a_purge_reaches_the_other_gateways_and_what_is_in_redis() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
     eventually("shared", || async {
         a.store(key("1"), entry(&a, b"old")).await;
@@ -166,63 +130,6 @@ async fn a_purge_reaches_the_other_gateways_and_what_is_in_redis() {
 }
 
 #[tokio::test]
-async fn a_purge_made_while_redis_is_down_is_told_later() {
-    let server = Server::start();
-    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
-    eventually("both connect", || async {
-        a.store(key("1"), entry(&a, b"old")).await;
-        b.fetch(&key("1"), &NONE).await.is_some()
-    })
-    .await;
-    let port = server.kill();
-    a.invalidation.collection_changed(None, "shoes");
-    assert!(b.peek(&key("1"), &NONE).is_some());
-    let _server = Server::start_at(port);
-    eventually("b learns", || async { b.peek(&key("1"), &NONE).is_none() }).await;
-}
-
-#[tokio::test]
-async fn a_gateway_that_may_have_missed_a_purge_forgets_all_it_has() {
-    let server = Server::start();
-    let cache = gateway(&server.url(), PATIENCE);
-    eventually("stored, and the feed read", || async {
-        cache.store(key("1"), entry(&cache, b"old")).await;
-        cache.fetch(&key("1"), &NONE).await.is_some()
-    })
-    .await;
-    // Another's purge, which this one reads: so its place in the feed is an item.
-    let other = gateway(&server.url(), PATIENCE);
-    other.invalidation.collection_changed(None, "hats");
-    let hats = Tags::new(None, "hats", None);
-    eventually("the feed is read", || async { cache.invalidation.since_change(&hats).is_some() }).await;
-    assert!(cache.peek(&key("1"), &NONE).is_some());
-    // What was told to this Redis and not read is lost with it.
-    let port = server.kill();
-    assert!(cache.peek(&key("1"), &NONE).is_some());
-    let _server = Server::start_at(port);
-    eventually("all is forgotten", || async { cache.peek(&key("1"), &NONE).is_none() }).await;
-}
-
-#[tokio::test]
-async fn a_feed_that_was_cut_shorter_than_what_was_read_is_a_gap() {
-    let server = Server::start();
-    let (a, b) = (gateway(&server.url(), PATIENCE), gateway(&server.url(), PATIENCE));
-    let hats = Tags::new(None, "hats", None);
-    eventually("b follows a", || async {
-        a.invalidation.collection_changed(None, "hats");
-        b.invalidation.since_change(&hats).is_some()
-    })
-    .await;
-    b.store(key("1"), entry(&b, b"old")).await;
-    let client = Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    // All that b has read is gone, and its connections with it.
-    redis::cmd("DEL").arg("nearfield:1:purges").exec_async(&mut connection).await.unwrap();
-    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec_async(&mut connection).await.unwrap();
-    eventually("b forgets", || async { b.peek(&key("1"), &NONE).is_none() }).await;
-}
-
-#[tokio::test]
 async fn without_redis_a_look_up_is_a_miss_that_costs_nothing() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let cache = gateway(&url(port), PATIENCE);
@@ -237,7 +144,7 @@ async fn without_redis_a_look_up_is_a_miss_that_costs_nothing() {
 
 #[tokio::test]
 async fn redis_may_die_and_come_back() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let cache = gateway(&server.url(), PATIENCE);
     let stored = || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
@@ -250,13 +157,13 @@ async fn redis_may_die_and_come_back() {
         assert!(cache.fetch(&key("1"), &NONE).await.is_none());
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    let _server = Server::start_at(port);
+    let _server = Server::start_at(Kind::Redis, port);
     eventually("found again", stored).await;
 }
 
 #[tokio::test]
 async fn a_redis_that_hangs_holds_nobody_up() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let cache = gateway(&server.url(), Duration::from_millis(50));
     eventually("stored", || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
@@ -275,7 +182,7 @@ async fn a_redis_that_hangs_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_hundred_at_once_open_connections_as_they_need_them() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let cache = gateway(&server.url(), PATIENCE);
     eventually("stored", || async {
         cache.store(key("1"), entry(&cache, b"one")).await;
@@ -291,7 +198,7 @@ async fn a_hundred_at_once_open_connections_as_they_need_them() {
 
 #[tokio::test]
 async fn what_is_no_entry_is_a_miss() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let cache = gateway(&server.url(), PATIENCE);
     let client = Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -308,9 +215,7 @@ async fn what_is_no_entry_is_a_miss() {
 
 #[tokio::test]
 async fn a_url_that_is_none_is_an_error_at_the_start() {
-    let invalidation = Invalidation::new(Clock::start());
-    invalidation.purge(Purge::EVERYTHING);
-    assert!(Redis::start("nonsense", &Config::default(), &invalidation, Arc::default()).is_err());
+    assert!(Redis::start("nonsense", &Config::default(), Arc::default()).is_err());
 }
 
 fn claim(left: i64, asked: u64) -> quotas::Claim {
@@ -323,7 +228,7 @@ async fn settle(gateway: &mut quotas::Quotas, left: i64, asked: u64) -> quotas::
 
 #[tokio::test]
 async fn gateways_that_want_the_same_quota_get_shares_by_what_they_are_asked_for() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let open = |name: &str| quotas::Quotas::open(&server.url(), name.to_owned()).unwrap();
     let [mut a, mut b, mut c] = ["a", "b", "c"].map(open);
     let alone = settle(&mut a, 0, 10).await;
@@ -348,7 +253,7 @@ async fn gateways_that_want_the_same_quota_get_shares_by_what_they_are_asked_for
 
 #[tokio::test]
 async fn what_was_let_pass_without_a_share_is_paid_back() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let mut gateway = quotas::Quotas::open(&server.url(), "a".to_owned()).unwrap();
     let owing = settle(&mut gateway, -50, 50).await;
     assert!((40..=45).contains(&owing.units), "{owing:?}");
@@ -358,7 +263,7 @@ async fn what_was_let_pass_without_a_share_is_paid_back() {
 
 #[tokio::test]
 async fn a_redis_that_hangs_or_dies_is_told_of_in_time_and_found_again() {
-    let server = Server::start();
+    let server = Server::start(Kind::Redis);
     let mut gateway = quotas::Quotas::open(&server.url(), "a".to_owned()).unwrap();
     settle(&mut gateway, 0, 1).await;
     server.signal("-STOP");
@@ -371,7 +276,7 @@ async fn a_redis_that_hangs_or_dies_is_told_of_in_time_and_found_again() {
     .await;
     let port = server.kill();
     assert!(gateway.settle(&[claim(0, 1)]).await.is_err());
-    let _anew = Server::start_at(port);
+    let _anew = Server::start_at(Kind::Redis, port);
     // It has forgotten the scripts, too.
     assert_eq!(settle(&mut gateway, 0, 1).await.sharers, 1);
 }

@@ -1,7 +1,8 @@
 //! `POST /cache/purge`: what caches hold is forgotten, here and wherever this gateway's purges reach.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nearfield_cache::feed::{Name, Told};
 use nearfield_cache::{Invalidation, Purge, Tag};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -14,13 +15,19 @@ use crate::forward::CallContext;
 use crate::forward::codec::json::{Pointer, Report};
 use crate::forward::codec::name::DEFAULT_COLLECTION;
 use crate::forward::codec::{self, answer, operating};
-use crate::region::Regions;
+
+/// What is left of the caller's time for the answer itself.
+const RESERVE: Duration = Duration::from_millis(50);
 
 #[derive(Serialize)]
 struct PurgeAnswer<'a> {
     purged: Purged,
-    after_seconds: u32,
-    gateways: [Confirmed<'a>; 1],
+    spread_seconds: u32,
+    /// All that are there have confirmed.
+    complete: bool,
+    confirmed: usize,
+    unconfirmed: usize,
+    gateways: Vec<Gateway<'a>>,
 }
 
 #[derive(Serialize)]
@@ -33,20 +40,37 @@ struct Purged {
 }
 
 #[derive(Serialize)]
-struct Confirmed<'a> {
+struct Gateway<'a> {
     region: &'a str,
+    instance: &'a str,
     confirmed: bool,
 }
 
-pub(super) async fn purge(regions: &Regions, request: Request) -> Result<Response, Error> {
+impl<'a> Gateway<'a> {
+    fn of(name: &'a Name, confirmed: bool) -> Self {
+        Self { region: &name.region, instance: &name.instance, confirmed }
+    }
+}
+
+pub(super) async fn purge(here: &Name, request: Request) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
     codec::expect_json(&parts.headers)?;
     let context = CallContext::of(&parts)?;
     let asked = operating::purge(&body::read(incoming).await?)?;
-    let purges: Vec<Purge> = purges(&context, &asked)?.into_iter().map(|purge| purge.softly(asked.soft)).collect();
-    if let Some(invalidation) = context.invalidation {
-        run(invalidation, purges, asked.spread_seconds);
+    let purges = purges(&context, &asked)?;
+    // None when the feed does not say who else is there.
+    let mut others = Some(Vec::new());
+    if let Some(invalidation) = &context.invalidation {
+        for purge in purges {
+            invalidation.purge(purge.softly(asked.soft).over(asked.spread_seconds));
+        }
+        others = confirmed(invalidation, context.deadline).await;
     }
+    let told = others.as_deref().unwrap_or_default();
+    let gateways: Vec<Gateway<'_>> = std::iter::once(Gateway::of(here, true))
+        .chain(told.iter().map(|told| Gateway::of(&told.name, told.confirmed)))
+        .collect();
+    let confirmed = gateways.iter().filter(|gateway| gateway.confirmed).count();
     let answer = PurgeAnswer {
         purged: Purged {
             all: asked.all,
@@ -55,12 +79,26 @@ pub(super) async fn purge(regions: &Regions, request: Request) -> Result<Respons
             points: asked.ids.len(),
             tags: asked.tags.len(),
         },
-        after_seconds: asked.spread_seconds,
-        gateways: [Confirmed { region: regions.here(), confirmed: true }],
+        spread_seconds: asked.spread_seconds,
+        complete: others.is_some() && confirmed == gateways.len(),
+        confirmed,
+        unconfirmed: gateways.len() - confirmed,
+        gateways,
     };
     let mut response = reply::json(answer::plain(&answer));
     response.extensions_mut().insert(Target(target(&asked)));
     Ok(response)
+}
+
+/// What the other gateways say while the caller waits.
+async fn confirmed(invalidation: &Invalidation, deadline: Option<Instant>) -> Option<Vec<Told>> {
+    match invalidation.confirmed(deadline.and_then(|at| at.checked_sub(RESERVE)).map(Into::into)).await {
+        Ok(told) => Some(told),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "nobody knows which gateways have purged");
+            None
+        }
+    }
 }
 
 /// For the audit log.
@@ -70,18 +108,6 @@ fn target(asked: &operating::Purge) -> String {
     }
     let collection = asked.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
     format!("collection {collection}, {} ids, {} tags", asked.ids.len(), asked.tags.len())
-}
-
-fn run(invalidation: Invalidation, purges: Vec<Purge>, after_seconds: u32) {
-    let purge = move || purges.iter().for_each(|purge| invalidation.purge(*purge));
-    if after_seconds == 0 {
-        return purge();
-    }
-    // Until then answers expire one by one and are asked for again one by one; the rest goes at the end.
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(after_seconds.into())).await;
-        purge();
-    });
 }
 
 /// What is asked for, within the caller's tenant.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, Method};
+use nearfield_cache::feed::{self, Link, Name};
 use nearfield_cache::redis::{self, Redis};
 use nearfield_cache::semantics::request::is_query;
 use nearfield_cache::{Clock, Coalescer, Content, Invalidation, Key, Memory, Metrics, Policy, Store, Tiered};
@@ -53,6 +54,7 @@ pub struct Config {
     /// `redis://[user:password@]host[:port][/database]`: the tier that a region's gateways share.
     pub redis_url: Option<String>,
     pub redis: redis::Config,
+    pub feed: feed::Config,
     /// How long a search's answer is fresh, unless its origin says otherwise.
     #[serde(with = "humantime_serde")]
     pub search_ttl: Duration,
@@ -76,6 +78,7 @@ impl Default for Config {
             memory_bytes: 512 << 20,
             redis_url: None,
             redis: redis::Config::default(),
+            feed: feed::Config::default(),
             search_ttl: search,
             embed_ttl: embed,
             stale_if_error,
@@ -118,6 +121,8 @@ pub struct Cache(Arc<Shared>);
 
 struct Shared {
     tiers: Tiered,
+    /// By which purges of other gateways come, and ours go.
+    _link: Option<Link>,
     flights: Coalescer<(Key, u64), Arc<Outcome>>,
     remembered: moka::sync::Cache<Key, Arc<Known>>,
     uncached: moka::sync::Cache<Key, ()>,
@@ -143,25 +148,35 @@ impl Terms {
     }
 }
 
+/// A setting that the cache cannot start with.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Feed(#[from] feed::BadUrl),
+    #[error(transparent)]
+    Redis(#[from] redis::BadUrl),
+}
+
 impl Cache {
-    /// Needs a runtime when there is a Redis: its tasks run on the current one.
+    /// Needs a runtime when there is a Redis or a feed: their tasks run on the current one. `name` is this gateway's.
     ///
     /// # Errors
-    /// A `redis_url` that is none. A Redis that does not answer is no error.
-    pub fn start(config: &Config, registry: &mut Registry) -> Result<Self, redis::BadUrl> {
+    /// A URL that is none. A server that does not answer is no error.
+    pub fn start(config: &Config, name: &Name, registry: &mut Registry) -> Result<Self, StartError> {
         let clock = Clock::start();
         let (invalidation, counts) = (Invalidation::new(clock), Arc::new(Metrics::default()));
-        let behind = match &config.redis_url {
-            Some(url) if config.enabled => {
-                let redis = Redis::start(url, &config.redis, &invalidation, Arc::clone(&counts))?;
-                Some(Arc::new(redis) as Arc<dyn Store>)
-            }
-            _ => None,
-        };
+        let (mut behind, mut link) = (None, None);
+        if config.enabled {
+            let url = config.redis_url.as_deref();
+            link = Link::start(&config.feed, url, name, &invalidation, &counts)?;
+            let redis = url.map(|url| Redis::start(url, &config.redis, Arc::clone(&counts))).transpose()?;
+            behind = redis.map(|redis| Arc::new(redis) as Arc<dyn Store>);
+        }
         let tiers = Tiered::new(clock, invalidation, counts, Memory::new(config.memory_bytes), behind);
         metrics::register(registry, tiers.clone());
         Ok(Self(Arc::new(Shared {
             tiers,
+            _link: link,
             flights: Coalescer::default(),
             remembered: moka::sync::Cache::new(MAX_REMEMBERED),
             uncached: moka::sync::Cache::builder().max_capacity(MAX_UNCACHED).time_to_live(UNCACHED_FOR).build(),

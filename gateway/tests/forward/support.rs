@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
 use nearfield_auth::Authenticator;
+use nearfield_cache::feed::Name;
 use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::current::Current;
 use nearfield_gateway::dispatch::{Administered, Dispatch};
@@ -88,7 +89,8 @@ impl Inside {
             authenticator.clone(),
             Streams::default(),
         );
-        let administered = Administered { authenticator, audit };
+        let name = Name { region: "local".to_owned(), instance: "gateway-0".to_owned() };
+        let administered = Administered { authenticator, audit, name };
         let dispatch = Dispatch::new(regions.clone(), websockets, sse::Config::default(), administered);
         Self { dispatch, regions, drain, searchd: None, registry, _data: tempfile::tempdir().unwrap() }
     }

@@ -58,6 +58,10 @@ fn lookups(encoder: &mut DescriptorEncoder<'_>, counts: &Snapshot) -> fmt::Resul
     for (name, help, count) in [
         ("cache_stored", "answers kept", counts.stored),
         ("cache_too_large", "answers too large to be kept", counts.too_large),
+        ("cache_purges_learnt", "purges of other gateways that were applied", counts.purges_learnt),
+        ("cache_feed_failures", "exchanges with the purge feed that failed", counts.feed_failures),
+        ("cache_feed_gaps", "times that all was forgotten because purges may have been missed", counts.feed_gaps),
+        ("cache_feed_silences", "times that the purge feed was silent for too long", counts.feed_silences),
         ("cache_redis_misses", "look-ups that Redis had nothing for", counts.redis_misses),
         ("cache_redis_failures", "commands that Redis failed or answered too late", counts.redis_failures),
         ("cache_redis_skipped", "commands not sent because Redis was failing or behind", counts.redis_skipped),

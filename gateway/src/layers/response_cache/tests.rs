@@ -12,6 +12,7 @@ use tower::Layer as _;
 
 use super::*;
 use crate::body;
+use crate::config::Server;
 use crate::layers::rescue;
 use crate::request::{Caller, Deadline, RequestId};
 
@@ -74,7 +75,7 @@ impl Fixture {
         let inner = hyper::service::service_fn(move |request: Request| -> Answering {
             Box::pin(answer(count.fetch_add(1, Ordering::SeqCst) + 1, request))
         });
-        let cache = Cache::start(&Config::default(), &mut Registry::default()).unwrap();
+        let cache = Cache::start(&Config::default(), &Server::default().name(), &mut Registry::default()).unwrap();
         Self { cache, inner: Arc::new(inner), asked }
     }
 

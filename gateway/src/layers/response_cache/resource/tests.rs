@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tower::Layer as _;
 
 use super::*;
+use crate::config::Server;
 use crate::layers::rescue;
 use crate::layers::response_cache::Config;
 
@@ -66,7 +67,7 @@ struct Origin {
 
 impl Origin {
     fn new() -> Self {
-        let cache = Cache::start(&Config::default(), &mut Registry::default()).unwrap();
+        let cache = Cache::start(&Config::default(), &Server::default().name(), &mut Registry::default()).unwrap();
         Self { cache, step: Arc::new(Mutex::new(GET)), asked: Arc::default() }
     }
 
@@ -380,7 +381,7 @@ async fn directives_of_requests_are_obeyed() {
 /// Sends `count` requests at once, each with a field of its own, to an origin that answers when `gate` opens. Gives the
 /// number of times that the origin was asked.
 async fn at_once(count: usize, answers: Fields, status: u16, vary_over: usize) -> usize {
-    let cache = Cache::start(&Config::default(), &mut Registry::default()).unwrap();
+    let cache = Cache::start(&Config::default(), &Server::default().name(), &mut Registry::default()).unwrap();
     let (asked, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (counting, opened) = (Arc::clone(&asked), Arc::clone(&gate));
     let origin = hyper::service::service_fn(move |_request: Request| {
