@@ -1,4 +1,4 @@
-//! Searches beside writes: latency under a mixed load, and while what was just stored is being indexed.
+//! Searches beside writes: latency under a mixed load, and while much is stored and indexed.
 //!
 //! Over searchd's own gRPC port, on a collection of random clusters. Arrivals are open-loop and latency counts from when
 //! a request was due. No search is asked twice.
@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use hdrhistogram::Histogram;
 use nearfield_proto::v1;
 use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
-use nearfield_testkit::eventually;
 use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
 
 use crate::Arguments;
@@ -28,6 +27,7 @@ const K: i32 = 10;
 const BATCH: usize = 1_000;
 const IN_FLIGHT: usize = 4;
 const INDEXING: Duration = Duration::from_secs(3_600);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Of so many requests one is a write of one point.
 const WRITE_EVERY: usize = 10;
 /// The part of the closed loop's rate at which the mixed load arrives, and searches beside the indexing.
@@ -52,11 +52,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     settle(&points).await?;
     let searchd = server.cluster.searchd(0);
     println!(
-        "{rows} points of {DIMENSION} dimensions stored in {:.0} s, at rest after {:.0} s; searchd: {:.0} s CPU, {} MiB resident\n",
+        "{rows} points of {DIMENSION} dimensions stored in {:.0} s, at rest after {:.0} s; searchd: {:.0} s CPU, {} MiB resident, {} MiB at its peak\n",
         stored.as_secs_f64(),
         started.elapsed().as_secs_f64(),
         searchd.cpu_time()?.as_secs_f64(),
         searchd.resident_bytes()? >> 20,
+        searchd.peak_resident_bytes()? >> 20,
     );
     let mut table = Table::new(&["load", "per s", "p50 ms", "p99 ms", "p99.9 ms"]);
     let load = Load { points, rows, concurrency: arguments.concurrency, next: Arc::default() };
@@ -71,11 +72,16 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let steady = load.during(arguments.time * 4, Some(rate), 0).await?;
     steady.report("searches alone, 30 % of their closed loop", &mut table);
     let backlog = rows..rows + rows / BACKLOG_PART;
-    fill(&load.points, backlog).await?;
-    let busy = load.until_settled(rate).await?;
-    busy.report(&format!("the same while {} points are indexed", rows / BACKLOG_PART), &mut table);
+    let started = Instant::now();
+    let (busy, stored) = load.until_settled(rate, backlog).await?;
+    busy.report(&format!("the same while {} points are stored and indexed", rows / BACKLOG_PART), &mut table);
     table.print();
-    println!("p99 of searches while indexing is {:.2} × that of the steady state.\n", busy.p99() / steady.p99());
+    println!(
+        "p99 of searches while storing and indexing is {:.2} × that of the steady state; stored in {:.0} s, at rest after {:.0} s.\n",
+        busy.p99() / steady.p99(),
+        stored.as_secs_f64(),
+        started.elapsed().as_secs_f64(),
+    );
     Ok(())
 }
 
@@ -92,12 +98,18 @@ async fn fill(points: &Points, rows: std::ops::Range<usize>) -> Result<()> {
 }
 
 async fn settle(points: &Points) -> Result<()> {
-    eventually("the collection is at rest", INDEXING, || async {
+    // Each look is a search itself.
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let start = Instant::now();
+    loop {
+        looks.tick().await;
         let probe = v1::SearchRequest { explain: true, ..search(usize::MAX) };
-        let explanation = points.clone().search(probe).await.ok()?.into_inner().explanation?;
-        is_at_rest(&explanation).then_some(())
-    })
-    .await
+        let explanation = points.clone().search(probe).await?.into_inner().explanation;
+        if is_at_rest(&explanation.context("an explanation")?) {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < INDEXING, "not at rest within {INDEXING:?}");
+    }
 }
 
 fn point(i: usize) -> v1::Point {
@@ -155,18 +167,24 @@ impl Load {
         self.drive(rate, write_every, move || Instant::now() >= end).await
     }
 
-    /// Searches at `rate` until everything is in one segment.
-    async fn until_settled(&self, rate: f64) -> Result<Outcome> {
+    /// Searches at `rate` while `more` points are stored and until everything is in one segment; and how long storing took.
+    async fn until_settled(&self, rate: f64, more: std::ops::Range<usize>) -> Result<(Outcome, Duration)> {
         let is_settled = Arc::new(AtomicBool::new(false));
-        let (points, settled) = (self.points.clone(), is_settled.clone());
+        let (points, settled, started) = (self.points.clone(), is_settled.clone(), Instant::now());
         let watch = tokio::spawn(async move {
-            let outcome = settle(&points).await;
+            let storing = async {
+                fill(&points, more).await?;
+                let stored = started.elapsed();
+                settle(&points).await?;
+                Ok(stored)
+            };
+            let outcome: Result<Duration> = storing.await;
             settled.store(true, Ordering::Relaxed);
             outcome
         });
         let outcome = self.drive(Some(rate), 0, move || is_settled.load(Ordering::Relaxed)).await;
-        watch.await??;
-        outcome
+        let stored = watch.await??;
+        Ok((outcome?, stored))
     }
 
     async fn drive(

@@ -4,6 +4,7 @@
 //! or kills a process starts its own.
 
 mod auth;
+mod backlog;
 mod bodies;
 mod caching;
 mod cluster;

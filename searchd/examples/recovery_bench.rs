@@ -144,7 +144,11 @@ async fn main() -> Result<()> {
     let no_checkpoints = ("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "1000000000000");
     let settings: Vec<(&str, &str)> = match arguments.what {
         What::Disk => Vec::new(),
-        What::Log => vec![no_checkpoints, ("NEARFIELD_ENGINE__SEAL_ROWS", "1000000000")],
+        What::Log => vec![
+            no_checkpoints,
+            ("NEARFIELD_ENGINE__SEAL_ROWS", "1000000000"),
+            ("NEARFIELD_ENGINE__WAITING_BYTES", "0"),
+        ],
     };
     if !directory.join("MANIFEST").exists() {
         let served = start(directory, &settings).await?;

@@ -128,6 +128,11 @@ pub struct Engine {
     /// Rows that a collection gathers before they are sealed into a graph, rounded down to whole chunks of 1,024. Up to this many,
     /// comparing each is about as fast.
     pub seal_rows: usize,
+    /// Bytes of vectors, four for each number, that may wait in a collection to be sealed; past it writes wait before they are
+    /// accepted. 0 for no bound.
+    pub waiting_bytes: u64,
+    /// Threads that build graphs, all together, at a lower priority than searches; 0 for one a core.
+    pub build_threads: usize,
     /// Time without a write after which a collection is at rest: what waits is sealed, and its segments become one.
     #[serde(with = "humantime_serde")]
     pub rest_after: Duration,
@@ -142,6 +147,8 @@ impl Default for Engine {
             search_threads: 0,
             search_queue: 1_024,
             seal_rows: 16 * 1_024,
+            waiting_bytes: MIB * 128,
+            build_threads: 0,
             rest_after: Duration::from_secs(2),
             recall_interval: Duration::from_secs(30),
         }
@@ -149,10 +156,19 @@ impl Default for Engine {
 }
 
 impl Engine {
+    /// Threads that search.
     pub fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        if self.search_threads == 0 { cores() } else { self.search_threads }
+        or_cores(self.search_threads)
     }
+
+    /// Threads that build graphs.
+    pub fn builders(&self) -> usize {
+        or_cores(self.build_threads)
+    }
+}
+
+fn or_cores(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]

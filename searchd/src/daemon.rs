@@ -4,9 +4,9 @@
 //! maintenance → archive → search threads → gRPC → ready. Stop: not ready → finish what was admitted → gRPC → committer →
 //! archive → last checkpoint. Nothing is answered before everything that was acknowledged is back.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +32,7 @@ use crate::checkpoint::{self, Checkpointer};
 use crate::commit::{self, Committer, Kept, Origin, Progress, Room};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
-use crate::index::engines::Engines;
+use crate::index::engines::{Crew, Engines};
 use crate::index::head::CHUNK_ROWS;
 use crate::maintenance::{self, Maintenance};
 use crate::metadata::catch_up;
@@ -40,6 +40,7 @@ use crate::metrics::{Calls, Gauges};
 use crate::node::{self, Node};
 use crate::recall;
 use crate::replication::{self, Links};
+use crate::rpc::backpressure::Backpressure;
 use crate::rpc::observe::Observe;
 use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service, load_report};
 use crate::search::pool::Pool;
@@ -153,21 +154,24 @@ impl Searchd {
         let address = config.server.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
         let grpc = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
-        let links = Links::start(&config.replication.peers, node.id, &store, &committer);
+        let links = Links::start(&config.replication.peers, node.id, &store, &committer, config.engine.waiting_bytes);
         let results = Results::new(config.cache.result_bytes);
+        let backpressure = Arc::new(Backpressure::new(config.engine.waiting_bytes));
         let calls = Calls::register(&mut registry);
         registry.register_collector(Box::new(Gauges {
             store: store.clone(),
             committer: committer.downgrade(),
             pool: pool.clone(),
             results: results.clone(),
+            backpressure: backpressure.clone(),
             caches,
             links: links.states.clone(),
             archive: archiving.as_ref().map(|archiving| archiving.states.clone()),
             arriving: arriving.clone(),
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
-        let service = Service::new(Parts { store, committer, pool: pool.clone(), results, drain: drain.clone() });
+        let parts = Parts { store, committer, pool: pool.clone(), results, backpressure, drain: drain.clone() };
+        let service = Service::new(parts);
         let backups = archiving.as_ref().map(|archiving| archiving.backups.clone());
         let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };
         let services = Services { service, replication, backups, calls, pool };
@@ -250,16 +254,18 @@ fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
         room: room(),
     };
     let (committer, committing) = Committer::start(parts).map_err(Error::Thread)?;
+    let stop = Arc::new(AtomicBool::new(false));
     let maintenance = Maintenance {
         store: store.clone(),
         progress: progress.clone(),
         log: log.clone(),
         checkpointer,
-        builder: Box::new(builder(config)),
+        builder: Arc::new(builder(config).by(Crew { threads: config.engine.builders(), stop: stop.clone() })),
+        stop,
         directory: node.directory.clone(),
         seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
+        waiting_bytes: config.engine.waiting_bytes,
         rest_after: config.engine.rest_after,
-        quiet: HashMap::new(),
         checkpoint_bytes: config.storage.checkpoint_bytes,
         room: room(),
     };

@@ -14,6 +14,7 @@ mod checks;
 pub mod codes;
 pub mod exact;
 pub mod file;
+pub mod flat;
 pub mod kernel;
 pub mod memory;
 mod pool;
@@ -80,6 +81,8 @@ pub enum BuildError {
     Rows(usize),
     #[error("{0} coordinates are none or too many")]
     Dimension(usize),
+    #[error("nobody needs it any more")]
+    Stopped,
 }
 
 pub struct Graph {
@@ -136,7 +139,7 @@ impl Graph {
         let grid = Grid::learn(&space, rows);
         let exact = pack(&space, rows, grid.shape(Width::Eight, &space, true), |row| row);
         let middle = build::middle(&exact);
-        let mut draft = build::build(&exact, kernel, plan, middle);
+        let mut draft = build::build(&exact, kernel, plan, middle)?;
         let mut entries = entries(&exact, kernel, middle, plan.seed);
         reach::repair(&exact, kernel, &mut draft, plan.degree, &mut entries);
         drop(exact);

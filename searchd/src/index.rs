@@ -14,6 +14,7 @@ pub mod engines;
 mod estimate;
 pub mod graph;
 pub mod head;
+pub mod headroom;
 pub mod kernel;
 pub mod nearest;
 pub mod plan;
@@ -26,6 +27,7 @@ pub mod vectors;
 
 mod hnsw;
 mod mend;
+mod merge;
 mod packed;
 mod parts;
 mod restore;
@@ -33,8 +35,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -42,11 +44,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::cache::HotVectors;
 use crate::engine::Slot;
 use crate::engine::settings::{Effort, Settings};
+use crate::graph::flat::Packer;
 use crate::search::stop::{Stop, Stopped};
 use admitted::Admitted;
 use batch::Found;
 use damage::Damaged;
 use head::Chunk;
+use headroom::Headroom;
 use kernel::Kernel;
 use nearest::ById;
 use parts::{Listed, Parts};
@@ -92,6 +96,16 @@ pub struct Index {
     /// Vectors that were asked for by id, kept under this collection's number.
     hot: Option<(HotVectors, u64)>,
     recent: recall::Recent,
+    /// Packs chunks; made with the first that is full, none where that is not worth while.
+    packer: OnceLock<Option<Arc<Packer>>>,
+    /// Room for rows that wait to be sealed.
+    pub headroom: Headroom,
+    /// Vectors that were given to slots.
+    written: AtomicU64,
+    /// Held while a checkpoint looks which row is where, and while a segment takes the place of others.
+    places: Mutex<()>,
+    /// Parts whose files are being written.
+    unfinished: Mutex<Vec<u32>>,
 }
 
 impl Index {
@@ -105,6 +119,11 @@ impl Index {
             next_part: AtomicU32::new(0),
             hot: None,
             recent: recall::Recent::default(),
+            packer: OnceLock::new(),
+            headroom: Headroom::default(),
+            written: AtomicU64::new(0),
+            places: Mutex::new(()),
+            unfinished: Mutex::default(),
         }
     }
 
@@ -123,7 +142,10 @@ impl Index {
         let _moving = self.moving.lock();
         let tail = self.parts.load().head.last().cloned();
         let row = match tail.as_ref().and_then(|chunk| chunk.append(slot, values, inverse_norm)) {
-            Some(row) => row,
+            Some(row) => {
+                tail.filter(|chunk| chunk.is_full()).into_iter().for_each(|chunk| self.pack(chunk));
+                row
+            }
             None => {
                 let chunk = Arc::new(Chunk::new(self.new_part(), values.len()));
                 let row = chunk.append(slot, values, inverse_norm).expect("a new chunk has room");
@@ -139,6 +161,7 @@ impl Index {
             rows[slot as usize].replace(row)
         };
         self.bury(before);
+        self.written.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn remove(&self, slot: Slot) {

@@ -1,11 +1,14 @@
-//! The thread behind the scenes: seals what the head has gathered, merges and rewrites segments, builds damaged graphs
-//! anew, checks what was opened from the disk, writes checkpoints.
+//! The thread behind the scenes: seals what heads have gathered, a piece at a time, and writes checkpoints. A second one
+//! ([`merging`]) does what takes longer.
 //!
-//! There is one, at a lower priority than searches, and it holds no lock while it builds.
+//! Both have a lower priority than searches, and hold no lock while they build.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+mod merging;
+mod rest;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +22,8 @@ use crate::index::graph::Builder;
 use crate::index::segment;
 use crate::store::Store;
 use crate::wal::Reader;
+use merging::Merging;
+use rest::Rest;
 
 /// How often the thread looks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -32,25 +37,20 @@ pub struct Maintenance {
     pub progress: Arc<Progress>,
     pub log: Reader,
     pub checkpointer: Checkpointer,
-    pub builder: Box<dyn Builder>,
+    pub builder: Arc<dyn Builder>,
+    /// Tells the builder to stop.
+    pub stop: Arc<AtomicBool>,
     pub directory: PathBuf,
     /// Full chunks that make sealing worth while.
     pub seal_chunks: usize,
+    /// Bytes of vectors that may wait in a collection; 0 for no bound.
+    pub waiting_bytes: u64,
     /// Time without a write after which a collection is at rest.
     pub rest_after: Duration,
-    /// By incarnation: what was written last, and since when it is the last.
-    pub quiet: HashMap<u64, Quiet>,
     /// Bytes of log after which a checkpoint is written.
     pub checkpoint_bytes: u64,
     /// While it is short, whatever changed is reason enough: a checkpoint gives back what deletes made superfluous.
     pub room: Room,
-}
-
-/// A collection's last write, and since when it is the last.
-#[derive(Clone, Copy, Debug)]
-pub struct Quiet {
-    written: (u32, usize),
-    since: Instant,
 }
 
 /// What the thread is asked to do besides.
@@ -65,7 +65,7 @@ pub struct Snapshots(mpsc::Sender<Order>);
 
 impl Snapshots {
     /// A snapshot of everything that was acknowledged before the call; none when the thread has ended. Waits while a
-    /// segment is being built.
+    /// piece of a head is being sealed.
     pub async fn take(&self) -> Option<Result<Snapshot, checkpoint::Error>> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Order::Snapshot(reply)).ok()?;
@@ -73,10 +73,12 @@ impl Snapshots {
     }
 }
 
-/// The running thread.
+/// The running threads.
 pub struct Running {
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<()>,
+    merging: merging::Running,
+    stop: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -84,8 +86,10 @@ impl Running {
         Snapshots(self.orders.clone())
     }
 
-    /// Writes a last checkpoint and ends the thread. Call when the committer has ended; blocks.
+    /// Writes a last checkpoint and ends the threads; what they build is given up. Call when the committer has ended; blocks.
     pub fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.merging.finish();
         // Gone only when the thread is.
         let _ = self.orders.send(Order::Stop);
         // A panic was reported by the thread itself.
@@ -93,15 +97,33 @@ impl Running {
     }
 }
 
+/// What a round came to.
+struct Round {
+    is_fine: bool,
+    /// There is more to be sealed at once.
+    has_more: bool,
+}
+
 impl Maintenance {
     pub fn start(mut self) -> std::io::Result<Running> {
+        let (store, builder, directory) = (self.store.clone(), self.builder.clone(), self.directory.clone());
+        let merging = Merging { store, builder, directory, rest: Rest::new(self.rest_after) }.start()?;
+        let stop = self.stop.clone();
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
-            yield_to_searches();
+            lower_priority(NICENESS);
+            let mut rest = Rest::new(self.rest_after);
             let mut wait = INTERVAL;
             loop {
                 match inbox.recv_timeout(wait) {
-                    Err(RecvTimeoutError::Timeout) => wait = if self.round() { INTERVAL } else { PAUSE },
+                    Err(RecvTimeoutError::Timeout) => {
+                        let Round { is_fine, has_more } = self.round(&mut rest);
+                        wait = match (is_fine, has_more) {
+                            (false, _) => PAUSE,
+                            (true, true) => Duration::ZERO,
+                            (true, false) => INTERVAL,
+                        };
+                    }
                     // Whoever asked may have gone.
                     Ok(Order::Snapshot(reply)) => drop(reply.send(self.snapshot())),
                     Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -111,60 +133,47 @@ impl Maintenance {
                 self.checkpoint();
             }
         })?;
-        Ok(Running { orders, thread })
+        Ok(Running { orders, thread, merging, stop })
     }
 
-    /// Does what there is to do; false when something failed.
-    pub fn round(&mut self) -> bool {
-        let mut fine = true;
+    /// Seals one piece of each head that has one, and writes a checkpoint when it is time.
+    fn round(&mut self, rest: &mut Rest) -> Round {
+        let mut round = Round { is_fine: true, has_more: false };
         let indexes = self.store.indexes();
-        self.quiet.retain(|known, _| indexes.iter().any(|(incarnation, _)| incarnation == known));
+        rest.retain(&indexes);
         for (incarnation, index) in indexes {
-            if let Err(error) = self.tend(incarnation, &index) {
-                tracing::error!(error = &error as &dyn std::error::Error, "sealing failed; searches go on without");
-                // What was written of it is room that a full disk needs.
-                self.checkpointer.remove_orphans(&self.store);
-                fine = false;
+            match self.seal(incarnation, &index, rest.is_at_rest(incarnation, &index)) {
+                Ok(sealed) => round.has_more |= sealed,
+                Err(error) if error.is_stop() => return round,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "sealing failed; searches go on without");
+                    round.is_fine = false;
+                }
             }
         }
         let changed = self.progress.records_since_checkpoint() > 0;
         if self.progress.bytes_since_checkpoint() >= self.checkpoint_bytes || changed && self.room.is_short() {
-            fine &= self.checkpoint();
+            round.is_fine &= self.checkpoint();
         }
-        fine
+        round
     }
 
-    fn tend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
-        let directory = collection_directory(&self.directory, incarnation);
-        while index.load_one(&directory, &*self.builder)? {}
-        let mended = index.mend(&directory, &*self.builder)?;
-        if mended > 0 {
-            tracing::warn!(incarnation, mended, "built damaged graphs anew");
-        }
-        let at_rest = self.is_at_rest(incarnation, index);
-        let at_rest = || at_rest.then(|| index.sources_at_rest()).flatten();
-        while let Some(sources) = index.sources(self.seal_chunks).or_else(at_rest) {
-            std::fs::create_dir_all(&directory).map_err(|source| segment::Error::Io {
-                doing: "making the directory of",
-                file: directory.clone(),
-                source,
-            })?;
-            let started = Instant::now();
-            index.seal(&sources, &directory, &*self.builder)?;
-            let segments = index.segments().len();
-            tracing::info!(incarnation, segments, seconds = started.elapsed().as_secs_f64(), "sealed a segment");
-        }
-        index.check_one(&directory);
-        Ok(())
-    }
-
-    fn is_at_rest(&mut self, incarnation: u64, index: &Index) -> bool {
-        let written = index.written();
-        let quiet = self.quiet.entry(incarnation).or_insert_with(|| Quiet { written, since: Instant::now() });
-        if quiet.written != written {
-            *quiet = Quiet { written, since: Instant::now() };
-        }
-        quiet.since.elapsed() >= self.rest_after
+    /// Seals the next piece of a head; false when it has none.
+    fn seal(&mut self, incarnation: u64, index: &Index, at_rest: bool) -> Result<bool, segment::Error> {
+        let enough = || index.head_sources(self.seal_chunks);
+        // Half of what may wait is kept for what comes while a piece is sealed.
+        let in_need = || {
+            let is_in_need = self.waiting_bytes > 0 && index.waiting_bytes() >= self.waiting_bytes / 2;
+            is_in_need.then(|| index.head_sources_in_need()).flatten()
+        };
+        let at_rest = || at_rest.then(|| index.head_sources_at_rest()).flatten();
+        let Some(sources) = enough().or_else(in_need).or_else(at_rest) else { return Ok(false) };
+        let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
+        make_directory(&directory)?;
+        index.seal(&sources, &directory, &*self.builder)?;
+        let (waiting, seconds) = (index.waiting_rows(), started.elapsed().as_secs_f64());
+        tracing::info!(incarnation, waiting, seconds, "sealed a piece of the head");
+        Ok(true)
     }
 
     fn checkpoint(&mut self) -> bool {
@@ -192,8 +201,20 @@ impl Maintenance {
     }
 }
 
-/// Lowers the priority of this thread.
+fn make_directory(directory: &Path) -> Result<(), segment::Error> {
+    std::fs::create_dir_all(directory).map_err(|source| segment::Error::Io {
+        doing: "making the directory of",
+        file: directory.into(),
+        source,
+    })
+}
+
+/// Lowers the priority of this thread, so that it yields to searches.
 pub(crate) fn yield_to_searches() {
+    lower_priority(NICENESS);
+}
+
+fn lower_priority(niceness: i32) {
     // SAFETY: the call takes numbers and touches no memory; 0 is the calling thread. Failing leaves the priority alone.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
 }

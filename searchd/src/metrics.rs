@@ -17,6 +17,7 @@ use crate::backup::running::States;
 use crate::cache::{Caches, Counts, Results};
 use crate::commit::Queue;
 use crate::replication::Link;
+use crate::rpc::backpressure::Backpressure;
 use crate::search::pool::Pool;
 use crate::store::Store;
 
@@ -60,6 +61,7 @@ pub struct Gauges {
     pub committer: Queue,
     pub pool: Pool,
     pub results: Results,
+    pub backpressure: Arc<Backpressure>,
     pub caches: Caches,
     pub links: Vec<(String, Arc<Link>)>,
     pub archive: Option<States>,
@@ -88,11 +90,13 @@ impl Collector for Gauges {
         )?;
         let indexes = self.store.indexes();
         let behind = indexes.iter().filter(|(_, index)| index.is_behind()).count();
+        let rows: usize = indexes.iter().map(|(_, index)| index.waiting_rows()).sum();
         let segments: usize = indexes.iter().map(|(_, index)| index.segments().len()).sum();
         let memory = indexes.iter().map(|(_, index)| index.memory_bytes()).sum();
         let disk = indexes.iter().map(|(_, index)| index.disk_bytes()).sum();
         gauge("nearfield_searchd_collections", "Collections", indexes.len() as u64)?;
         gauge("nearfield_searchd_collections_indexing", "Collections with a backlog to be sealed", behind as u64)?;
+        gauge("nearfield_searchd_rows_waiting", "Rows that wait to be sealed", rows as u64)?;
         gauge("nearfield_searchd_segments", "Sealed segments", segments as u64)?;
         gauge("nearfield_searchd_index_memory_bytes", "Memory of heads and graphs", memory)?;
         gauge("nearfield_searchd_index_disk_bytes", "Files of sealed segments", disk)?;
@@ -116,6 +120,7 @@ impl Collector for Gauges {
         count("nearfield_searchd_damaged_answers", help, &self.store.damages)?;
         let help = "Hits that were looked up for streams of more than one block";
         count("nearfield_searchd_streamed_hits", help, &self.store.streamed)?;
+        self.backpressure(&mut encoder)?;
         self.archive(&mut encoder)?;
         self.replication(&mut encoder)
     }
@@ -140,6 +145,22 @@ impl Gauges {
             count(cache, "miss", &counts.misses)?;
         }
         Ok(())
+    }
+
+    fn backpressure(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Backpressure { waiting, waited, refused, .. } = &*self.backpressure;
+        let help = "Writes that wait for rows to be sealed";
+        let gauge = ConstGauge::new(waiting.load(Ordering::Relaxed) as i64);
+        let name = "nearfield_searchd_writes_held";
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        let help = "How long writes have waited for rows to be sealed, those that wait now left out";
+        let counter = ConstCounter::new(waited.load(Ordering::Relaxed) as f64 / 1e9);
+        let name = "nearfield_searchd_writes_held_seconds";
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        let help = "Writes that were refused because too much waits to be sealed";
+        let counter = ConstCounter::new(refused.load(Ordering::Relaxed));
+        let name = "nearfield_searchd_writes_held_refused";
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
     }
 
     fn archive(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! The gRPC surface: decode, ask the engine, encode. No rule about what is stored or found lives here.
 
+pub mod backpressure;
 pub mod backups;
 
 mod answers;
@@ -31,6 +32,7 @@ use crate::engine::vector_clock::VectorClock;
 use crate::search;
 use crate::search::pool::Pool;
 use crate::store::Store;
+use backpressure::Backpressure;
 
 /// Largest message that is taken.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -49,6 +51,7 @@ pub struct Parts {
     pub committer: Committer,
     pub pool: Pool,
     pub results: Results,
+    pub backpressure: Arc<Backpressure>,
     pub drain: Drain,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The committer changes both under one lock; searches hold it for moments only, to look up records by slot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -194,6 +194,18 @@ impl Store {
         outcome
     }
 
+    /// Resolves once each collection that the entries speak of has at most `bound` bytes of vectors that wait to be sealed.
+    pub async fn await_headroom(&self, entries: &[Entry], bound: u64) {
+        let addresses: BTreeSet<(&str, &str)> =
+            entries.iter().map(|entry| (entry.tenant.as_str(), entry.collection.as_str())).collect();
+        for (tenant, collection) in addresses {
+            let index = self.with_collection(&Address::new(tenant, collection), |_, index| index.clone());
+            if let Some(index) = index {
+                index.await_headroom(bound).await;
+            }
+        }
+    }
+
     /// Resolves once everything in `session` has been applied here.
     pub async fn applied(&self, session: &VectorClock) {
         let mut batches = self.applied.subscribe();
@@ -216,7 +228,9 @@ impl Store {
                 self.indexes.write().0.insert(incarnation, Followers::new(index));
             }
             Effect::Dropped { incarnation } => {
-                self.indexes.write().0.remove(&incarnation);
+                if let Some(followers) = self.indexes.write().0.remove(&incarnation) {
+                    followers.vectors.headroom.close();
+                }
             }
             Effect::Changed { incarnation, changes } => {
                 let (Some(index), Some(metadata)) = (self.index(incarnation), self.metadata(incarnation)) else {

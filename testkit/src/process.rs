@@ -176,8 +176,17 @@ impl Process {
 
     /// Resident memory in bytes, from `/proc`.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub fn peak_resident_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, key: &'static str) -> Result<u64> {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS in /proc/pid/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).context(key)?;
         let kib = line.trim().trim_end_matches(" kB").parse::<u64>()?;
         Ok(kib * 1024)
     }

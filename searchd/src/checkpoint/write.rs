@@ -21,8 +21,8 @@ use crate::wal::sync_directory;
 /// Records that are copied under one look at the state.
 const BLOCK: Slot = 1_024;
 
-/// Writes checkpoints of one data directory. There is one, on the maintenance thread, which also seals segments: so
-/// which segments there are does not change while it writes.
+/// Writes checkpoints of one data directory. There is one, on the maintenance thread. Which row is in which segment does not
+/// change while it writes a collection: see [`Index::hold_places`].
 pub struct Checkpointer {
     directory: PathBuf,
     next_file: u64,
@@ -142,6 +142,7 @@ impl Checkpointer {
         (incarnation, index): (u64, &Arc<Index>),
         sharing: &mut Sharing,
     ) -> Result<Option<format::Collection>, Error> {
+        let _places = index.hold_places();
         let segments: Vec<Sealed> = index.segments().iter().map(|segment| segment.sealed).collect();
         let look = |holder: &Holder| {
             let collection = holder.collection.as_ref().filter(|found| found.incarnation == incarnation)?;
@@ -228,6 +229,11 @@ impl Checkpointer {
         if self.unsure {
             return;
         }
+        // Listed before it is asked what is needed: what comes to be meanwhile is not looked at.
+        let found = match Found::list(&collections_directory(&self.directory)) {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "files that no checkpoint needs could not be found"),
+        };
         let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
         let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
         let mut named = BTreeMap::new();
@@ -245,39 +251,55 @@ impl Checkpointer {
         directories.insert(shared::directory(&self.directory));
         for (incarnation, index) in store.indexes() {
             let directory = collection_directory(&self.directory, incarnation);
-            for part in index.segments().iter().map(|segment| segment.part()) {
+            // What is unfinished first: it may be finished a moment later.
+            let unfinished = index.unfinished();
+            for part in index.segments().iter().map(|segment| segment.part()).chain(unfinished) {
                 kept.insert(crate::index::segment::vectors_file(&directory, part));
                 kept.insert(crate::index::segment::graph_file(&directory, part));
+                kept.insert(crate::index::segment::unfinished_graph_file(&directory, part));
             }
             directories.insert(directory);
         }
         // What a checkpoint that failed wrote is about to go.
         self.written.retain(|incarnation, written| named.get(incarnation) == Some(&&written.collection));
         self.shared.retain(|number, _| kept.contains(&shared::file(&self.directory, *number)));
-        if let Err(error) = sweep(&collections_directory(&self.directory), &directories, &kept) {
+        if let Err(error) = found.remove(&directories, &kept) {
             tracing::warn!(%error, "files that no checkpoint needs could not be removed");
         }
     }
 }
 
-fn sweep(root: &Path, directories: &BTreeSet<PathBuf>, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
-    if !root.is_dir() {
-        return Ok(());
+/// Directories of collections and the files in them, as they were at one moment.
+struct Found(Vec<(PathBuf, Vec<PathBuf>)>);
+
+impl Found {
+    fn list(root: &Path) -> io::Result<Self> {
+        let paths = |directory: &Path| {
+            let entries = std::fs::read_dir(directory)?;
+            entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()
+        };
+        let directories = if root.is_dir() { paths(root)? } else { Vec::new() };
+        let found = directories.into_iter().map(|directory| paths(&directory).map(|files| (directory, files)));
+        Ok(Self(found.collect::<io::Result<_>>()?))
     }
-    for directory in std::fs::read_dir(root)? {
-        let directory = directory?.path();
-        if !directories.contains(&directory) {
-            std::fs::remove_dir_all(&directory)?;
-            continue;
-        }
-        for file in std::fs::read_dir(&directory)? {
-            let file = file?.path();
-            if !kept.contains(&file) {
-                std::fs::remove_file(&file)?;
+
+    /// Removes all but these.
+    fn remove(self, directories: &BTreeSet<PathBuf>, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+        for (directory, files) in self.0 {
+            if !directories.contains(&directory) {
+                std::fs::remove_dir_all(&directory)?;
+                continue;
+            }
+            for file in files.into_iter().filter(|file| !kept.contains(file)) {
+                match std::fs::remove_file(&file) {
+                    // A merge that failed has removed it itself.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    outcome => outcome?,
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Where records were written: the file's number, which part of it they are if it is shared, and their hash.

@@ -2,6 +2,10 @@
 //! was before it, then the links back are added list by list (as ParlayANN does). So nothing is ever locked, and the
 //! graph depends on the rows and the seed only, not on the number of threads or their timing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::BuildError;
 use super::adjacency::{MAX_DEGREE, Neighbours, Room};
 use super::codes::{Codes, PackedQuery};
 use super::kernel::{Kernel, prefetch};
@@ -15,8 +19,14 @@ const BATCH_PART: usize = 32;
 /// …and at most this many.
 const BATCH_MAX: usize = 2_000;
 
+/// Rows that are worth a thread.
+const LEAST_ITEMS: usize = 32;
+
+/// Builds that are under way in this process.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// How to build.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// Most neighbours of a row in the end.
     pub degree: usize,
@@ -26,14 +36,17 @@ pub struct Plan {
     pub slack: f32,
     /// Times that every row looks for its neighbours.
     pub rounds: usize,
+    /// Threads of all builds that are under way in this process together; each has one at the least.
     pub threads: usize,
     pub seed: u64,
+    /// Set when the graph is not needed any more.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl Default for Plan {
     /// Short lists where rows are clustered and long ones where they are not: the slack decides, the degree only bounds.
     fn default() -> Self {
-        Self { degree: 64, ef: 160, slack: 1.1, rounds: 1, threads: 1, seed: 0x6e65_6172 }
+        Self { degree: 64, ef: 160, slack: 1.1, rounds: 1, threads: 1, seed: 0x6e65_6172, stop: None }
     }
 }
 
@@ -85,7 +98,11 @@ pub fn middle(codes: &Codes) -> u32 {
 }
 
 /// The graph of `codes`, which are of eight bits and carry lengths, on which every walk begins at `entry`.
-pub fn build(codes: &Codes, kernel: Kernel, plan: &Plan, entry: u32) -> Draft {
+///
+/// # Errors
+/// It was stopped.
+pub fn build(codes: &Codes, kernel: Kernel, plan: &Plan, entry: u32) -> Result<Draft, BuildError> {
+    let _under_way = UnderWay::begin();
     let room = (plan.degree + plan.degree / 2).min(MAX_DEGREE);
     let mut builder = Builder { codes, kernel, plan, entry, draft: Draft::new(room, codes.len()) };
     let mut order = Random::new(plan.seed ^ 0x0062_7569_6c64).permutation(codes.len());
@@ -99,10 +116,29 @@ pub fn build(codes: &Codes, kernel: Kernel, plan: &Plan, entry: u32) -> Draft {
             let end = order.len().min(done + (known / BATCH_PART).clamp(1, BATCH_MAX));
             builder.insert(&order[done..end]);
             done = end;
+            if plan.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(BuildError::Stopped);
+            }
         }
     }
     builder.finish(&order);
-    builder.draft
+    Ok(builder.draft)
+}
+
+/// Counts a build.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Builder<'a> {
@@ -256,7 +292,9 @@ impl Builder<'_> {
             items.iter().for_each(|item| job(self, &mut worker, *item, &mut lists));
             lists
         };
-        let threads = self.plan.threads.clamp(1, items.len().max(1));
+        // What others leave: a merge has all of them until a piece of the head is built beside it.
+        let share = self.plan.threads / UNDER_WAY.load(Ordering::Relaxed).max(1);
+        let threads = share.clamp(1, items.len().div_ceil(LEAST_ITEMS).max(1));
         if threads == 1 {
             return vec![run(items)];
         }

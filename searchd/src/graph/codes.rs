@@ -45,7 +45,8 @@ impl Shape {
         self.dims.div_ceil(planes).next_multiple_of(16)
     }
 
-    fn own_step(&self) -> bool {
+    /// Whether each row has a step of its own, a part of its length.
+    pub(super) fn own_step(&self) -> bool {
         match self.width {
             Width::One | Width::Two => true,
             Width::Four => self.lengths,

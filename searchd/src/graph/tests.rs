@@ -13,7 +13,7 @@ use super::random::Random;
 use super::search::{Exact, Filter, Halted, Hit, Searcher, Through, Wanted};
 use super::{Graph, Metric, Rows};
 
-const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42 };
+const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42, stop: None };
 
 /// Clusters of rows, some of them equal.
 struct Clustered {

@@ -3,6 +3,9 @@
 //! `none`, `f16` and `bf16` mean what they say of the floats inside a graph, and usearch is good at those. All others pack
 //! vectors into fewer bits, which is what our own graph is for.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use super::calibration::{Calibration, Trial};
 use super::graph::{Builder, Error, Graph, Kind, Stored};
 use super::hnsw::Hnsw;
@@ -11,15 +14,34 @@ use super::vectors::Vectors;
 use crate::engine::settings::{Quantization, Settings};
 
 /// All kinds of graphs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Engines {
     hnsw: Hnsw,
+    crew: Crew,
+}
+
+/// Who builds graphs: so many threads, for all that are built at a time together, until they are told to stop.
+#[derive(Clone, Debug)]
+pub struct Crew {
+    pub threads: usize,
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self { threads: 1, stop: Arc::default() }
+    }
 }
 
 impl Engines {
     /// For graphs that at most `threads` threads search at a time.
     pub fn new(threads: usize) -> Self {
-        Self { hnsw: Hnsw { threads } }
+        Self { hnsw: Hnsw { threads }, crew: Crew::default() }
+    }
+
+    /// Built by these.
+    pub fn by(self, crew: Crew) -> Self {
+        Self { crew, ..self }
     }
 }
 
@@ -32,12 +54,12 @@ impl Builder for Engines {
     ) -> Result<(Box<dyn Graph>, Calibration), Error> {
         match settings.quantization {
             Quantization::None | Quantization::F16 | Quantization::Bf16 => {
-                let graph = self.hnsw.build(settings, vectors)?;
+                let graph = self.hnsw.build(settings, vectors, &self.crew.stop)?;
                 let calibration = trial.calibrate(&graph)?;
                 Ok((Box::new(graph), calibration))
             }
             Quantization::Int8 | Quantization::Binary | Quantization::Pq => {
-                let (graph, calibration) = packed::build(settings, vectors, trial)?;
+                let (graph, calibration) = packed::build(settings, vectors, trial, &self.crew)?;
                 Ok((Box::new(graph), calibration))
             }
         }

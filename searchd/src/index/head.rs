@@ -1,6 +1,12 @@
-//! The head: rows as they come, searched exactly.
+//! The head: rows as they come, searched exactly as long as they are few.
+//!
+//! A chunk that is full is packed into codes in the background, a fifth of what its vectors take to read: a search then
+//! ranks by codes and compares the best. Nothing depends on when that is done.
+
+mod search;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
@@ -10,6 +16,8 @@ use super::nearest::{Hit, Nearest};
 use super::sweep::{Course, Rows, Sweep};
 use super::{Row, Wanted};
 use crate::engine::Slot;
+use crate::graph;
+use crate::graph::flat::{Block, Packer, Ranking};
 use crate::search::stop::{Stop, Stopped};
 
 /// Rows of one chunk. A search holds a chunk's lock for about a tenth of a millisecond.
@@ -18,6 +26,17 @@ pub const CHUNK_ROWS: usize = 1_024;
 /// Rows up to which a chunk grows in small steps.
 const SMALL_ROWS: usize = 128;
 
+/// The rows of a full chunk.
+static ALL: [u32; CHUNK_ROWS] = {
+    let mut all = [0; CHUNK_ROWS];
+    let mut row = 0;
+    while row < CHUNK_ROWS {
+        all[row] = row as u32;
+        row += 1;
+    }
+    all
+};
+
 pub struct Chunk {
     pub part: u32,
     pub dead: Tombstones,
@@ -25,6 +44,8 @@ pub struct Chunk {
     rows: RwLock<Stored>,
     /// Known without the lock, which sealing holds while it copies.
     len: AtomicUsize,
+    /// Of a full chunk, once it is packed.
+    codes: OnceLock<Coded>,
 }
 
 #[derive(Default)]
@@ -45,14 +66,58 @@ impl Stored {
     }
 }
 
+/// A chunk's codes, and what made them: the same for all chunks of an index.
+pub struct Coded {
+    packer: Arc<Packer>,
+    block: Block,
+}
+
+/// A chunk's rows, to be packed.
+struct Unpacked<'a> {
+    values: &'a [f32],
+    dimension: usize,
+}
+
+impl graph::Rows for Unpacked<'_> {
+    fn len(&self) -> usize {
+        self.values.len() / self.dimension
+    }
+
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    fn read(&self, row: u32, into: &mut [f32]) {
+        into.copy_from_slice(&self.values[row as usize * self.dimension..][..self.dimension]);
+    }
+}
+
 impl Chunk {
     pub fn new(part: u32, dimension: usize) -> Self {
-        Self { part, dead: Tombstones::new(CHUNK_ROWS), dimension, rows: RwLock::default(), len: AtomicUsize::new(0) }
+        let (dead, len) = (Tombstones::new(CHUNK_ROWS), AtomicUsize::new(0));
+        Self { part, dead, dimension, rows: RwLock::default(), len, codes: OnceLock::new() }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len() == CHUNK_ROWS
+    }
+
+    /// Packs the rows of a full chunk.
+    pub fn pack(&self, packer: Arc<Packer>) {
+        debug_assert!(self.is_full(), "rows that come later would be missing");
+        let block = packer.pack(&Unpacked { values: &self.rows.read().values, dimension: self.dimension });
+        // Packed twice, it is the same.
+        let _ = self.codes.set(Coded { packer, block });
+    }
+
+    /// None before it is packed.
+    pub fn codes(&self) -> Option<&Coded> {
+        self.codes.get()
     }
 
     /// `None` when the chunk is full.
     pub fn append(&self, slot: Slot, values: &[f32], inverse_norm: f32) -> Option<Row> {
-        if self.len() == CHUNK_ROWS {
+        if self.is_full() {
             return None;
         }
         let mut rows = self.rows.write();
@@ -87,14 +152,35 @@ impl Chunk {
         }
     }
 
-    /// Compares for each search the rows that it may find, or those of them that were looked up; adds to `compared` how
-    /// many these were.
-    pub(super) fn search(
-        &self,
-        searches: &mut [&mut Search<'_>],
-        compared: &mut [usize],
-        stop: &Stop,
-    ) -> Result<(), Stopped> {
+    /// Ranks the rows that a search may find by their codes. `first` is the number of the first row in the ranking.
+    fn rank(&self, codes: &Coded, first: u32, search: &Search<'_>, ranking: &mut Ranking) {
+        let Search { wanted, listed, .. } = search;
+        let Coded { packer, block } = codes;
+        match listed {
+            Some(listed) => packer.rank(block, first, listed.of(self.part), ranking),
+            None if wanted.admitted.is_none() && wanted.except.is_none() && self.dead.is_empty() => {
+                packer.rank(block, first, &ALL, ranking);
+            }
+            None => {
+                let rows = self.rows.read();
+                let is_wanted = |row: &u32| !self.dead.contains(*row) && wanted.admits(rows.slots[*row as usize]);
+                let found: Vec<u32> = (0..CHUNK_ROWS as u32).filter(is_wanted).collect();
+                drop(rows);
+                packer.rank(block, first, &found, ranking);
+            }
+        }
+    }
+
+    /// Compares one row.
+    fn hit(&self, row: u32, wanted: &Wanted<'_>) -> Hit {
+        let rows = self.rows.read();
+        let values = &rows.values[row as usize * self.dimension..][..self.dimension];
+        let rank = wanted.scorer.rank(values, rows.inverse_norms[row as usize]);
+        Hit { rank, slot: rows.slots[row as usize], row: Row { part: self.part, row } }
+    }
+
+    /// Compares for each search the rows that it may find, or those of them that were looked up, and counts them.
+    fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
         let listed: Vec<_> = searches.iter().map(|search| search.listed.clone()).collect();
         let all = 0..self.len() as u32;
         let courses = listed.iter().enumerate().map(|(search, listed)| {
@@ -106,7 +192,7 @@ impl Chunk {
             stop.check()?;
             for course in sweep.courses() {
                 let search = &mut *searches[course.search];
-                compared[course.search] += self.compare(&course.rows, search.wanted, &mut search.nearest);
+                search.compared += self.compare(&course.rows, search.wanted, &mut search.nearest);
             }
         }
         Ok(())
@@ -150,7 +236,8 @@ impl Chunk {
 
     pub fn bytes(&self) -> usize {
         let rows = self.rows.read();
-        rows.values.capacity() * 4 + rows.slots.capacity() * 8 + CHUNK_ROWS / 8
+        let codes = self.codes().map_or(0, |codes| codes.block.bytes());
+        rows.values.capacity() * 4 + rows.slots.capacity() * 8 + CHUNK_ROWS / 8 + codes
     }
 }
 

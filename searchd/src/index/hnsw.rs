@@ -14,12 +14,15 @@
 
 mod space;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use usearch::{Index as Usearch, IndexOptions, MetricKind, ScalarKind};
 
 use super::graph::{Asked, Cost, Error, Graph, Kind, Proposal};
 use super::plan::Proposing;
 use super::vectors::Vectors;
 use crate::engine::settings::{Metric, Quantization, Settings};
+use crate::search::stop::Stopped;
 use space::Space;
 
 /// usearch needs about three times the candidates that other HNSW engines need for the same recall, on graphs of any
@@ -44,12 +47,15 @@ pub(super) struct HnswGraph {
 }
 
 impl Hnsw {
-    pub(super) fn build(&self, settings: &Settings, vectors: &Vectors) -> Result<HnswGraph, Error> {
+    pub(super) fn build(&self, settings: &Settings, vectors: &Vectors, stop: &AtomicBool) -> Result<HnswGraph, Error> {
         let space = Space::of(settings, vectors);
         let index = empty(settings, &space)?;
         index.reserve_capacity_and_threads(vectors.len(), self.threads).map_err(engine)?;
         for row in 0..vectors.len() as u32 {
             index.add(u64::from(row), &space.row(vectors.row(row))).map_err(engine)?;
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped(Stopped::Cancelled));
+            }
         }
         Ok(HnswGraph { index, space })
     }

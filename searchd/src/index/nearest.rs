@@ -44,6 +44,11 @@ impl<'a> Nearest<'a> {
         }
     }
 
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.heap.clear();
+    }
+
     /// Below this rank nothing gets in.
     pub fn threshold(&self) -> f32 {
         if self.heap.len() < self.k {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::calibration::{Calibration, Trial};
+use super::engines::Crew;
 use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Stored};
 use super::plan::{Proposing, Way, compare_at_random};
 use super::vectors::Vectors;
@@ -10,6 +11,7 @@ use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::Plan;
 use crate::graph::search::{Filter, Halted, Searcher, Through, Wanted};
 use crate::graph::{self, Metric, Width};
+use crate::search::stop::Stopped;
 
 /// Neighbours of a row at most, for each `hnsw.m`: HNSW, too, keeps twice `m` on the layer that counts, and here lists are as
 /// long as pruning leaves them.
@@ -49,11 +51,19 @@ thread_local! {
 
 pub(super) struct Packed(graph::Graph);
 
-pub(super) fn build(settings: &Settings, vectors: &Vectors, trial: &Trial<'_>) -> Result<(Packed, Calibration), Error> {
-    let engine = |error: graph::BuildError| Error::Engine(Box::new(error));
+pub(super) fn build(
+    settings: &Settings,
+    vectors: &Vectors,
+    trial: &Trial<'_>,
+    crew: &Crew,
+) -> Result<(Packed, Calibration), Error> {
+    let engine = |error: graph::BuildError| match error {
+        graph::BuildError::Stopped => Error::Stopped(Stopped::Cancelled),
+        error => Error::Engine(Box::new(error)),
+    };
     let widths = widths(settings);
     let (first, wider) = widths.split_first().expect("there is always a width");
-    let built = graph::Graph::build(metric(settings.metric), vectors, *first, &plan(settings)).map_err(engine)?;
+    let built = graph::Graph::build(metric(settings.metric), vectors, *first, &plan(settings, crew)).map_err(engine)?;
     let mut packed = Packed(built);
     let mut calibration = trial.calibrate(&packed)?;
     let target = match settings.effort {
@@ -91,12 +101,13 @@ fn widths(settings: &Settings) -> &'static [Width] {
     }
 }
 
-fn plan(settings: &Settings) -> Plan {
+fn plan(settings: &Settings, crew: &Crew) -> Plan {
     let degree = (settings.m * DEGREE_PER_M).min(MAX_DEGREE) as usize;
-    Plan { degree, ef: (settings.ef_construction as usize).max(degree), ..Plan::default() }
+    let ef = (settings.ef_construction as usize).max(degree);
+    Plan { degree, ef, threads: crew.threads, stop: Some(crew.stop.clone()), ..Plan::default() }
 }
 
-fn metric(metric: settings::Metric) -> Metric {
+pub(super) fn metric(metric: settings::Metric) -> Metric {
     match metric {
         settings::Metric::Cosine => Metric::Cosine,
         settings::Metric::Dot => Metric::Dot,

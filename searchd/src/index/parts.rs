@@ -1,12 +1,11 @@
 //! The parts of an index at one moment, and which of their rows a search is about.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::admitted::Admitted;
 use super::batch::Search;
 use super::head::{CHUNK_ROWS, Chunk};
-use super::plan::{self, Findable, Part, Plan, Proposing, Step, Way};
+use super::plan::{self, Findable};
 use super::segment::Segment;
 use super::{Row, Wanted};
 use crate::search::stop::{Stop, Stopped};
@@ -43,12 +42,11 @@ impl Parts {
 
     /// Whether it is worth while to look up the rows of what is admitted.
     pub(super) fn pays_to_list(&self, wanted: &Wanted<'_>, admitted: &Admitted) -> bool {
-        let waiting: usize = self.head.iter().map(|chunk| chunk.len()).sum();
+        let waiting = self.waiting();
         let rows = waiting + self.segments.iter().map(|segment| segment.live()).sum::<usize>();
         let share = (admitted.len() as f64 / rows.max(1) as f64).min(1.0);
         let cost = |findable: &dyn Fn(f64) -> Findable| {
-            let (dimension, waits) = (wanted.scorer.query().len(), findable(share * waiting as f64));
-            let head = Plan::cheapest(waiting, waits, dimension, Proposing::default()).cost();
+            let head = self.head_plan(wanted, findable(share * waiting as f64)).cost();
             let of_segment = |segment: &Segment| segment.plan(wanted, findable(share * segment.live() as f64)).cost();
             head + self.segments.iter().map(|segment| of_segment(segment)).sum::<f64>()
         };
@@ -61,33 +59,6 @@ impl Parts {
         self.search_head(searches, stop)?;
         for segment in &self.segments {
             segment.search(searches, stop)?;
-        }
-        Ok(())
-    }
-
-    /// Compares what waits to be sealed.
-    fn search_head(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
-        let started = Instant::now();
-        let rows: usize = self.head.iter().map(|chunk| chunk.len()).sum();
-        let live = rows - self.head.iter().map(|chunk| chunk.dead.len()).sum::<usize>().min(rows);
-        let mut compared = vec![0; searches.len()];
-        for chunk in &self.head {
-            stop.check()?;
-            chunk.search(searches, &mut compared, stop)?;
-        }
-        // What is done together is each one's in equal parts.
-        let took = started.elapsed() / searches.len().max(1) as u32;
-        for (search, compared) in searches.iter_mut().zip(compared) {
-            // Both ways are exact, so what was compared is what could be found.
-            let findable = Findable::Counted(compared);
-            let mut plan = Plan::cheapest(rows, findable, search.wanted.scorer.query().len(), Proposing::default());
-            plan.way = match search.listed {
-                _ if compared == 0 => Way::Skip,
-                Some(_) => Way::Rows,
-                None => Way::Scan,
-            };
-            let (part, proposed, computed, fell_back) = (Part::Head, 0, None, false);
-            search.trail.push(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took });
         }
         Ok(())
     }

@@ -68,6 +68,7 @@ impl Proposer {
     /// Builds a graph that misses no row.
     pub fn build(builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
         match Self::try_build(builder, settings, vectors) {
+            Err(error @ Error::Graph(graph::Error::Stopped(_))) => Err(error),
             Err(error) if settings.quantization != Quantization::Pq => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

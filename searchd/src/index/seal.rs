@@ -1,31 +1,28 @@
-//! Sealing: rows of the head, and of segments that are small or half dead, become one new segment.
+//! Sealing: rows of the head become a segment, a bounded piece at a time, so that the head shrinks every few seconds.
 //!
 //! The building runs beside searches and writes and takes its time; putting the new segment in the place of its sources
-//! is one short step. Sizes grow geometrically, so there are few segments and each row is built into few of them. When
-//! nobody has written for a while, what is there becomes one segment.
+//! is one short step. Segments that are small or half dead become one in the same way ([`super::merge`]), at the same time:
+//! no row is a source of both.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
 
 use super::graph::Builder;
 use super::head::Chunk;
-use super::segment::{Error, Segment, vectors_file};
+use super::segment::{Error, Segment, graph_file, unfinished_graph_file, vectors_file};
 use super::vectors::Writer;
 use super::{Index, Row};
 use crate::engine::Slot;
 
 /// Full chunks that make sealing worth while: up to this many rows, comparing each is about as fast as a graph.
 pub const SEAL_CHUNKS: usize = 16;
-/// A segment is merged with what is at least a half of its size.
-const MERGE_RATIO: usize = 2;
-/// Larger segments are left alone until they are half dead.
-const MAX_MERGED_ROWS: usize = 4_000_000;
+/// Most chunks of one piece: some seconds of work.
+const PIECE_CHUNKS: usize = 32;
 /// Rows that make sealing worth while once nobody writes.
-const REST_ROWS: usize = 256;
-/// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it.
-const REST_PART: usize = 8;
-/// The share of dead rows past which a segment is written anew.
-const DEAD_SHARE: f64 = 0.2;
+pub(super) const REST_ROWS: usize = 256;
 
 /// What one sealing takes in.
 pub struct Sources {
@@ -34,6 +31,10 @@ pub struct Sources {
 }
 
 impl Sources {
+    pub(super) fn of_segments(segments: Vec<Arc<Segment>>) -> Self {
+        Self { chunks: Vec::new(), segments }
+    }
+
     fn has(&self, part: u32) -> bool {
         self.chunks.iter().any(|chunk| chunk.part == part) || self.segments.iter().any(|segment| segment.part() == part)
     }
@@ -45,69 +46,80 @@ impl Index {
         self.parts.load().head.len() > SEAL_CHUNKS
     }
 
-    /// What should be sealed now, if anything.
+    /// What should be done first now, if anything: sealing where so many chunks are closed, then merging.
     pub fn sources(&self, at_least: usize) -> Option<Sources> {
-        let parts = self.parts.load();
-        if parts.segments.is_empty() && parts.head.len() < at_least.max(1) {
-            // A small collection, of which there may be thousands.
+        self.head_sources(at_least).or_else(|| self.merge_sources())
+    }
+
+    /// The same once nobody writes.
+    pub fn sources_at_rest(&self) -> Option<Sources> {
+        self.head_sources_at_rest().or_else(|| self.merge_sources_at_rest())
+    }
+
+    /// The oldest rows of the head, where so many of its chunks are closed.
+    pub fn head_sources(&self, at_least: usize) -> Option<Sources> {
+        let mut chunks = self.parts.load().closed();
+        if chunks.len() < at_least.max(1) {
             return None;
         }
-        let full = parts.closed();
-        let mut by_size = parts.fit();
-        by_size.sort_by_key(|segment| segment.live());
-        if full.len() >= at_least.max(1) {
-            let mut rows: usize = full.iter().map(|chunk| chunk.len()).sum();
-            let mut merged = Vec::new();
-            for segment in by_size {
-                if segment.live() >= MERGE_RATIO * rows || rows + segment.live() > MAX_MERGED_ROWS {
-                    break;
-                }
-                rows += segment.live();
-                merged.push(segment);
-            }
-            return Some(Sources { chunks: full, segments: merged });
-        }
-        let rotten = |segment: &Arc<Segment>| {
-            segment.dead.len() as f64 > DEAD_SHARE * (segment.dead.len() + segment.live()) as f64
-        };
-        let rotten = by_size.into_iter().find(rotten)?;
-        Some(Sources { chunks: Vec::new(), segments: vec![rotten] })
+        chunks.truncate(PIECE_CHUNKS);
+        Some(Sources { chunks, segments: Vec::new() })
     }
 
-    /// What should be sealed once nobody writes: then a search goes through few parts, and little waits in memory. It takes
-    /// more work for each row than [`Index::sources`], so it is for when there is time.
-    pub fn sources_at_rest(&self) -> Option<Sources> {
-        self.close_chunk();
-        let parts = self.parts.load();
-        let chunks = parts.closed();
-        let waiting: usize = chunks.iter().map(|chunk| chunk.len()).sum();
-        let segments = parts.fit();
-        let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
-        let largest = segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
-        let beside = waiting + sealed - largest;
-        if beside > 0 && beside * REST_PART >= largest && waiting + sealed <= MAX_MERGED_ROWS {
-            return Some(Sources { chunks, segments });
-        }
-        (!chunks.is_empty()).then(|| self.sources(1)).flatten()
+    /// The same once nobody writes: then little waits in memory.
+    pub fn head_sources_at_rest(&self) -> Option<Sources> {
+        self.close_chunk(REST_ROWS);
+        self.head_sources(1)
     }
 
-    /// Lets no more rows into the last chunk, if it has enough for a segment.
-    fn close_chunk(&self) {
+    /// The same where writers wait for room: whatever there is.
+    pub fn head_sources_in_need(&self) -> Option<Sources> {
+        self.head_sources(1).or_else(|| {
+            self.close_chunk(1);
+            self.head_sources(1)
+        })
+    }
+
+    /// Lets no more rows into the last chunk, if it has so many.
+    fn close_chunk(&self, rows: usize) {
         let _moving = self.moving.lock();
-        if self.parts.load().head.last().is_some_and(|chunk| chunk.len() >= REST_ROWS) {
+        if self.parts.load().head.last().is_some_and(|chunk| chunk.len() >= rows) {
             let chunk = Arc::new(Chunk::new(self.new_part(), self.settings.dimension as usize));
             self.replace(|parts| parts.head.push(chunk));
         }
     }
 
     /// Is another one after each write that gave a slot a vector.
-    pub fn written(&self) -> (u32, usize) {
-        self.parts.load().head.last().map_or((0, 0), |chunk| (chunk.part, chunk.len()))
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
-    /// Builds a segment from the sources and puts it in their place. `directory` exists.
+    /// Parts whose files are being written, which nothing names yet.
+    pub fn unfinished(&self) -> Vec<u32> {
+        self.unfinished.lock().clone()
+    }
+
+    /// Keeps every row where it is until the guard is dropped.
+    pub fn hold_places(&self) -> MutexGuard<'_, ()> {
+        self.places.lock()
+    }
+
+    /// Builds a segment from the sources and puts it in their place. `directory` exists. When it fails, nothing is left of it.
     pub fn seal(&self, sources: &Sources, directory: &Path, builder: &dyn Builder) -> Result<(), Error> {
         let part = self.new_part();
+        self.unfinished.lock().push(part);
+        let outcome = self.build(part, sources, directory, builder);
+        if outcome.is_err() {
+            let files =
+                [vectors_file(directory, part), graph_file(directory, part), unfinished_graph_file(directory, part)];
+            // What cannot be removed now is removed with what else no checkpoint names.
+            files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+        }
+        self.unfinished.lock().retain(|unfinished| *unfinished != part);
+        outcome
+    }
+
+    fn build(&self, part: u32, sources: &Sources, directory: &Path, builder: &dyn Builder) -> Result<(), Error> {
         let file = vectors_file(directory, part);
         let io = |source| Error::Io { doing: "writing", file: file.clone(), source };
         let mut writer = Writer::create(&file, self.settings.dimension as usize).map_err(io)?;
@@ -138,6 +150,7 @@ impl Index {
 
     /// Rows that were replaced or removed during the building are dead in the new segment from the start.
     fn install(&self, sources: &Sources, segment: Option<Arc<Segment>>, origins: &[Row]) {
+        let _places = self.places.lock();
         let _moving = self.moving.lock();
         let mut rows = self.rows.write();
         if let Some(segment) = &segment {
@@ -155,5 +168,6 @@ impl Index {
             parts.segments.retain(|known| !sources.has(known.part()));
             parts.segments.extend(segment);
         });
+        self.headroom.freed();
     }
 }

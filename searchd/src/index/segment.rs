@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::arrival::Arrival;
 use super::bits::Tombstones;
-use super::graph::{Builder, Check};
+use super::graph::{self, Builder, Check};
 use super::proposer::{self, Proposer};
 use super::vectors::Vectors;
 use crate::engine::Slot;
@@ -32,6 +32,13 @@ pub struct Sealed {
     pub graph: blake3::Hash,
 }
 
+impl Error {
+    /// Whether it was told to stop, and nothing is wrong.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Graph { source: proposer::Error::Graph(graph::Error::Stopped(_)), .. })
+    }
+}
+
 pub struct Segment {
     pub sealed: Sealed,
     pub vectors: Arc<Vectors>,
@@ -50,6 +57,11 @@ pub(crate) fn vectors_file(directory: &Path, part: u32) -> PathBuf {
 
 pub(crate) fn graph_file(directory: &Path, part: u32) -> PathBuf {
     directory.join(format!("segment-{part:08}.graph"))
+}
+
+/// Where a graph is written before it gets its name.
+pub(crate) fn unfinished_graph_file(directory: &Path, part: u32) -> PathBuf {
+    graph_file(directory, part).with_extension("tmp")
 }
 
 impl Segment {
@@ -111,7 +123,7 @@ impl Segment {
         let failed = |source| Error::Graph { file: file.clone(), source };
         let proposer = Proposer::build(builder, settings, &self.vectors).map_err(failed)?;
         // Under another name first: a crash must not leave a half of it.
-        let unfinished = file.with_extension("tmp");
+        let unfinished = unfinished_graph_file(directory, self.part());
         proposer.write(&unfinished).map_err(failed)?;
         std::fs::rename(&unfinished, &file).map_err(|source| opening(&file, source))?;
         let sealed = Sealed { graph: hash(&file)?, ..self.sealed };

@@ -1,3 +1,4 @@
+mod backlog;
 mod churn;
 mod filtered;
 mod mapped;
@@ -147,8 +148,8 @@ fn segments_merge_until_they_are_few() {
     let rows = clustered(16 * 1_024, 8, 7);
     for (i, values) in rows.iter().enumerate() {
         index.put(i as Slot, values);
-        if (i + 1) % 2_048 == 0 {
-            seal(&index, directory.path());
+        while let Some(sources) = index.sources(2) {
+            index.seal(&sources, directory.path(), &builder()).unwrap();
         }
     }
     assert!(index.segments().len() <= 3, "{} segments", index.segments().len());

@@ -50,8 +50,9 @@ enum Broken {
 }
 
 impl Links {
-    /// `origin` is this instance's number.
-    pub fn start(peers: &[String], origin: u64, store: &Arc<Store>, committer: &Committer) -> Self {
+    /// `origin` is this instance's number,
+    /// and `waiting_bytes` what may wait to be sealed in a collection before more is taken from a peer, 0 for no bound.
+    pub fn start(peers: &[String], origin: u64, store: &Arc<Store>, committer: &Committer, waiting_bytes: u64) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut states = Vec::new();
@@ -63,6 +64,7 @@ impl Links {
                 origin,
                 store: store.clone(),
                 committer: committer.clone(),
+                waiting_bytes,
                 state,
                 peer_origin: None,
             };
@@ -85,6 +87,7 @@ struct Tail {
     origin: u64,
     store: Arc<Store>,
     committer: Committer,
+    waiting_bytes: u64,
     state: Arc<Link>,
     /// The peer's number, once it is known.
     peer_origin: Option<u64>,
@@ -142,6 +145,7 @@ impl Tail {
             self.state.connected.store(true, Ordering::Relaxed);
             let entries = response.entries.len() as u64;
             if entries > 0 {
+                self.store.await_headroom(&response.entries, self.waiting_bytes).await;
                 self.committer.replicate(response.entries).await?;
                 self.state.entries.fetch_add(entries, Ordering::Relaxed);
             }

@@ -71,7 +71,7 @@ fn why(step: &Step) -> String {
     }
     let costs = step.plan.costs().map(|(way, cost)| format!("{} {:.0} µs", way.name(), cost / 1_000.0));
     let costs = costs.collect::<Vec<_>>().join(", ");
-    let fell_back = if step.fell_back { "; the graph found too few, so all were compared" } else { "" };
+    let fell_back = if step.fell_back { "; too little was found, so all were compared" } else { "" };
     format!("expected {costs}{fell_back}")
 }
 

@@ -57,6 +57,14 @@ pub(super) fn draining() -> Status {
     Status::unavailable("this instance is shutting down")
 }
 
+/// More waits to be indexed than may, and the write's patience is over.
+pub(super) fn backlog(bound: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "{bound} bytes of vectors (engine.waiting_bytes) wait to be indexed in this collection; nothing was changed. Try again \
+         a little later: room comes as they are"
+    ))
+}
+
 pub(super) fn no_archive() -> Status {
     Status::failed_precondition("this searchd has no object storage to make backups in: set [archive] url")
 }

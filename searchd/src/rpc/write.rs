@@ -21,13 +21,11 @@ impl Service {
         caller: &Caller,
     ) -> Result<v1::InsertResponse, Status> {
         let address = address(caller, &message.collection)?;
-        let settings = self
-            .0
-            .store
-            .with_collection(&address, |collection, index| (collection.incarnation, index.settings.clone()));
-        let (incarnation, settings) = settings.ok_or_else(|| status::no_collection(&address.name))?;
+        let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
+        let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let inserted = message.vectors.len() as u64;
-        let points = request::points(message.vectors, &settings)?;
+        let points = request::points(message.vectors, &index.settings)?;
+        let _room = self.make_room(&index, points.len(), caller).await?;
         let done = self.commit(&address, Change::Insert { incarnation, points }, "").await?;
         Ok(v1::InsertResponse { inserted, session: done.session.to_token() })
     }
@@ -38,14 +36,11 @@ impl Service {
         caller: &Caller,
     ) -> Result<v1::UpdateResponse, Status> {
         let address = address(caller, &message.collection)?;
-        let settings = self
-            .0
-            .store
-            .with_collection(&address, |collection, index| (collection.incarnation, index.settings.clone()));
-        let (incarnation, settings) = settings.ok_or_else(|| status::no_collection(&address.name))?;
+        let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
+        let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let mut wrong: Vec<_> = request::id(&message.id, "/id").err().into_iter().collect();
         if !message.values.is_empty() {
-            wrong.extend(request::vector(&message.values, &settings, "/values").err());
+            wrong.extend(request::vector(&message.values, &index.settings, "/values").err());
         }
         let patch = match request::metadata(&message.metadata, "/metadata") {
             Ok(object) => (!object.is_empty()).then_some(object),
@@ -59,6 +54,10 @@ impl Service {
             return Err(status::violations(wrong));
         }
         let values = if message.values.is_empty() { Bytes::new() } else { encode_values(&message.values) };
+        let _room = match values.is_empty() {
+            true => None,
+            false => Some(self.make_room(&index, 1, caller).await?),
+        };
         let (id, if_version) = (message.id.clone(), message.if_version);
         let change = Change::Update { incarnation, id, values, patch, if_version };
         let done = self.commit(&address, change, &message.id).await?;

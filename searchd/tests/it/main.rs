@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod arriving;
+mod backpressure;
 mod backup;
 mod collections;
 mod faults;

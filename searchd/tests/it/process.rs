@@ -69,8 +69,12 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 
 /// What the process's metrics endpoint says.
 pub(crate) async fn metrics(served: &Served) -> Option<String> {
+    metrics_of(&served.process.address("admin").ok()?).await
+}
+
+/// What the metrics endpoint at `http://address` says.
+pub(crate) async fn metrics_of(admin: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let admin = served.process.address("admin").ok()?;
     let mut stream = tokio::net::TcpStream::connect(admin.strip_prefix("http://")?).await.ok()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: searchd\r\nConnection: close\r\n\r\n").await.ok()?;
     let mut text = String::new();

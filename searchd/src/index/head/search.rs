@@ -1,0 +1,202 @@
+//! How searches go through the head: row by row, or by the codes of the chunks that are packed.
+//!
+//! By codes the most promising rows of all packed chunks are found together, then compared best first. How far estimates
+//! are off is learned from these comparisons, so it shows when too few were kept to be sure of the nearest, as among very
+//! many equals. Then, and for whoever asks for an exact answer, every row is compared.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::batch::Search;
+use super::super::estimate::EstimateError;
+use super::super::packed;
+use super::super::parts::Parts;
+use super::super::plan::{Findable, Part, Plan, Proposing, Step, Way, compare_at_random};
+use super::super::{Index, Wanted};
+use super::{CHUNK_ROWS, Chunk, Coded};
+use crate::engine::settings::Effort;
+use crate::graph::flat::{Packer, Ranking};
+use crate::search::stop::{Stop, Stopped};
+
+/// Rows kept for each hit, and at the least, where codes rank.
+const KEPT_PER_HIT: usize = 8;
+const LEAST_KEPT: usize = 128;
+/// Codes are worth their while where they have this many times the rows to rank that are kept.
+const WORTH: usize = 8;
+
+// Nanoseconds, measured like those of `plan`.
+
+/// To turn the query, and to centre it for each chunk.
+const TURN: f64 = 5_000.0;
+const CENTRE: f64 = 400.0;
+/// To rank a row by its code, and for each coordinate on top.
+const CODE: f64 = 2.0;
+const CODE_COORDINATE: f64 = 0.022;
+
+/// A search by codes under way.
+struct Ranked {
+    ranking: Ranking,
+    /// Kept too few to be sure.
+    fell_back: bool,
+}
+
+/// The codes of each chunk at one moment, where it has some.
+type Packed<'p> = Vec<Option<&'p Coded>>;
+
+impl Index {
+    /// Packs a chunk that has become full, beside everything else.
+    pub(in crate::index) fn pack(&self, chunk: Arc<Chunk>) {
+        let dimension = self.settings.dimension as usize;
+        let packer =
+            self.packer.get_or_init(|| Packer::new(packed::metric(self.settings.metric), dimension).map(Arc::new));
+        if let Some(packer) = packer.clone() {
+            rayon::spawn(move || chunk.pack(packer));
+        }
+    }
+}
+
+impl Parts {
+    /// Rows that wait to be sealed, dead ones included.
+    pub(in crate::index) fn waiting(&self) -> usize {
+        self.head.iter().map(|chunk| chunk.len()).sum()
+    }
+
+    /// The cheapest way through the head for a search that may find so many of its rows.
+    pub(in crate::index) fn head_plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
+        self.plan_with(self.packed().iter().flatten().count(), wanted, findable)
+    }
+
+    fn plan_with(&self, packed: usize, wanted: &Wanted<'_>, findable: Findable) -> Plan {
+        let (rows, dimension) = (self.waiting(), wanted.scorer.query().len());
+        let by_row = Plan::cheapest(rows, findable, dimension, Proposing::default());
+        let kept = kept(wanted);
+        if wanted.exact || packed * CHUNK_ROWS < kept * WORTH {
+            return by_row;
+        }
+        let share = (packed * CHUNK_ROWS) as f64 / rows.max(1) as f64;
+        let ranked = CODE + CODE_COORDINATE * dimension as f64;
+        let codes = TURN
+            + packed as f64 * CENTRE
+            + findable.number() * share * ranked
+            + kept as f64 * compare_at_random(dimension)
+            + (1.0 - share) * by_row.cost();
+        Plan::cheapest(rows, findable, dimension, Proposing { codes: Some(codes), ..Proposing::default() })
+    }
+
+    /// Compares what waits to be sealed.
+    pub(in crate::index) fn search_head(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
+        let started = Instant::now();
+        let rows = self.waiting();
+        let live = rows - self.head.iter().map(|chunk| chunk.dead.len()).sum::<usize>().min(rows);
+        let packed = self.packed();
+        let chunks = packed.iter().flatten().count();
+        let mut plans: Vec<Plan> = searches.iter().map(|search| self.plan_search(chunks, live, search)).collect();
+        let ranked = self.rank(&packed, &plans, searches, stop)?;
+        for (at, chunk) in self.head.iter().enumerate() {
+            stop.check()?;
+            let is_left =
+                |ranked: &Option<Ranked>| packed[at].is_none() || ranked.as_ref().is_none_or(|ranked| ranked.fell_back);
+            let left = searches.iter_mut().zip(&ranked).filter(|(_, ranked)| is_left(ranked));
+            let mut left: Vec<&mut Search<'_>> = left.map(|(search, _)| &mut **search).collect();
+            if !left.is_empty() {
+                chunk.search(&mut left, stop)?;
+            }
+        }
+        // What is done together is each one's in equal parts.
+        let took = started.elapsed() / searches.len().max(1) as u32;
+        for ((search, ranked), plan) in searches.iter_mut().zip(ranked).zip(&mut plans) {
+            let computed = ranked.as_ref().map(|ranked| ranked.ranking.computed);
+            let proposed = ranked.as_ref().map_or(0, |ranked| ranked.ranking.nearest().count());
+            let fell_back = ranked.as_ref().is_some_and(|ranked| ranked.fell_back);
+            let compared = search.compared;
+            plan.way = match &search.listed {
+                _ if compared == 0 => Way::Skip,
+                _ if ranked.is_some() => Way::Codes,
+                Some(_) => Way::Rows,
+                None => Way::Scan,
+            };
+            // All that could be found was looked at.
+            let findable = Findable::Counted(computed.unwrap_or(0).max(compared));
+            let (part, plan) = (Part::Head, *plan);
+            search.trail.push(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took });
+        }
+        Ok(())
+    }
+
+    fn plan_search(&self, packed: usize, live: usize, search: &Search<'_>) -> Plan {
+        let findable = match &search.listed {
+            Some(listed) => Findable::Counted(self.head.iter().map(|chunk| listed.of(chunk.part).len()).sum()),
+            None => Findable::Estimated(live as f64),
+        };
+        self.plan_with(packed, search.wanted, findable)
+    }
+
+    fn packed(&self) -> Packed<'_> {
+        self.head.iter().map(|chunk| chunk.codes()).collect()
+    }
+
+    /// Goes through the packed chunks for the searches that are planned so, and compares the best that were found.
+    fn rank(
+        &self,
+        packed: &Packed<'_>,
+        plans: &[Plan],
+        searches: &mut [&mut Search<'_>],
+        stop: &Stop,
+    ) -> Result<Vec<Option<Ranked>>, Stopped> {
+        let begin = |(plan, search): (&Plan, &&mut Search<'_>)| {
+            let packer =
+                packed.iter().flatten().next().map(|codes| &codes.packer).filter(|_| plan.way == Way::Codes)?;
+            let ranking = packer.ranking(search.wanted.scorer.query(), kept(search.wanted));
+            Some(Ranked { ranking, fell_back: false })
+        };
+        let mut ranked: Vec<Option<Ranked>> = plans.iter().zip(searches.iter()).map(begin).collect();
+        for (at, codes) in packed.iter().enumerate() {
+            let Some(codes) = codes else { continue };
+            stop.check()?;
+            for (search, ranked) in searches.iter().zip(&mut ranked) {
+                if let Some(Ranked { ranking, .. }) = ranked {
+                    self.head[at].rank(codes, (at * CHUNK_ROWS) as u32, search, ranking);
+                }
+            }
+        }
+        for (search, ranked) in searches.iter_mut().zip(&mut ranked) {
+            if let Some(Ranked { ranking, fell_back }) = ranked
+                && !self.rescore(ranking, search)
+            {
+                *fell_back = true;
+                search.nearest.clear();
+            }
+        }
+        Ok(ranked)
+    }
+
+    /// Compares the best of a ranking; false when nearer rows may be among those that it did not keep.
+    fn rescore(&self, ranking: &Ranking, search: &mut Search<'_>) -> bool {
+        let (mut error, scorer) = (EstimateError::default(), search.wanted.scorer);
+        let is_beyond = |error: &EstimateError, estimate: f32, search: &Search<'_>| {
+            error.is_beyond(scorer.estimated(estimate - ranking.grain()), scorer.distance(search.nearest.threshold()))
+        };
+        for (number, estimate) in ranking.nearest() {
+            if is_beyond(&error, estimate, search) {
+                return true;
+            }
+            let (at, row) = (number as usize / CHUNK_ROWS, number % CHUNK_ROWS as u32);
+            let hit = self.head[at].hit(row, search.wanted);
+            error.learn(scorer.estimated(estimate), scorer.distance(hit.rank));
+            if hit.rank >= search.nearest.threshold() {
+                search.nearest.push(hit);
+            }
+            search.compared += 1;
+        }
+        ranking.reach().is_infinite() || is_beyond(&error, ranking.reach(), search)
+    }
+}
+
+/// How many rows a search by codes keeps.
+fn kept(wanted: &Wanted<'_>) -> usize {
+    let asked = match wanted.effort {
+        Effort::Candidates(candidates) => candidates as usize,
+        Effort::Recall(_) => 0,
+    };
+    (KEPT_PER_HIT * wanted.k).max(LEAST_KEPT).max(asked)
+}

@@ -1,0 +1,74 @@
+//! Merging: segments of like sizes become one, so that there are few, and each row is built into few of them.
+//!
+//! It is the slow half of the work behind the scenes, and has a thread of its own: the head is sealed meanwhile.
+
+use std::sync::Arc;
+
+use super::Index;
+use super::seal::{REST_ROWS, Sources};
+use super::segment::Segment;
+
+/// A segment is merged with smaller ones that have at least a half of its rows together.
+const MERGE_RATIO: usize = 2;
+/// So many segments are worth a merge while there are writes.
+const MERGE_LEAST: usize = 4;
+/// Larger segments are left alone until they are half dead.
+const MAX_MERGED_ROWS: usize = 4_000_000;
+/// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it.
+const REST_PART: usize = 8;
+/// The share of dead rows past which a segment is written anew.
+const DEAD_SHARE: f64 = 0.2;
+
+impl Index {
+    /// What should become one segment now, if anything.
+    pub fn merge_sources(&self) -> Option<Sources> {
+        self.merge_of(MERGE_LEAST)
+    }
+
+    /// The same once nobody writes: then a search goes through few parts. It takes more work for each row, so it is for when
+    /// there is time.
+    pub fn merge_sources_at_rest(&self) -> Option<Sources> {
+        // What waits is sealed first, and comes with the rest.
+        if self.waiting_rows() >= REST_ROWS {
+            return self.merge_sources();
+        }
+        let segments = self.parts.load().fit();
+        let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
+        let beside = sealed - segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
+        if beside > 0 && beside * REST_PART >= sealed - beside && sealed <= MAX_MERGED_ROWS {
+            return Some(Sources::of_segments(segments));
+        }
+        self.merge_of(2)
+    }
+
+    fn merge_of(&self, least: usize) -> Option<Sources> {
+        let mut by_size = self.parts.load().fit();
+        by_size.sort_by_key(|segment| segment.live());
+        if let Some(end) = like(&by_size, least) {
+            by_size.truncate(end);
+            return Some(Sources::of_segments(by_size));
+        }
+        let rotten = |segment: &Arc<Segment>| {
+            segment.dead.len() as f64 > DEAD_SHARE * (segment.dead.len() + segment.live()) as f64
+        };
+        Some(Sources::of_segments(vec![by_size.into_iter().find(rotten)?]))
+    }
+}
+
+/// How many of the segments, the smallest first, are merged: up to the end of the first run of at least so many, each less
+/// than twice as large as all before it in the run together.
+fn like(by_size: &[Arc<Segment>], least: usize) -> Option<usize> {
+    let runs = (0..by_size.len()).map(|start| {
+        let (mut rows, mut end) = (0, start);
+        let is_like = |segment: &Arc<Segment>, rows: usize| rows == 0 || segment.live() < MERGE_RATIO * rows;
+        while by_size.get(end).is_some_and(|segment| is_like(segment, rows)) {
+            rows += by_size[end].live();
+            end += 1;
+        }
+        (start, end)
+    });
+    let mut long = runs.filter(|(start, end)| end - start >= least).map(|(_, end)| end);
+    let rows = |end: usize| by_size[..end].iter().map(|segment| segment.live()).sum::<usize>();
+    // Not with what would make it too large, as long as there is something to merge without.
+    long.next().and_then(|end| (2..=end).rev().find(|end| rows(*end) <= MAX_MERGED_ROWS))
+}

@@ -1,0 +1,106 @@
+//! The second thread behind the scenes, for what takes minutes: merges and rewrites segments, builds damaged graphs anew,
+//! checks what was opened from the disk. Heads are sealed and checkpoints written meanwhile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::rest::Rest;
+use super::{INTERVAL, PAUSE, lower_priority, make_directory};
+use crate::checkpoint::collection_directory;
+use crate::index::Index;
+use crate::index::graph::Builder;
+use crate::index::segment;
+use crate::store::Store;
+
+/// Added to the thread's nice value: it comes after the one that seals, for whom writers may wait.
+const NICENESS: i32 = 15;
+
+pub(super) struct Merging {
+    pub(super) store: Arc<Store>,
+    pub(super) builder: Arc<dyn Builder>,
+    pub(super) directory: PathBuf,
+    pub(super) rest: Rest,
+}
+
+/// The running thread, which ends some moments after this is dropped; with [`Running::finish`] it has ended.
+pub(super) struct Running {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Builds have to be stopped before. Blocks.
+    pub(super) fn finish(self) {
+        drop(self.stop);
+        // A panic was reported by the thread itself.
+        let _ = self.thread.join();
+    }
+}
+
+impl Merging {
+    pub(super) fn start(mut self) -> std::io::Result<Running> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("merging".into()).spawn(move || {
+            lower_priority(NICENESS);
+            let mut wait = INTERVAL;
+            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = if self.round() { INTERVAL } else { PAUSE };
+            }
+        })?;
+        Ok(Running { stop, thread })
+    }
+
+    /// Does something for each collection that needs it, what makes searches fast again first; false when something failed.
+    fn round(&mut self) -> bool {
+        let mut fine = true;
+        let indexes = self.store.indexes();
+        self.rest.retain(&indexes);
+        for step in [Self::load, Self::mend, Self::merge] {
+            for (incarnation, index) in &indexes {
+                match step(self, *incarnation, index) {
+                    Ok(()) => {}
+                    Err(error) if error.is_stop() => return true,
+                    // Its directory may have gone with it.
+                    Err(_) if self.store.index(*incarnation).is_none() => {}
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "merging failed; searches go on without");
+                        fine = false;
+                    }
+                }
+            }
+        }
+        fine
+    }
+
+    fn load(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
+        let directory = collection_directory(&self.directory, incarnation);
+        while index.load_one(&directory, &*self.builder)? {}
+        Ok(())
+    }
+
+    fn mend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
+        let directory = collection_directory(&self.directory, incarnation);
+        let mended = index.mend(&directory, &*self.builder)?;
+        if mended > 0 {
+            tracing::warn!(incarnation, mended, "built damaged graphs anew");
+        }
+        index.check_one(&directory);
+        Ok(())
+    }
+
+    fn merge(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
+        let at_rest = self.rest.is_at_rest(incarnation, index);
+        let at_rest = || at_rest.then(|| index.merge_sources_at_rest()).flatten();
+        let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
+        let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
+        make_directory(&directory)?;
+        index.seal(&sources, &directory, &*self.builder)?;
+        let segments = index.segments().len();
+        tracing::info!(incarnation, segments, seconds = started.elapsed().as_secs_f64(), "merged segments");
+        Ok(())
+    }
+}
