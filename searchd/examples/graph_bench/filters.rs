@@ -46,6 +46,13 @@ struct Question<'a> {
     cluster: u32,
 }
 
+const WAYS: [(&str, Through, bool); 4] = [
+    ("all", Through::All, false),
+    ("admitted", Through::Admitted, false),
+    ("codes", Through::Codes, true),
+    ("codes, not listed", Through::Codes, false),
+];
+
 pub(crate) fn measure(data: &Data) -> Result<()> {
     let width = match data.dimension {
         512.. => Width::One,
@@ -55,94 +62,127 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
     let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
     let graph = Graph::build(data.metric, data, width, &Plan::default())?;
     report_build(&format!("{width:?}"), data, start);
-    let kernel = Kernel::detect();
-    let scorer = |query| HalfRows::new(data.metric, kernel, &data.halves, None, query);
-    let rows = 0..data.len() as u32;
     let queries: Vec<&[f32]> = data.queries.chunks_exact(data.dimension).take(QUERIES).collect();
-    // Every row by its distance from each query, and the nearest pivot of each row.
-    let distances: Vec<Vec<f32>> =
-        queries.iter().map(|query| rows.clone().map(|row| scorer(query).distance(row)).collect()).collect();
-    let mut clusters = vec![(f32::INFINITY, 0); data.len()];
-    let mut own = vec![(f32::INFINITY, 0); queries.len()];
-    for pivot in 0..PIVOTS {
-        let row = mixed(pivot) as usize % data.len();
-        let pivoting = scorer(&data.base[row * data.dimension..][..data.dimension]);
-        for row in rows.clone() {
-            let distance = pivoting.distance(row);
-            let nearest = &mut clusters[row as usize];
-            *nearest = if distance < nearest.0 { (distance, pivot) } else { *nearest };
-        }
-        for (own, distances) in own.iter_mut().zip(&distances) {
-            *own = if distances[row] < own.0 { (distances[row], pivot) } else { *own };
-        }
-    }
-    let clusters: Vec<u32> = clusters.into_iter().map(|(_, pivot)| pivot).collect();
+    let surroundings = Surroundings::learn(data, &queries);
     let directory = tempfile::tempdir()?;
     let index = segments::sealed(data, directory.path())?;
     let mut searcher = Searcher::default();
     println!("  filter | admitted | way | recall@10, µs, of 100 short; at ef {EFS:?}");
     for (name, admits) in FILTERS {
-        let asked: Vec<Asked> = (0..queries.len())
-            .map(|i| {
-                let mut order: Vec<u32> = rows.clone().collect();
-                order.sort_unstable_by(|a, b| distances[i][*a as usize].total_cmp(&distances[i][*b as usize]));
-                let question = Question { clusters: &clusters, cluster: own[i].1 };
-                let mut admitted = vec![false; data.len()];
-                let is_admitted = |(place, row): &(usize, &u32)| admits(&question, *place, **row);
-                let found: Vec<u32> = order.iter().enumerate().filter(is_admitted).map(|(_, row)| *row).collect();
-                found.iter().for_each(|row| admitted[*row as usize] = true);
-                let nearest = found.iter().take(K).copied().collect();
-                let listed = rows.clone().filter(|row| admitted[*row as usize]).collect();
-                Asked { admitted, listed, nearest }
-            })
-            .collect();
-        let share =
-            asked.iter().map(|asked| asked.listed.len()).sum::<usize>() as f64 / (asked.len() * data.len()) as f64;
+        let asked: Vec<Asked> = (0..queries.len()).map(|i| surroundings.asked(i, admits)).collect();
+        let listed: usize = asked.iter().map(|asked| asked.listed.len()).sum();
+        let share = listed as f64 / (asked.len() * data.len()) as f64;
         let admitted = format!("{name:24} | {:5.1} %", share * 100.0);
         println!("  {admitted} | as planned         | {}", planned(&index, &queries, &asked)?);
-        for (way, through, is_listed) in [
-            ("all", Through::All, false),
-            ("admitted", Through::Admitted, false),
-            ("codes", Through::Codes, true),
-            ("codes, not listed", Through::Codes, false),
-        ] {
-            let mut cells = vec![];
-            for ef in EFS {
-                let rescored = match width {
-                    Width::One => ef,
-                    Width::Two => (8 * K).max(ef / 4),
-                    _ => 3 * K,
-                };
-                let mut best = Duration::MAX;
-                let (mut found, mut all, mut short) = (0, 0, 0);
-                for run in 0..RUNS {
-                    let start = cpu(libc::CLOCK_THREAD_CPUTIME_ID);
-                    for (query, asked) in queries.iter().zip(&asked) {
-                        let admits = |row: u32| asked.admitted[row as usize];
-                        let listed = is_listed.then_some(&asked.listed[..]);
-                        let filter = Some(Filter { admits: &admits, fraction: share as f32, listed, through });
-                        let wanted = Wanted { query, k: K, ef, rescored, filter, stop: None };
-                        let proposed = graph.propose(&mut searcher, &wanted)?;
-                        let mut hits: Vec<(f32, u32)> =
-                            proposed.rows.iter().map(|row| (scorer(query).distance(*row), *row)).collect();
-                        hits.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-                        if run == 0 && proposed.is_short {
-                            short += 1;
-                        } else if run == 0 {
-                            found += hits.iter().take(K).filter(|hit| asked.nearest.contains(&hit.1)).count();
-                            all += asked.nearest.len();
-                        }
-                    }
-                    best = best.min(cpu(libc::CLOCK_THREAD_CPUTIME_ID) - start);
-                }
-                let micros = best.as_secs_f64() / queries.len() as f64 * 1e6;
-                let recall = f64::from(found as u32) / f64::from(all.max(1) as u32);
-                cells.push(format!("{recall:.3} {micros:6.0} {:3}", short * 100 / queries.len()));
-            }
-            println!("  {admitted} | {way:18} | {}", cells.join(" | "));
+        for (way, through, is_listed) in WAYS {
+            let cells = EFS.map(|ef| {
+                by_way(data, &graph, &mut searcher, &queries, &asked, Course { ef, share, through, is_listed })
+            });
+            println!("  {admitted} | {way:18} | {}", cells.into_iter().collect::<Result<Vec<_>>>()?.join(" | "));
         }
     }
     Ok(())
+}
+
+/// What lies around the queries.
+struct Surroundings {
+    /// Of every row from each query.
+    distances: Vec<Vec<f32>>,
+    /// The nearest pivot of each row.
+    clusters: Vec<u32>,
+    /// That of each query.
+    own: Vec<u32>,
+}
+
+impl Surroundings {
+    fn learn(data: &Data, queries: &[&[f32]]) -> Self {
+        let rows = 0..data.len() as u32;
+        let from = |point: &[f32]| -> Vec<f32> {
+            let scorer = HalfRows::new(data.metric, Kernel::detect(), &data.halves, None, point);
+            rows.clone().map(|row| scorer.distance(row)).collect()
+        };
+        let distances: Vec<Vec<f32>> = queries.iter().map(|query| from(query)).collect();
+        let mut clusters = vec![(f32::INFINITY, 0); data.len()];
+        let mut own = vec![(f32::INFINITY, 0); queries.len()];
+        for pivot in 0..PIVOTS {
+            let row = mixed(pivot) as usize % data.len();
+            let pivoting = from(&data.base[row * data.dimension..][..data.dimension]);
+            for (nearest, distance) in clusters.iter_mut().zip(pivoting) {
+                *nearest = if distance < nearest.0 { (distance, pivot) } else { *nearest };
+            }
+            for (own, distances) in own.iter_mut().zip(&distances) {
+                *own = if distances[row] < own.0 { (distances[row], pivot) } else { *own };
+            }
+        }
+        let pivots = |nearest: Vec<(f32, u32)>| nearest.into_iter().map(|(_, pivot)| pivot).collect();
+        Self { distances, clusters: pivots(clusters), own: pivots(own) }
+    }
+
+    /// What a filter admits to a query, and the nearest of that.
+    fn asked(&self, query: usize, admits: Admits) -> Asked {
+        let distances = &self.distances[query];
+        let rows = 0..distances.len() as u32;
+        let mut order: Vec<u32> = rows.clone().collect();
+        order.sort_unstable_by(|a, b| distances[*a as usize].total_cmp(&distances[*b as usize]));
+        let question = Question { clusters: &self.clusters, cluster: self.own[query] };
+        let is_admitted = |(place, row): &(usize, &u32)| admits(&question, *place, **row);
+        let found: Vec<u32> = order.iter().enumerate().filter(is_admitted).map(|(_, row)| *row).collect();
+        let mut admitted = vec![false; distances.len()];
+        found.iter().for_each(|row| admitted[*row as usize] = true);
+        let nearest = found.iter().take(K).copied().collect();
+        let listed = rows.filter(|row| admitted[*row as usize]).collect();
+        Asked { admitted, listed, nearest }
+    }
+}
+
+/// How a graph is asked.
+struct Course {
+    ef: usize,
+    share: f64,
+    through: Through,
+    is_listed: bool,
+}
+
+/// Recall, CPU time and how many of a hundred searches said that they met too few.
+fn by_way(
+    data: &Data,
+    graph: &Graph,
+    searcher: &mut Searcher,
+    queries: &[&[f32]],
+    asked: &[Asked],
+    course: Course,
+) -> Result<String> {
+    let Course { ef, share, through, is_listed } = course;
+    let rescored = match graph.width() {
+        Width::One => ef,
+        Width::Two => (8 * K).max(ef / 4),
+        _ => 3 * K,
+    };
+    let mut best = Duration::MAX;
+    let (mut found, mut all, mut short) = (0, 0, 0);
+    for run in 0..RUNS {
+        let start = cpu(libc::CLOCK_THREAD_CPUTIME_ID);
+        for (query, asked) in queries.iter().zip(asked) {
+            let admits = |row: u32| asked.admitted[row as usize];
+            let listed = is_listed.then_some(&asked.listed[..]);
+            let filter = Some(Filter { admits: &admits, fraction: share as f32, listed, through });
+            let wanted = Wanted { query, k: K, ef, rescored, filter, stop: None };
+            let proposed = graph.propose(searcher, &wanted)?;
+            let scorer = HalfRows::new(data.metric, Kernel::detect(), &data.halves, None, query);
+            let mut hits: Vec<_> = proposed.rows.iter().map(|row| (scorer.distance(*row), *row)).collect();
+            hits.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+            if run == 0 && proposed.is_short {
+                short += 1;
+            } else if run == 0 {
+                found += hits.iter().take(K).filter(|hit| asked.nearest.contains(&hit.1)).count();
+                all += asked.nearest.len();
+            }
+        }
+        best = best.min(cpu(libc::CLOCK_THREAD_CPUTIME_ID) - start);
+    }
+    let micros = best.as_secs_f64() / queries.len() as f64 * 1e6;
+    let recall = f64::from(found as u32) / f64::from(all.max(1) as u32);
+    Ok(format!("{recall:.3} {micros:6.0} {:3}", short * 100 / queries.len()))
 }
 
 /// What a collection's search does by default: recall, CPU time, and which ways it takes.
