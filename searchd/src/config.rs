@@ -147,7 +147,7 @@ impl Default for Engine {
             search_threads: 0,
             search_queue: 1_024,
             seal_rows: 16 * 1_024,
-            waiting_bytes: MIB * 128,
+            waiting_bytes: MIB * 256,
             build_threads: 0,
             rest_after: Duration::from_secs(2),
             recall_interval: Duration::from_secs(30),
