@@ -25,7 +25,9 @@ use crate::layers::lasting;
 enum End {
     /// This side closes it.
     Close(CloseCode, &'static str),
-    /// The peer has closed it, or is gone.
+    /// The peer closes it, and waits for the confirmation.
+    Closed,
+    /// The peer is gone.
     Gone,
 }
 
@@ -103,8 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let text = match frame {
             Some(Ok(Frame::Text(text))) => Bytes::from(text),
             Some(Ok(Frame::Binary(bytes))) => bytes,
-            // Pings are answered, and closes confirmed, by the socket itself as it is read on.
-            Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) | Frame::Frame(_))) => return Ok(()),
+            // Pings are answered by the socket itself as it is read on.
+            Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => return Ok(()),
+            // Nothing may be sent from now on but the confirmation, not even an answer that waits.
+            Some(Ok(Frame::Close(_))) => return Err(End::Closed),
             Some(Err(error)) => return Err(end_of(&error)),
             None => return Err(End::Gone),
         };
@@ -141,9 +145,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Finishes what was admitted when this side closes, says why, and waits a moment for the peer's confirmation.
+    /// Finishes what was admitted when this side closes, says why, and waits a moment for the peer's confirmation. Confirms
+    /// when the peer does.
     async fn end(mut self, end: End) {
-        let End::Close(code, reason) = end else { return };
+        let (code, reason) = match end {
+            End::Close(code, reason) => (code, reason),
+            End::Closed => {
+                // The socket has the confirmation, and sends it as it is read on until its end.
+                let confirming = async { while let Some(Ok(_)) = self.socket.next().await {} };
+                let _ = timeout(CLOSE_PATIENCE, confirming).await;
+                return;
+            }
+            End::Gone => return,
+        };
         let _ = timeout(self.config.request_timeout, self.finish()).await;
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let goodbye = async {
