@@ -153,6 +153,11 @@ struct Load {
     next: Arc<AtomicUsize>,
 }
 
+/// Microseconds, up to a minute.
+fn latencies() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
+}
+
 /// Latencies in microseconds.
 struct Outcome {
     searches: Histogram<u64>,
@@ -200,7 +205,7 @@ impl Load {
             let (mut points, next, sent, rows) = (self.points.clone(), self.next.clone(), sent.clone(), self.rows);
             let is_over = is_over.clone();
             tokio::spawn(async move {
-                let (mut searches, mut writes) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+                let (mut searches, mut writes) = (latencies()?, latencies()?);
                 while !is_over() {
                     let (i, number) = (next.fetch_add(1, Ordering::Relaxed), sent.fetch_add(1, Ordering::Relaxed));
                     let due =
@@ -220,7 +225,7 @@ impl Load {
                 anyhow::Ok((searches, writes))
             })
         });
-        let (mut searches, mut writes) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+        let (mut searches, mut writes) = (latencies()?, latencies()?);
         for task in tasks.collect::<Vec<_>>() {
             let (some, others) = task.await??;
             searches.add(some)?;
