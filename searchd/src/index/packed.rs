@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::calibration::{Calibration, Trial};
 use super::engines::Crew;
 use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Stored};
-use super::plan::{Proposing, Way, compare_at_random};
+use super::plan::{Proposing, TURN, Way, compare_at_random, compare_code};
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::Plan;
@@ -32,11 +32,6 @@ const START: f64 = 20_000.0;
 /// To look at one candidate's neighbours, and for each bit of a row's code on top of it.
 const CANDIDATE: f64 = 450.0;
 const BIT: f64 = 0.25;
-/// To turn the query alone.
-const TURN: f64 = 5_000.0;
-/// To rank a row by its code, and for each coordinate on top.
-const CODE: f64 = 2.0;
-const CODE_COORDINATE: f64 = 0.022;
 /// To ask whether a row is admitted.
 const ASK: f64 = 3.0;
 /// To look for admitted rows around a candidate, where hardly any is.
@@ -171,7 +166,7 @@ impl Graph for Packed {
         let wading = if share < 1.0 { FILTERED / share } else { 1.0 };
         let compared = self.rescored(k, ef) as f64 * compare_at_random(dimension);
         let listing = if search.is_listed { 0.0 } else { rows * ASK };
-        let codes = TURN + listing + share * rows * (CODE + CODE_COORDINATE * dimension as f64) + compared;
+        let codes = TURN + listing + share * rows * compare_code(dimension) + compared;
         let two_hop = START + ef as f64 * (candidate * FILTERED + CROSS * (1.0 - share)) + compared;
         let filtered = |cost: f64| search.is_narrowed.then_some(cost);
         let graph = Some(START + ef as f64 * candidate * wading + compared);

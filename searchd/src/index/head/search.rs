@@ -11,7 +11,7 @@ use super::super::batch::Search;
 use super::super::estimate::EstimateError;
 use super::super::packed;
 use super::super::parts::Parts;
-use super::super::plan::{Findable, Part, Plan, Proposing, Step, Way, compare_at_random};
+use super::super::plan::{Findable, Part, Plan, Proposing, Step, TURN, Way, compare_at_random, compare_code};
 use super::super::{Index, Wanted};
 use super::{CHUNK_ROWS, Chunk, Coded};
 use crate::engine::settings::Effort;
@@ -24,14 +24,8 @@ const LEAST_KEPT: usize = 128;
 /// Codes are worth their while where they have this many times the rows to rank that are kept.
 const WORTH: usize = 8;
 
-// Nanoseconds, measured like those of `plan`.
-
-/// To turn the query, and to centre it for each chunk.
-const TURN: f64 = 5_000.0;
+/// Nanoseconds to centre the query for a chunk.
 const CENTRE: f64 = 400.0;
-/// To rank a row by its code, and for each coordinate on top.
-const CODE: f64 = 2.0;
-const CODE_COORDINATE: f64 = 0.022;
 
 /// A search by codes under way.
 struct Ranked {
@@ -74,10 +68,9 @@ impl Parts {
             return by_row;
         }
         let share = (packed * CHUNK_ROWS) as f64 / rows.max(1) as f64;
-        let ranked = CODE + CODE_COORDINATE * dimension as f64;
         let codes = TURN
             + packed as f64 * CENTRE
-            + findable.number() * share * ranked
+            + findable.number() * share * compare_code(dimension)
             + kept as f64 * compare_at_random(dimension)
             + (1.0 - share) * by_row.cost();
         Plan::cheapest(rows, findable, dimension, Proposing { codes: Some(codes), ..Proposing::default() })
