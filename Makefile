@@ -7,12 +7,12 @@ TOOLS := .ci/tools/bin
 # One profile and one set of features for building, linting and testing: nothing is compiled twice.
 ALL := --workspace --all-targets --locked
 
-.PHONY: help dev test lint fmt deny build bench load prepare
+.PHONY: help dev test lint fmt deny build bench load compiler prepare
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-dev: ## one gateway and one searchd with the demo collection, on https://127.0.0.1:8443
+dev: compiler ## one gateway and one searchd with the demo collection, on https://127.0.0.1:8443
 	cargo build --workspace --bins --locked
 	@exec target/debug/nearfield dev --demo
 
@@ -20,7 +20,7 @@ dev: ## one gateway and one searchd with the demo collection, on https://127.0.0
 test: prepare lint build ## installs what it needs where it can, then all checks and tests
 	NEARFIELD_BIN_DIR=$(CURDIR)/target/debug cargo test --workspace --locked --no-fail-fast
 
-build: ## everything, with the binaries that the tests start
+build: compiler ## everything, with the binaries that the tests start
 	cargo build $(ALL)
 
 lint: prepare deny ## formatting, clippy, licences and sources of the dependencies
@@ -39,12 +39,15 @@ deny: prepare
 fmt: ## formats the code
 	cargo fmt --all
 
-bench: ## searches per second, latency, recall and CPU per request of release builds
+bench: compiler ## searches per second, latency, recall and CPU per request of release builds
 	cargo build --release --locked --workspace --bins
 	target/release/nearfield-bench
 
 load: prepare ## the long k6 run against a release build (load-tests/README.md tells how to change it)
 	load-tests/run
+
+compiler:
+	@.ci/prepare build
 
 prepare: ## installs, or tells, what building and testing need
 	@.ci/prepare

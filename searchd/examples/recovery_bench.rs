@@ -3,7 +3,8 @@
 //! `log`: so many acknowledged inserts of one 384-d point each, none of them in a checkpoint, then kill -9. `disk`: so many
 //! points in sealed segments and a checkpoint. Each is then started again, several times, and timed from the start of the
 //! process until the ready line and until the first answer, which is compared with the exact one. `--url` of an object
-//! storage also times a start from an empty directory, and says how much of the data had come by the first answer.
+//! storage, or `--emulated` for one that is started here, also times a start from an empty directory, and says how much of
+//! the data had come by the first answer.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ use futures::{StreamExt, TryStreamExt};
 use nearfield_proto::v1;
 use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
+use nearfield_testkit::ObjectStorage;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tonic::transport::Channel;
@@ -36,6 +38,9 @@ struct Arguments {
     /// An object storage for a start from nothing
     #[arg(long)]
     url: Option<String>,
+    /// The same from servers of the tests: a directory, moto, fake-gcs-server
+    #[arg(long, value_delimiter = ',', conflicts_with = "url")]
+    emulated: Vec<Emulated>,
     /// Where the points of `disk` are made and stay, to be used again
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -45,6 +50,23 @@ struct Arguments {
 enum What {
     Disk,
     Log,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Emulated {
+    Directory,
+    S3,
+    Gcs,
+}
+
+impl Emulated {
+    fn start(self) -> Result<ObjectStorage> {
+        match self {
+            Self::Directory => ObjectStorage::local(),
+            Self::S3 => ObjectStorage::s3(),
+            Self::Gcs => ObjectStorage::gcs(),
+        }
+    }
 }
 
 struct Served {
@@ -170,21 +192,35 @@ async fn main() -> Result<()> {
     }
     report("restart", &starts);
     if let Some(url) = &arguments.url {
-        let archive = [("NEARFIELD_ARCHIVE__URL", url.as_str()), ("NEARFIELD_ARCHIVE__BACKUP_EVERY", "0s")];
-        let served = start(directory, &archive).await?;
-        let made =
-            Command::new(program()?).args(["backup", "create", "--server", &served.grpc]).envs(archive).status()?;
-        ensure!(made.success(), "no backup was made");
-        served.kill()?;
-        let mut starts = Vec::new();
-        for _ in 0..STARTS {
-            let fresh = tempfile::tempdir()?;
-            let from = [("NEARFIELD_STORAGE__RESTORE_FROM", url.as_str())];
-            starts.push(began(start(fresh.path(), &from).await?, fresh.path(), rows).await?);
-        }
-        report("start from object storage", &starts);
+        report("start from object storage", &from_storage(directory, url, &[], rows).await?);
+    }
+    for emulated in &arguments.emulated {
+        let storage = emulated.start()?;
+        let environment: Vec<_> = storage.environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let starts = from_storage(directory, &storage.url, &environment, rows).await?;
+        report(&format!("start from object storage ({})", storage.name), &starts);
     }
     Ok(())
+}
+
+/// Backs the directory up to the storage, and starts from there with empty ones.
+async fn from_storage(directory: &Path, url: &str, environment: &[(&str, &str)], rows: u64) -> Result<Vec<Start>> {
+    let archive = [("NEARFIELD_ARCHIVE__URL", url), ("NEARFIELD_ARCHIVE__BACKUP_EVERY", "0s")];
+    let archive = [&archive, environment].concat();
+    let served = start(directory, &archive).await?;
+    let made = Command::new(program()?)
+        .args(["backup", "create", "--server", &served.grpc])
+        .envs(archive.iter().copied())
+        .status()?;
+    ensure!(made.success(), "no backup was made");
+    served.kill()?;
+    let from = [&[("NEARFIELD_STORAGE__RESTORE_FROM", url)], environment].concat();
+    let mut starts = Vec::new();
+    for _ in 0..STARTS {
+        let fresh = tempfile::tempdir()?;
+        starts.push(began(start(fresh.path(), &from).await?, fresh.path(), rows).await?);
+    }
+    Ok(starts)
 }
 
 /// How one start went.
