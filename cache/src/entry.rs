@@ -2,6 +2,8 @@
 
 mod wire;
 
+pub(crate) use self::wire::Undecodable;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +29,8 @@ pub struct Entry {
     pub stamp: Stamp,
     pub lifetime: Lifetime,
     pub tags: Tags,
+    /// How long its origin took to make it: what is saved each time that it is given from here.
+    pub cost: Duration,
     /// Of a part (206): where it lies in the whole.
     pub span: Option<Span>,
     /// No answer itself: the answer depends on these fields of the request, and is under [`crate::Key::variant`].
@@ -35,16 +39,16 @@ pub struct Entry {
 
 impl Entry {
     pub fn new(status: StatusCode, head: Head, body: Bytes, stamp: Stamp, lifetime: Lifetime, tags: Tags) -> Self {
-        Self { status, head, body, stamp, lifetime, tags, span: None, signpost: None }
+        Self { status, head, body, stamp, lifetime, tags, cost: Duration::ZERO, span: None, signpost: None }
     }
 
     /// Where the answers are that depend on the fields `names`, `answer` one of them. It outlives any of them, and is
     /// purged with them.
     pub fn signpost(names: Vec<HeaderName>, answer: &Self) -> Self {
-        let Self { status, stamp, .. } = *answer;
+        let Self { status, stamp, cost, .. } = *answer;
         let lifetime = Lifetime { fresh: SIGNPOST_LIFETIME, ..Lifetime::default() };
         let tags = answer.tags.clone();
-        Self { signpost: Some(names), ..Self::new(status, Head::new(), Bytes::new(), stamp, lifetime, tags) }
+        Self { signpost: Some(names), cost, ..Self::new(status, Head::new(), Bytes::new(), stamp, lifetime, tags) }
     }
 
     /// `now` in Unix microseconds. An entry is as old as the question, not as the answer: that is when it was true.

@@ -8,25 +8,27 @@
 //! stand in for a failing origin. A purge may be spread over a time, in which answers end one after the other, each at a
 //! moment that its own stamp decides: no timer runs, and every gateway does the same.
 
+pub(crate) mod ledger;
 mod spread;
+mod table;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use self::ledger::Ledger;
 use self::spread::Spread;
+use self::table::{PLACES, Table};
 use crate::feed::{self, Outbox, Told};
 use crate::{Clock, Tag, Tags};
 
-/// Slots of a table: half a mebibyte, and one collection in 65,536 shares another's purges.
-const SLOTS: usize = 1 << 16;
 /// Purges that go on at once; what is more is done at once.
 const MAX_SPREADS: usize = 64;
 /// Clocks of two gateways differ by less than this, or a purge reaches less far back than it should.
-const SKEW_MICROS: u64 = 2_000_000;
+pub(crate) const SKEW_MICROS: u64 = 2_000_000;
 
 /// When a fill began, and by whose clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +62,8 @@ struct Shared {
     /// Whether all is known that was purged before the start.
     knows_the_past: AtomicBool,
     relay: OnceLock<Arc<Outbox>>,
-}
-
-/// When each tag, and everything, was last purged, in Unix microseconds; 0 for never.
-struct Table {
-    everything: AtomicU64,
-    slots: Box<[AtomicU64]>,
+    /// Where purges are written down for answers that outlive the process.
+    ledger: OnceLock<Arc<Ledger>>,
 }
 
 /// What is purged.
@@ -111,24 +109,6 @@ impl Purge {
     }
 }
 
-impl Table {
-    fn new() -> Self {
-        Self { everything: AtomicU64::new(0), slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
-    }
-
-    fn slot(&self, reach: Reach) -> &AtomicU64 {
-        match reach {
-            Reach::Everything => &self.everything,
-            Reach::Tag(tag) => &self.slots[tag.0 as usize % SLOTS],
-        }
-    }
-
-    fn last(&self, tags: &Tags) -> u64 {
-        let everything = self.everything.load(Ordering::SeqCst);
-        tags.iter().map(|tag| self.slot(Reach::Tag(tag)).load(Ordering::SeqCst)).fold(everything, u64::max)
-    }
-}
-
 impl Invalidation {
     pub fn new(clock: Clock) -> Self {
         let shared = Shared {
@@ -143,6 +123,7 @@ impl Invalidation {
             horizon: AtomicU64::new(0),
             knows_the_past: AtomicBool::new(true),
             relay: OnceLock::new(),
+            ledger: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -212,8 +193,18 @@ impl Invalidation {
         self.note_from(purge, micros, micros);
     }
 
-    /// Purges what began before `before`; from `from` on, where it takes its time.
+    /// Purges what began before `before`; from `from` on, where it takes its time. What is on disk has no part in that: for
+    /// whoever starts anew it is all purged.
     fn note_from(&self, purge: Purge, from: u64, before: u64) {
+        self.apply(purge, from, before);
+        // Behind the tables, as `write_down` reads them behind the ledger: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if let Some(ledger) = self.shared.ledger.get() {
+            ledger.note(purge.soft, Table::place(purge.reach), before);
+        }
+    }
+
+    fn apply(&self, purge: Purge, from: u64, before: u64) {
         let now = self.shared.clock.now();
         let spread = Spread { purge, from, before };
         if purge.over > 0 && spread.until() > now {
@@ -233,9 +224,34 @@ impl Invalidation {
 
     fn settle(&self, purge: Purge, micros: u64) {
         let table = if purge.soft { &self.shared.soft } else { &self.shared.hard };
-        table.slot(purge.reach).fetch_max(micros, Ordering::SeqCst);
+        table.note(Table::place(purge.reach), micros);
         // Behind the table: who sees the one finds the other.
         self.shared.latest.fetch_max(micros, Ordering::SeqCst);
+    }
+
+    /// Takes over what `ledger` says was purged before the start, and writes every purge down there from now on. The first
+    /// one given is used.
+    pub(crate) fn write_down(&self, ledger: Arc<Ledger>) {
+        let Shared { hard, soft, last, latest, spreads, ledger: known, .. } = &*self.shared;
+        for (table, is_soft) in [(hard, false), (soft, true)] {
+            for place in 0..PLACES {
+                let micros = ledger.at(is_soft, place);
+                table.note(place, micros);
+                latest.fetch_max(micros, Ordering::SeqCst);
+            }
+        }
+        // What is purged from now on was stored before, by whichever process.
+        last.fetch_max(ledger.last(), Ordering::SeqCst);
+        if known.set(Arc::clone(&ledger)).is_err() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        for (table, is_soft) in [(hard, false), (soft, true)] {
+            (0..PLACES).for_each(|place| ledger.note(is_soft, place, table.at(place)));
+        }
+        for Spread { purge, before, .. } in spreads.read().iter() {
+            ledger.note(purge.soft, Table::place(purge.reach), *before);
+        }
     }
 
     /// Who tells the other gateways; the first one given is used. From now on nothing is known of what was purged before

@@ -52,6 +52,11 @@ pub struct Query<'a> {
 }
 
 impl Key {
+    /// One that was written down.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

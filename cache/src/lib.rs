@@ -1,12 +1,14 @@
 //! The cache without the HTTP server around it: what HTTP says of caching, keys, tiers, coalescing and invalidation.
 //!
-//! Nothing here does I/O but [`redis`] and [`nats`], and nothing knows a route. Time comes from a [`Clock`].
+//! Nothing here does I/O but [`disk`], [`redis`] and [`nats`], and nothing knows a route. Time comes from a [`Clock`].
 
 mod canonical;
 mod clock;
 mod coalesce;
+pub mod disk;
 mod entry;
 pub mod feed;
+mod hot;
 mod invalidation;
 mod key;
 mod lifetime;
@@ -23,6 +25,7 @@ mod tiered;
 pub use clock::Clock;
 pub use coalesce::{Coalescer, Flight, Lost};
 pub use entry::Entry;
+pub use hot::{Hot, Hottest};
 pub use invalidation::{Invalidation, Purge, Purged, Reach, Stamp};
 pub use key::{Audience, Key, Query, Target};
 pub use lifetime::{Age, Lifetime};

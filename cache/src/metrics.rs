@@ -25,6 +25,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Answered from the local disk.
+    hits_disk,
     /// Answered from memory.
     hits_memory,
     /// Answered from Redis.
@@ -40,6 +42,12 @@ counters! {
     stored,
     /// Answers larger than an entry may be.
     too_large,
+    /// Hot answers that were asked for anew before they were too old.
+    refreshed_ahead,
+    /// The same, and the origin failed or forbade to keep the answer.
+    refreshes_failed,
+    /// Not asked for ahead, because that many were already.
+    refreshes_skipped,
     /// Purges of other gateways that were applied here.
     purges_learnt,
     /// Exchanges with the purge feed that failed.
@@ -48,6 +56,13 @@ counters! {
     feed_gaps,
     /// Nothing was heard of the purge feed for too long, so that answers were taken for stale.
     feed_silences,
+    disk_misses,
+    /// The disk failed or was too slow.
+    disk_failures,
+    /// Not read or not stored: too many reads at once, too much to write, or a disk that failed a moment ago.
+    disk_skipped,
+    /// Records that were torn or damaged.
+    disk_damaged,
     redis_misses,
     redis_failures,
     /// Not sent: Redis was failing, slow, or behind.

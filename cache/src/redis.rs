@@ -8,6 +8,7 @@ mod breaker;
 pub(crate) mod feed;
 mod pool;
 pub mod quotas;
+pub mod trends;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,8 @@ pub struct BadUrl(#[source] redis::RedisError);
 /// Dropped, it stops its tasks.
 pub struct Redis {
     shared: Arc<Shared>,
-    puts: mpsc::Sender<(Key, Arc<Entry>)>,
+    /// What is to be stored, or None for what is to be forgotten.
+    puts: mpsc::Sender<(Key, Option<Arc<Entry>>)>,
     _tasks: JoinSet<()>,
 }
 
@@ -110,18 +112,21 @@ impl Store for Redis {
     }
 
     async fn put(&self, key: Key, entry: Arc<Entry>) {
-        if entry.body.len() <= MAX_ENTRY_BYTES
-            && entry.head.len() <= MAX_FIELDS
-            && self.puts.try_send((key, entry)).is_err()
-        {
-            Metrics::count(&self.shared.metrics.redis_skipped);
+        if entry.body.len() <= MAX_ENTRY_BYTES && entry.head.len() <= MAX_FIELDS {
+            self.send(key, Some(entry));
         }
     }
 
-    async fn remove(&self, key: &Key) {
-        let mut command = redis::cmd("DEL");
-        command.arg(name(key));
-        let _: Option<Option<i64>> = self.shared.ask(command).await;
+    fn remove(&self, key: &Key) {
+        self.send(*key, None);
+    }
+}
+
+impl Redis {
+    fn send(&self, key: Key, entry: Option<Arc<Entry>>) {
+        if self.puts.try_send((key, entry)).is_err() {
+            Metrics::count(&self.shared.metrics.redis_skipped);
+        }
     }
 }
 
@@ -171,8 +176,8 @@ fn name(key: &Key) -> Vec<u8> {
     [PREFIX, key.as_bytes()].concat()
 }
 
-/// Sends what is to be stored, several at a time.
-async fn write(shared: Arc<Shared>, mut queue: mpsc::Receiver<(Key, Arc<Entry>)>) {
+/// Sends what is to be stored or forgotten, several at a time.
+async fn write(shared: Arc<Shared>, mut queue: mpsc::Receiver<(Key, Option<Arc<Entry>>)>) {
     let mut batch = Vec::with_capacity(PIPELINE);
     while queue.recv_many(&mut batch, PIPELINE).await > 0 {
         let lease = if shared.breaker.admits() { shared.pool.lease() } else { None };
@@ -184,7 +189,10 @@ async fn write(shared: Arc<Shared>, mut queue: mpsc::Receiver<(Key, Arc<Entry>)>
         let mut pipeline = Pipeline::with_capacity(batch.len());
         for (key, entry) in batch.drain(..) {
             let ttl = SLIDING_TTL.as_secs();
-            pipeline.cmd("SET").arg(name(&key)).arg(entry.encode(&key)).arg("EX").arg(ttl).ignore();
+            match entry {
+                Some(entry) => pipeline.cmd("SET").arg(name(&key)).arg(entry.encode(&key)).arg("EX").arg(ttl).ignore(),
+                None => pipeline.cmd("DEL").arg(name(&key)).ignore(),
+            };
         }
         match timeout(TIMEOUT, pipeline.exec_async(&mut lease.connection)).await {
             Ok(Ok(())) => shared.breaker.succeeded(),

@@ -13,5 +13,6 @@ pub trait Store: Send + Sync {
     /// May take the entry later, or not at all.
     async fn put(&self, key: Key, entry: Arc<Entry>);
 
-    async fn remove(&self, key: &Key);
+    /// What is there is no answer any more. Does not wait.
+    fn remove(&self, key: &Key);
 }

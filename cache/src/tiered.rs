@@ -14,14 +14,15 @@ pub struct Tiered {
     pub invalidation: Invalidation,
     pub metrics: Arc<Metrics>,
     memory: Memory,
-    behind: Option<Arc<dyn Store>>,
+    behind: Vec<(Tier, Arc<dyn Store>)>,
 }
 
 /// Where an answer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
-    Behind,
+    Disk,
     Memory,
+    Redis,
 }
 
 /// An answer that may still be of use, and how old it is.
@@ -33,12 +34,13 @@ pub struct Found {
 }
 
 impl Tiered {
+    /// `behind` is asked in its order.
     pub fn new(
         clock: Clock,
         invalidation: Invalidation,
         metrics: Arc<Metrics>,
         memory: Memory,
-        behind: Option<Arc<dyn Store>>,
+        behind: Vec<(Tier, Arc<dyn Store>)>,
     ) -> Self {
         Self { clock, invalidation, metrics, memory, behind }
     }
@@ -46,16 +48,19 @@ impl Tiered {
     /// What memory has under `key`, or under that of the variant that `request` chooses. Never waits.
     pub fn peek(&self, key: &Key, request: &HeaderMap) -> Option<Found> {
         let _span = tracing::info_span!(target: "span", "cache look-up").entered();
-        let found = self.look(key)?;
+        let found = self.look(key, self.memory.get(key))?;
         match &found.entry.signpost {
-            Some(names) => self.look(&key.variant(names, request)),
+            Some(names) => {
+                let variant = key.variant(names, request);
+                self.look(&variant, self.memory.get(&variant))
+            }
             None => Some(found),
         }
     }
 
-    fn look(&self, key: &Key) -> Option<Found> {
-        let entry = self.memory.get(key)?;
-        let found = self.judge(entry, Tier::Memory);
+    /// `entry` is what memory has under `key`.
+    fn look(&self, key: &Key, entry: Option<Arc<Entry>>) -> Option<Found> {
+        let found = self.judge(entry?, Tier::Memory);
         if found.is_none() {
             self.memory.remove(key);
         }
@@ -64,40 +69,58 @@ impl Tiered {
 
     /// What is behind memory; kept in memory from now on.
     pub async fn fetch(&self, key: &Key, request: &HeaderMap) -> Option<Found> {
-        let behind = self.behind.as_deref()?;
         // The signpost may be in memory already, and its answer not.
-        let found = match self.look(key) {
+        let found = match self.look(key, self.memory.see(key)) {
             Some(found) if found.entry.signpost.is_some() => found,
-            _ => self.take(behind, key).await?,
+            _ => self.take(key).await?,
         };
         match &found.entry.signpost {
-            Some(names) => self.take(behind, &key.variant(names, request)).await,
+            Some(names) => self.take(&key.variant(names, request)).await,
             None => Some(found),
         }
     }
 
-    async fn take(&self, behind: &dyn Store, key: &Key) -> Option<Found> {
+    /// The first that is fresh; where none is, the youngest.
+    async fn take(&self, key: &Key) -> Option<Found> {
         // What was purged before this gateway was there is not known yet.
         if !self.invalidation.knows_the_past() {
             return None;
         }
-        let look_up = tracing::info_span!(target: "span", "Redis look-up");
-        let entry = behind.get(key).instrument(look_up).await?;
-        let found = self.judge(entry, Tier::Behind)?;
-        self.memory.put(*key, Arc::clone(&found.entry));
-        Some(found)
+        let mut best: Option<Found> = None;
+        for (tier, store) in &self.behind {
+            let look_up = match tier {
+                Tier::Disk => tracing::info_span!(target: "span", "disk look-up"),
+                Tier::Memory | Tier::Redis => tracing::info_span!(target: "span", "Redis look-up"),
+            };
+            let entry = store.get(key).instrument(look_up).await;
+            let Some(found) = entry.and_then(|entry| self.judge(entry, *tier)) else { continue };
+            let is_fresh = matches!(found.age, Age::Fresh { .. });
+            if is_fresh || best.as_ref().is_none_or(|best| best.entry.stamp.micros < found.entry.stamp.micros) {
+                best = Some(found);
+            }
+            if is_fresh {
+                break;
+            }
+        }
+        self.remember(*key, &best.as_ref()?.entry);
+        best
     }
 
     /// The key under which the answers to `request` are, as far as memory knows.
     pub fn resolve(&self, key: Key, request: &HeaderMap) -> Key {
         let signpost =
-            self.memory.get(&key).and_then(|entry| entry.signpost.as_ref().map(|names| key.variant(names, request)));
+            self.memory.see(&key).and_then(|entry| entry.signpost.as_ref().map(|names| key.variant(names, request)));
         signpost.unwrap_or(key)
     }
 
     /// Whether there are several answers under `key`, chosen by fields of the request.
     pub fn has_variants(&self, key: &Key) -> bool {
-        self.memory.get(key).is_some_and(|entry| entry.signpost.is_some())
+        self.memory.see(key).is_some_and(|entry| entry.signpost.is_some())
+    }
+
+    /// In memory, if there it saves more than what would have to go for it.
+    fn remember(&self, key: Key, entry: &Arc<Entry>) -> bool {
+        self.memory.put(key, Arc::clone(entry), |entry| self.age(entry).is_some())
     }
 
     /// Keeps `entry`, unless it was purged while it was on its way. True when it was kept.
@@ -105,12 +128,14 @@ impl Tiered {
         if !self.invalidation.admits(entry.stamp, &entry.tags) {
             return false;
         }
-        self.memory.put(key, Arc::clone(&entry));
-        if let Some(behind) = &self.behind {
-            behind.put(key, entry).await;
+        let kept = self.remember(key, &entry) || !self.behind.is_empty();
+        for (_, store) in &self.behind {
+            store.put(key, Arc::clone(&entry)).await;
         }
-        Metrics::count(&self.metrics.stored);
-        true
+        if kept {
+            Metrics::count(&self.metrics.stored);
+        }
+        kept
     }
 
     /// Keeps `entry` as one of several answers under `key`, the one for what `request` says in the fields `names`.
@@ -122,7 +147,7 @@ impl Tiered {
         entry: Arc<Entry>,
     ) -> bool {
         let variant = key.variant(&names, request);
-        let signpost = self.memory.get(&key).filter(|known| known.signpost.as_ref() == Some(&names));
+        let signpost = self.memory.see(&key).filter(|known| known.signpost.as_ref() == Some(&names));
         // Anew where what it says is new, or where a purge has ended it.
         if signpost.is_none_or(|known| !self.invalidation.admits(known.stamp, &known.tags)) {
             self.store(key, Arc::new(Entry::signpost(names, &entry))).await;
@@ -130,13 +155,14 @@ impl Tiered {
         self.store(variant, entry).await
     }
 
+    /// What is there is no answer any more, in any tier.
     pub fn remove(&self, key: &Key) {
         self.memory.remove(key);
+        self.behind.iter().for_each(|(_, store)| store.remove(key));
     }
 
-    /// Bytes and entries in memory.
-    pub fn memory_use(&self) -> (u64, u64) {
-        (self.memory.bytes(), self.memory.len())
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// How old an answer is, purges considered. None for one that is of no more use.

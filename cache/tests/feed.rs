@@ -65,7 +65,7 @@ impl Gateway {
         let name = Name { region: "here".to_owned(), instance: instance.to_owned() };
         let config = Config { url: Some(kind.url(port)), ..config.clone() };
         let link = Link::start(&config, None, &name, &invalidation, &metrics).unwrap().unwrap();
-        Self { cache: Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), None), _link: link }
+        Self { cache: Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), Vec::new()), _link: link }
     }
 
     async fn store(&self, collection: &str) {

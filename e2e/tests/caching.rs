@@ -1,8 +1,11 @@
 //! The response cache as clients and CDNs see it (RFC 9111, RFC 9211), and what it must never do.
 
-use anyhow::Result;
-use nearfield_testkit::{Answer, Protocol};
-use serde_json::json;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nearfield_testkit::{Answer, Claims, Cluster, ClusterOptions, Protocol, eventually};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::space::{API, Space, ids, points};
 
@@ -162,11 +165,77 @@ async fn a_purge_empties_what_it_names() -> Result<()> {
     let purge = space.client.post(&format!("{API}/cache/purge")).json(&json!({"collection": "c"})).send().await?;
     purge.expect(200)?;
     assert!(!is_hit(&space.client.get(GET).send().await?));
-    let reader = crate::space::dev()?.token(&nearfield_testkit::Claims {
-        scope: "vectors:read".to_owned(),
-        ..nearfield_testkit::Claims::of_tenant("caching-purge")
-    })?;
+    let reader = crate::space::dev()?
+        .token(&Claims { scope: "vectors:read".to_owned(), ..Claims::of_tenant("caching-purge") })?;
     let refused = space.client.post(&format!("{API}/cache/purge")).bearer(&reader).json(&json!({"all": true}));
     refused.send().await?.problem(403)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_asked_for_the_most_is_warmed_after_a_purge() -> Result<()> {
+    let space = filled("caching-trends").await?;
+    let posted = json!({"collection": "c", "query": [1, 2, 3, 4], "k": 3});
+    let post = || space.client.post(&format!("{API}/search")).json(&posted).send();
+    // Right after a write answers are kept for a moment only.
+    let settled = || async {
+        let answer = space.client.get(GET).send().await.ok()?;
+        answer.header("cache-control").contains("max-age=30").then_some(())
+    };
+    eventually("the collection has settled", Duration::from_secs(30), settled).await?;
+    for _ in 0..3 {
+        post().await?.expect(200)?;
+    }
+    let purge = json!({"collection": "c", "soft": true});
+    space.client.post(&format!("{API}/cache/purge")).json(&purge).send().await?.expect(200)?;
+    let events = warm(&space, json!({"trends": 10})).await?;
+    assert_eq!(events[0]["total"], 2, "{events:?}");
+    assert_eq!(events[1], json!({"event": "warm_complete", "warmed": 2, "failed": 0, "hit_rate": 1.0}));
+    assert!(is_hit(&post().await?) && is_hit(&space.client.get(GET).send().await?));
+    Ok(())
+}
+
+/// The events of a warming.
+async fn warm(space: &Space, asked: Value) -> Result<Vec<Value>> {
+    let answer = space.client.post(&format!("{API}/cache/warm")).json(&asked).send().await?;
+    let text = String::from_utf8(answer.body.to_vec())?;
+    anyhow::ensure!(answer.status == 200, "{text}");
+    let events = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    Ok(events.map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+#[tokio::test]
+async fn a_new_gateway_knows_from_redis_what_was_hot() -> Result<()> {
+    let mut cluster = Cluster::start(&ClusterOptions { searchds: 1, redis: true, ..ClusterOptions::default() })?;
+    let claims = Claims::of_tenant("trends");
+    let space = |cluster: &Cluster| {
+        anyhow::Ok(Space::with(cluster.client_as(Protocol::Http2, &claims)?, cluster.token(&claims)?))
+    };
+    let before = space(&cluster)?;
+    before.fill("c", json!({"dimension": 4}), &points(31, 50, 4)).await?;
+    for _ in 0..3 {
+        before.client.get(GET).send().await?.expect(200)?;
+    }
+    let url = cluster.redis.as_ref().context("a Redis")?.url();
+    let address = url.trim_start_matches("redis://").to_owned();
+    let told = || async {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.ok()?;
+        stream.write_all(b"EXISTS nearfield:trends:1\r\n").await.ok()?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).await.ok()?;
+        (&answer == b":1\r\n").then_some(())
+    };
+    eventually("the region is told", Duration::from_secs(60), told).await?;
+    cluster.restart_gateway()?;
+    let after = space(&cluster)?;
+    // It may not have reached Redis yet.
+    let known = || async {
+        let events = warm(&after, json!({"trends": 10, "dry_run": true})).await.ok()?;
+        (events[0]["total"] == 1).then_some(())
+    };
+    eventually("it knows one question", Duration::from_secs(30), known).await?;
+    let events = warm(&after, json!({"trends": 10, "collection": "c"})).await?;
+    assert_eq!((&events[1]["warmed"], &events[1]["failed"]), (&json!(1), &json!(0)), "{events:?}");
+    assert_eq!(warm(&after, json!({"trends": 10, "collection": "other"})).await?[0]["total"], 0);
     Ok(())
 }

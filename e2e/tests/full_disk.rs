@@ -1,8 +1,6 @@
 //! A disk that runs full under a running searchd, seen through the gateway: writes are refused in so many words, searches go
 //! on, and writes are taken again when there is room.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,42 +11,13 @@ use nearfield_testkit::{Claims, Cluster, ClusterOptions, Protocol, eventually};
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::small_disk::SmallDisk;
 use crate::space::{API, Space, ids, points};
 
 const WAIT: Duration = Duration::from_secs(60);
 const DIMENSION: usize = 64;
 /// Points of one insert.
 const BLOCK: usize = 100;
-
-/// A small tmpfs; none where mounting is not allowed.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(mib: u32) -> Result<Option<Self>> {
-        let directory = tempfile::tempdir()?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "nearfield-e2e"]).arg(directory.path());
-        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-        Ok(is_mounted.then_some(Self(directory)))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn grow(&self, mib: u32) -> Result<()> {
-        let size = format!("remount,size={mib}m");
-        let status = Command::new("mount").args(["-o", &size]).arg(self.path()).status()?;
-        status.success().then_some(()).context("remounting")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is being killed may have it open.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
 
 fn block(number: usize) -> Value {
     let rename = |(i, mut point): (usize, Value)| {

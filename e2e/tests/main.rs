@@ -6,6 +6,7 @@
 mod auth;
 mod backlog;
 mod bodies;
+mod cache_disk;
 mod caching;
 mod cluster;
 mod collections;
@@ -33,6 +34,7 @@ mod restarts;
 mod search;
 mod sessions;
 mod shutdown;
+mod small_disk;
 mod smuggling;
 mod space;
 mod sse;

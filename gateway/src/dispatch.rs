@@ -15,7 +15,7 @@ mod reply;
 mod searches;
 mod warm;
 
-pub use self::warm::Cached;
+pub(crate) use self::warm::Cached;
 
 pub(crate) use body::read as read_body;
 

@@ -159,6 +159,13 @@ impl Cluster {
         self.searchds[i].process.kill()
     }
 
+    /// kill -9, and starts it again: on a new port, over whatever it left.
+    pub fn restart_gateway(&mut self) -> Result<()> {
+        self.gateway.kill()?;
+        self.gateway = Self::run_gateway(&self.program, &self.gateway_config(), &self.environment, &[])?;
+        Ok(())
+    }
+
     /// Starts a searchd that has ended over its old data, on its old port.
     pub fn restart_searchd(&mut self, i: usize) -> Result<()> {
         let searchd = self.searchds.get_mut(i).context("such a searchd")?;

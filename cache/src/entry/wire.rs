@@ -12,7 +12,7 @@ use crate::semantics::fields::Head;
 use crate::semantics::range::Span;
 use crate::{Key, Lifetime, Stamp, Tag, Tags};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const MAX_HEADERS: u16 = 256;
 const MAX_TAGS: u16 = 64;
 
@@ -38,6 +38,7 @@ impl Entry {
             micros(while_revalidate),
             micros(if_error),
             micros(retained),
+            micros(self.cost),
             u64::from(strict) | u64::from(self.span.is_some()) << 1 | u64::from(self.signpost.is_some()) << 2,
             span.first,
             span.last,
@@ -79,7 +80,7 @@ impl Entry {
         }
         let status = StatusCode::from_u16(u16::from_le_bytes(reader.array()?)).map_err(|_| Undecodable)?;
         let stamp = Stamp { micros: reader.number()?, origin: reader.number()? };
-        let [initial, fresh, while_revalidate, if_error, retained] = reader.durations()?;
+        let [initial, fresh, while_revalidate, if_error, retained, cost] = reader.durations()?;
         let flags = reader.number()?;
         let lifetime = Lifetime { initial, fresh, while_revalidate, if_error, retained, strict: flags & 1 != 0 };
         let (first, last, total) = (reader.number()?, reader.number()?, reader.number()?);
@@ -91,7 +92,7 @@ impl Entry {
             let value = HeaderValue::from_maybe_shared(reader.bytes()?).map_err(|_| Undecodable)?;
             head.push((name, value));
         }
-        let entry = Self::new(status, Head::new(), reader.0, stamp, lifetime, Tags::from(tags));
+        let entry = Self { cost, ..Self::new(status, Head::new(), reader.0, stamp, lifetime, Tags::from(tags)) };
         let span = (flags & 2 != 0).then_some(span);
         Ok(match flags & 4 != 0 {
             true => Self { signpost: Some(head.into_iter().map(|(name, _)| name).collect()), span, ..entry },
@@ -166,7 +167,8 @@ mod tests {
         };
         let span = some.then_some(Span { first: 1, last: 2, total: None });
         let stamp = Stamp { micros: 1, origin: 2 };
-        Entry { span, ..Entry::new(StatusCode::OK, head, body.into(), stamp, lifetime, tags) }
+        let cost = seconds(34);
+        Entry { span, cost, ..Entry::new(StatusCode::OK, head, body.into(), stamp, lifetime, tags) }
     }
 
     #[test]

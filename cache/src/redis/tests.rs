@@ -41,7 +41,7 @@ fn gateway(url: &str, patience: Duration) -> Gateway {
     let name = Name { region: "here".to_owned(), instance: format!("{:x}", rand::random::<u64>()) };
     let link = Link::start(&feed::Config::default(), Some(url), &name, &invalidation, &metrics).unwrap();
     let redis = Redis::start(url, &config, Arc::clone(&metrics)).unwrap();
-    let cache = Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), Some(Arc::new(redis)));
+    let cache = Tiered::new(clock, invalidation, metrics, Memory::new(1 << 20), vec![(Tier::Redis, Arc::new(redis))]);
     Gateway { cache, _link: link }
 }
 
@@ -77,7 +77,7 @@ async fn gateways_share_what_they_store() {
     })
     .await;
     let found = b.fetch(&key("1"), &NONE).await.unwrap();
-    assert_eq!((&found.entry.body[..], found.tier), (&b"one"[..], Tier::Behind));
+    assert_eq!((&found.entry.body[..], found.tier), (&b"one"[..], Tier::Redis));
     assert!(matches!(found.age, Age::Fresh { .. }));
     assert_eq!(b.peek(&key("1"), &NONE).unwrap().tier, Tier::Memory);
     assert!(b.fetch(&key("2"), &NONE).await.is_none());
@@ -279,4 +279,31 @@ async fn a_redis_that_hangs_or_dies_is_told_of_in_time_and_found_again() {
     let _anew = Server::start_at(Kind::Redis, port);
     // It has forgotten the scripts, too.
     assert_eq!(settle(&mut gateway, 0, 1).await.sharers, 1);
+}
+
+#[tokio::test]
+async fn a_gateway_knows_what_is_hot_at_others() {
+    let server = Server::start(Kind::Redis);
+    let redis = || {
+        let config = Config { patience: PATIENCE, ..Config::default() };
+        Redis::start(&server.url(), &config, Arc::default()).unwrap()
+    };
+    let (a, b) = (redis(), redis());
+    let (now, half_life) = (1_800_000_000_000_000, 150_000_000);
+    let told = [(b"one".to_vec(), 100.0), (b"two".to_vec(), 5.0), (vec![b'x'; trends::MAX_TREND_BYTES + 1], 9.0)];
+    eventually("a tells", || async {
+        a.tell_trends(&told, now).await;
+        !b.trends(now).await.is_empty()
+    })
+    .await;
+    b.tell_trends(&[(b"three".to_vec(), 50.0), (b"one".to_vec(), 2.0)], now + 3 * half_life).await;
+    let known = b.trends(now + 3 * half_life).await;
+    let known: Vec<_> = known.iter().map(|(question, requests)| (&question[..], (requests * 10.0).round())).collect();
+    assert_eq!(known, [(&b"three"[..], 500.0), (b"one", 125.0), (b"two", 6.0)]);
+    for i in 0..trends::MAX_TRENDS {
+        a.tell_trends(&[(i.to_string().into_bytes(), 1e3)], now + 3 * half_life).await;
+    }
+    let known = b.trends(now + 3 * half_life).await;
+    assert_eq!(known.len(), trends::MAX_TRENDS);
+    assert!(known.iter().all(|(question, _)| question != b"one"));
 }

@@ -12,7 +12,7 @@ const FILLERS: u64 = 4;
 
 fn cache() -> Tiered {
     let clock = Clock::start();
-    Tiered::new(clock, Invalidation::new(clock), Arc::default(), Memory::new(1 << 24), None)
+    Tiered::new(clock, Invalidation::new(clock), Arc::default(), Memory::new(1 << 24), Vec::new())
 }
 
 fn key() -> Key {

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use nearfield_cache::feed::{self, Link, Name};
 use nearfield_cache::redis::{self, Redis};
 use nearfield_cache::{
-    Audience, Clock, Entry, Invalidation, Key, Lifetime, Memory, Metrics, Purge, Store, Tag, Tags, Tiered,
+    Audience, Clock, Entry, Invalidation, Key, Lifetime, Memory, Metrics, Purge, Store, Tag, Tags, Tier, Tiered,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -132,9 +132,9 @@ impl Gateway {
         let shared = (plan.kind == Kind::Redis).then(|| {
             let config = redis::Config { patience: PATIENCE, ..redis::Config::default() };
             let redis = Redis::start(&url, &config, Arc::clone(&metrics)).unwrap();
-            tiers(Some(Arc::new(redis) as Arc<dyn Store>))
+            tiers(vec![(Tier::Redis, Arc::new(redis) as Arc<dyn Store>)])
         });
-        Self { own: tiers(None), shared, way, floor: AtomicU64::new(0), _link: link }
+        Self { own: tiers(Vec::new()), shared, way, floor: AtomicU64::new(0), _link: link }
     }
 }
 

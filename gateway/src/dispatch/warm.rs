@@ -19,11 +19,17 @@ use crate::error::Error;
 use crate::forward::codec::json::{Pointer, Report};
 use crate::forward::codec::{self, DecodedSearch, answer, operating};
 use crate::layers::Stack;
+use crate::layers::response_cache::{Cache, Trend};
+use crate::request::Caller;
 use crate::route::Route;
 
-/// By the cache, on requests to warm it: the service that answers from it and fills it.
+/// By the cache, on requests to warm it.
 #[derive(Clone)]
-pub struct Cached(pub Stack<Error>);
+pub(crate) struct Cached {
+    /// Answers from it and fills it.
+    pub(crate) service: Stack<Error>,
+    pub(crate) cache: Cache,
+}
 
 /// Requests that run at once.
 const CONCURRENCY: usize = 8;
@@ -50,14 +56,19 @@ pub(super) async fn warm(inner: &Arc<Inner>, request: Request) -> Result<Respons
     check_regions(&asked.regions, here)?;
     let cached = parts.extensions.remove::<Cached>();
     let measures = cached.is_some();
-    let service = cached.map_or_else(|| Arc::new(Dispatch(inner.clone())) as Stack<Error>, |cached| cached.0);
-    let total = asked.ids.len() + asked.queries.len();
+    let (mut trends, mut service) = (Vec::new(), Arc::new(Dispatch(inner.clone())) as Stack<Error>);
+    if let Some(Cached { service: filling, cache }) = cached {
+        let tenant = parts.extensions.get().and_then(|Caller(caller)| caller.tenant.as_deref());
+        trends = cache.trends(tenant, &asked.collection, asked.trends).await;
+        service = filling;
+    }
+    let total = asked.ids.len() + asked.queries.len() + trends.len();
     let start = Event::Start { total, regions: vec![here.to_owned()], dry_run: asked.dry_run };
     let rest: BoxStream<'static, Event> = if asked.dry_run {
         let complete = Event::Complete { warmed: 0, failed: 0, hit_rate: None };
         futures::stream::once(std::future::ready(complete)).boxed()
     } else {
-        events(Warming { service, parts, asked: Arc::new(asked), total, measures })
+        events(Warming { service, parts, asked: Arc::new(asked), trends, total, measures })
     };
     let events = futures::stream::once(std::future::ready(start)).chain(rest);
     let frames = events.map(|event| Ok::<_, BodyError>(Frame::data(told(&event))));
@@ -90,6 +101,8 @@ struct Warming {
     /// The warming request's head: its caller's rights and traces go with each request.
     parts: http::request::Parts,
     asked: Arc<operating::Warm>,
+    /// What is asked for the most, the hottest first.
+    trends: Vec<Arc<Trend>>,
     total: usize,
     /// Whether there is a cache whose hits can be counted.
     measures: bool,
@@ -97,11 +110,28 @@ struct Warming {
 
 impl Warming {
     fn request(&self, index: usize) -> Request {
-        let ids = &self.asked.ids;
+        let operating::Warm { collection, ids, queries, .. } = &*self.asked;
         if index < ids.len() {
-            return self.get(Route::Embed, &codec::point::path(&self.asked.collection, &ids[index]));
+            return self.get(Route::Embed, &codec::point::path(collection, &ids[index]));
         }
-        self.search(&self.asked.queries[index - ids.len()])
+        let index = index - ids.len();
+        if index < queries.len() {
+            return self.search(&queries[index]);
+        }
+        self.again(&self.trends[index - queries.len()])
+    }
+
+    /// A question as somebody else put it; the answer is the one that this caller gets.
+    fn again(&self, trend: &Trend) -> Request {
+        let mut request = Request::new(bodies::full(trend.body.clone()));
+        *request.method_mut() = trend.method.clone();
+        *request.uri_mut() = trend.uri.clone();
+        if let Some(media) = &trend.media {
+            request.headers_mut().insert(header::CONTENT_TYPE, media.clone());
+        }
+        self.dress(&mut request, trend.route);
+        request.extensions_mut().remove::<DecodedSearch>();
+        request
     }
 
     fn get(&self, route: Route, path: &str) -> Request {

@@ -14,11 +14,13 @@ mod asked;
 mod collect;
 mod fill;
 mod flow;
+mod hot;
 mod metrics;
 mod question;
 pub mod resource;
 pub(crate) mod status;
 mod subject;
+mod trends;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,17 +28,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, Method};
+use nearfield_cache::disk::{self, Disk};
 use nearfield_cache::feed::{self, Link, Name};
 use nearfield_cache::redis::{self, Redis};
 use nearfield_cache::semantics::request::is_query;
-use nearfield_cache::{Clock, Coalescer, Content, Invalidation, Key, Memory, Metrics, Policy, Store, Tiered};
+use nearfield_cache::{Clock, Coalescer, Content, Invalidation, Key, Memory, Metrics, Policy, Store, Tier, Tiered};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
 use self::asked::{Asked, Exchange};
 use self::fill::Outcome;
+use self::hot::Heat;
 use self::question::Question;
 use self::subject::Known;
+pub(crate) use self::trends::Trend;
 use super::{Answering, classify};
 use crate::body::{Request, Response};
 use crate::dispatch;
@@ -54,7 +59,9 @@ pub struct Config {
     /// `redis://[user:password@]host[:port][/database]`: the tier that a region's gateways share.
     pub redis_url: Option<String>,
     pub redis: redis::Config,
+    pub disk: disk::Config,
     pub feed: feed::Config,
+    pub hot: hot::Config,
     /// How long a search's answer is fresh, unless its origin says otherwise.
     #[serde(with = "humantime_serde")]
     pub search_ttl: Duration,
@@ -78,7 +85,9 @@ impl Default for Config {
             memory_bytes: 512 << 20,
             redis_url: None,
             redis: redis::Config::default(),
+            disk: disk::Config::default(),
             feed: feed::Config::default(),
+            hot: hot::Config::default(),
             search_ttl: search,
             embed_ttl: embed,
             stale_if_error,
@@ -121,9 +130,12 @@ pub struct Cache(Arc<Shared>);
 
 struct Shared {
     tiers: Tiered,
+    disk: Option<Arc<Disk>>,
+    redis: Option<Arc<Redis>>,
     /// By which purges of other gateways come, and ours go.
     _link: Option<Link>,
     flights: Coalescer<(Key, u64), Arc<Outcome>>,
+    heat: Heat,
     remembered: moka::sync::Cache<Key, Arc<Known>>,
     uncached: moka::sync::Cache<Key, ()>,
     terms: ArcSwap<Terms>,
@@ -152,6 +164,8 @@ impl Terms {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
+    Disk(#[from] disk::StartError),
+    #[error(transparent)]
     Feed(#[from] feed::BadUrl),
     #[error(transparent)]
     Redis(#[from] redis::BadUrl),
@@ -165,39 +179,54 @@ impl Cache {
     pub fn start(config: &Config, name: &Name, registry: &mut Registry) -> Result<Self, StartError> {
         let clock = Clock::start();
         let (invalidation, counts) = (Invalidation::new(clock), Arc::new(Metrics::default()));
-        let (mut behind, mut link) = (None, None);
+        let (mut behind, mut disk, mut redis, mut link) = (Vec::new(), None, None, None);
         if config.enabled {
             let url = config.redis_url.as_deref();
             link = Link::start(&config.feed, url, name, &invalidation, &counts)?;
-            let redis = url.map(|url| Redis::start(url, &config.redis, Arc::clone(&counts))).transpose()?;
-            behind = redis.map(|redis| Arc::new(redis) as Arc<dyn Store>);
+            disk = Disk::start(&config.disk, clock, &invalidation, Arc::clone(&counts))?.map(Arc::new);
+            // What is nearer first.
+            behind.extend(disk.clone().map(|disk| (Tier::Disk, disk as Arc<dyn Store>)));
+            let start = |url| Redis::start(url, &config.redis, Arc::clone(&counts)).map(Arc::new);
+            redis = url.map(start).transpose()?;
+            behind.extend(redis.clone().map(|redis| (Tier::Redis, redis as Arc<dyn Store>)));
         }
         let tiers = Tiered::new(clock, invalidation, counts, Memory::new(config.memory_bytes), behind);
-        metrics::register(registry, tiers.clone());
-        Ok(Self(Arc::new(Shared {
+        let cache = Self(Arc::new(Shared {
             tiers,
+            disk,
+            redis,
             _link: link,
             flights: Coalescer::default(),
+            heat: Heat::new(&config.hot, clock),
             remembered: moka::sync::Cache::new(MAX_REMEMBERED),
             uncached: moka::sync::Cache::builder().max_capacity(MAX_UNCACHED).time_to_live(UNCACHED_FOR).build(),
             terms: ArcSwap::from_pointee(Terms::of(config)),
             enabled: config.enabled,
-        })))
+        }));
+        if cache.0.redis.is_some() {
+            tokio::spawn(trends::tell(Arc::downgrade(&cache.0)));
+        }
+        metrics::register(registry, cache.clone());
+        Ok(cache)
     }
 
     /// For `/debug`.
     pub(crate) fn view(&self) -> serde_json::Value {
-        let (bytes, entries) = self.0.tiers.memory_use();
+        let memory = self.0.tiers.memory();
         let terms = self.0.terms.load();
         serde_json::json!({
             "enabled": self.0.enabled,
-            "entries": entries,
-            "bytes": bytes,
+            "entries": memory.len(),
+            "bytes": memory.bytes(),
+            "disk": self.0.disk.as_ref().map(|disk| {
+                serde_json::json!({ "up": disk.is_up(), "entries": disk.len(), "bytes": disk.bytes() })
+            }),
             "requests_remembered": self.0.remembered.entry_count(),
             "not_to_be_kept": self.0.uncached.entry_count(),
             "search_ttl_s": terms.policy.search.as_secs(),
             "embed_ttl_s": terms.policy.embed.as_secs(),
             "stale_if_error_s": terms.policy.stale_if_error.as_secs(),
+            "hottest": self.0.heat.view(),
         })
     }
 
@@ -239,8 +268,9 @@ impl<S: Inner> hyper::service::Service<Request> for Service<S> {
                 request.extensions_mut().insert(cache.0.tiers.invalidation.clone());
                 if classify::route(&request) == Route::CacheWarm {
                     // What is asked ahead of time goes through here, as clients' requests do.
+                    let known = cache.clone();
                     let cached = Self { inner: Arc::clone(&inner), cache };
-                    request.extensions_mut().insert(dispatch::Cached(Arc::new(cached)));
+                    request.extensions_mut().insert(dispatch::Cached { service: Arc::new(cached), cache: known });
                 }
                 let status = status::passed(&request);
                 let answer = inner.call(request);

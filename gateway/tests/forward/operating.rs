@@ -28,6 +28,18 @@ async fn warming_asks_for_everything_and_tells_how_it_went() {
     assert_eq!(events(&inside.post("/cache/warm", dry).await)[1]["warmed"], 0);
     let elsewhere = inside.post("/cache/warm", json!({"collection": "c", "regions": ["local", "mars"]})).await;
     assert_eq!((elsewhere.status.as_u16(), elsewhere.pointers()), (400, vec!["/regions/1".to_owned()]));
+    // Without a cache nobody counts what is asked for.
+    let trends = events(&inside.post("/cache/warm", json!({"trends": 5})).await);
+    assert_eq!((&trends[0]["total"], &trends[1]["warmed"]), (&json!(0), &json!(0)));
+    for (bad, pointer) in [
+        (json!({"trends": -1}), "/trends"),
+        (json!({"trends": 10_001}), "/trends"),
+        (json!({"trends": 5, "ids": ["a"]}), "/collection"),
+        (json!({"dry_run": true}), "/collection"),
+    ] {
+        let refused = inside.post("/cache/warm", bad).await;
+        assert_eq!((refused.status.as_u16(), refused.pointers()), (400, vec![pointer.to_owned()]));
+    }
 }
 
 #[tokio::test]

@@ -68,6 +68,8 @@ pub(crate) struct Warm {
     pub collection: String,
     pub ids: Vec<String>,
     pub queries: Vec<SearchRequest>,
+    /// How many of the hottest questions.
+    pub trends: usize,
     pub regions: Vec<String>,
     pub dry_run: bool,
 }
@@ -111,7 +113,7 @@ impl Fields for WarmSearch {
 }
 
 impl Fields for Warm {
-    const NAMES: &'static [&'static str] = &["collection", "ids", "queries", "regions", "dry_run"];
+    const NAMES: &'static [&'static str] = &["collection", "ids", "queries", "trends", "regions", "dry_run"];
 
     fn read<'de, A: MapAccess<'de>>(
         &mut self,
@@ -129,6 +131,10 @@ impl Fields for Warm {
                 let list = List { place, max: ITEMS_MAX, item: Queries };
                 self.queries = object.next_value_seed(Seed(list))?.unwrap_or_default();
             }
+            "trends" => {
+                let count = read::integer(place, object, (0, ITEMS_MAX as i64))?;
+                self.trends = count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default();
+            }
             "regions" => self.regions = read::texts(place, object, REGIONS_MAX)?.unwrap_or_default(),
             "dry_run" => self.dry_run = read::flag(place, object)?.unwrap_or_default(),
             _ => unreachable!("only the names above are read"),
@@ -137,7 +143,9 @@ impl Fields for Warm {
     }
 
     fn check(&mut self, place: Place<'_>) {
-        if self.collection.is_empty() && place.report.is_empty() {
+        // What is asked for the most says itself what it is about.
+        let names_points = self.trends == 0 || !self.ids.is_empty() || !self.queries.is_empty();
+        if self.collection.is_empty() && names_points && place.report.is_empty() {
             place.report.add(&place.at.key("collection"), "is missing");
         }
         for query in &mut self.queries {

@@ -10,14 +10,14 @@ use nearfield_cache::semantics::date;
 use nearfield_cache::semantics::freshness::Timing;
 use nearfield_cache::semantics::request::Verdict;
 use nearfield_cache::semantics::validation::{self, CONDITIONAL};
-use nearfield_cache::{Entry, Key, Lifetime, Metrics, Stamp};
+use nearfield_cache::{Entry, Key, Lifetime, Metrics, Stamp, Tier};
 use parking_lot::Mutex;
 
 use super::answer;
 use super::asked::{Asked, Exchange};
 use super::collect::{self, Collected};
 use super::subject::{Answered, Fate, Keeping, Known};
-use super::{Cache, Inner, SERVER_TIMING};
+use super::{Cache, Inner, SERVER_TIMING, Shared};
 use crate::body::Response;
 use crate::error::Error;
 
@@ -55,10 +55,26 @@ pub(super) struct Kept {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum From {
-    Behind,
+    /// Another tier than memory.
+    Behind(Tier),
     Origin,
     /// The origin said that what was stored still holds.
     Validated,
+}
+
+impl From {
+    pub(super) fn is_behind(self) -> bool {
+        matches!(self, Self::Behind(_))
+    }
+}
+
+/// An answer as its origin made it.
+struct Made {
+    body: Bytes,
+    stamp: Stamp,
+    status: StatusCode,
+    /// How long that took, its body included.
+    cost: Duration,
 }
 
 /// One asking.
@@ -85,7 +101,7 @@ impl Fill {
         {
             if Asked::default().judge(&found) == Verdict::Give {
                 let key = tiers.resolve(self.known.key, &self.exchange.parts.headers);
-                let (entry, from) = (found.entry, From::Behind);
+                let (entry, from) = (found.entry, From::Behind(found.tier));
                 return Arc::new(Outcome::Kept(Kept {
                     entry,
                     key,
@@ -194,35 +210,36 @@ impl Fill {
         };
         let (status, headers) = (parts.status, parts.headers);
         Ok(match fate {
-            Fate::Kept(keeping) => self.store(*keeping, bytes, stamp, status, From::Origin, Some(headers)).await,
+            Fate::Kept(keeping) => {
+                let made = Made { body: bytes, stamp, status, cost: self.cache.now().saturating_sub(timing.asked) };
+                self.store(*keeping, made, From::Origin, Some(headers)).await
+            }
             Fate::Shared(head) | Fate::Once(head) => self.unstored(head, bytes, stamp, status, From::Origin),
         })
     }
 
     /// Keeps the body of `entry` under a head that the origin has told anew.
     pub(super) async fn freshen(&self, keeping: Keeping, entry: &Entry, stamp: Stamp) -> Outcome {
-        self.store(keeping, entry.body.clone(), stamp, entry.status, From::Validated, None).await
+        let made = Made { body: entry.body.clone(), stamp, status: entry.status, cost: entry.cost };
+        self.store(keeping, made, From::Validated, None).await
     }
 
     fn pass(&self, response: Response) -> Outcome {
+        let Shared { uncached, tiers, .. } = &*self.cache.0;
         if !is_failure(response.status()) {
-            // Who comes next need not wait to find that out, and an older answer has been replaced.
-            self.cache.0.uncached.insert(self.known.key, ());
-            self.cache.0.tiers.remove(&self.known.key);
+            // An older answer has been replaced; there is none where that was found out a moment ago.
+            if !uncached.contains_key(&self.known.key) {
+                tiers.remove(&self.known.key);
+            }
+            // Who comes next need not wait to find that out.
+            uncached.insert(self.known.key, ());
         }
         Outcome::Passed(Mutex::new(Some(response)))
     }
 
-    async fn store(
-        &self,
-        keeping: Keeping,
-        body: Bytes,
-        stamp: Stamp,
-        status: StatusCode,
-        from: From,
-        first_hand: Option<HeaderMap>,
-    ) -> Outcome {
+    async fn store(&self, keeping: Keeping, made: Made, from: From, first_hand: Option<HeaderMap>) -> Outcome {
         let Keeping { lifetime, mut head, tags, span, vary } = keeping;
+        let Made { body, stamp, status, cost } = made;
         let tiers = &self.cache.0.tiers;
         let lifetime = match self.known.is_resource() {
             true => lifetime,
@@ -233,7 +250,7 @@ impl Fill {
             self.known.dress(&mut head, &body, lifetime.fresh, self.cache.0.terms.load().cdn_max_age);
         }
         let request = &self.exchange.parts.headers;
-        let entry = Arc::new(Entry { span, ..Entry::new(status, head, body, stamp, lifetime, tags) });
+        let entry = Arc::new(Entry { span, cost, ..Entry::new(status, head, body, stamp, lifetime, tags) });
         let whole = self.known.key;
         let (key, stored) = if span.is_some() {
             (whole.part(), tiers.store(whole.part(), Arc::clone(&entry)).await)

@@ -28,6 +28,7 @@ impl Cache {
         exchange: Exchange,
     ) -> Result<Response, Error> {
         let started = Instant::now();
+        let is_hot = self.0.heat.note(&known, &exchange);
         let found = self.find(&known, &asked, &exchange);
         if let Some(found) = &found {
             let verdict = asked.judge(found);
@@ -35,7 +36,9 @@ impl Cache {
                 && let Some(hit) = self.hit(&known, found, &asked, &exchange, started)
             {
                 if verdict == Verdict::GiveAndAsk {
-                    self.refresh(inner, known, exchange, Arc::clone(&found.entry));
+                    self.refresh(inner, known, exchange, Arc::clone(&found.entry), |_, _| {});
+                } else if is_hot {
+                    self.keep_hot(&inner, &known, &asked, &exchange, found);
                 }
                 return Ok(hit);
             }
@@ -100,23 +103,42 @@ impl Cache {
     ) -> Option<Response> {
         let source = Source { known, entry: &found.entry, age: age_of(found.age), first_hand: None };
         let mut response = answer::of(source, asked, &exchange.parts)?;
-        let metrics = &self.0.tiers.metrics;
-        Metrics::count(match found.tier {
-            Tier::Behind => &metrics.hits_redis,
-            Tier::Memory => &metrics.hits_memory,
-        });
+        self.count_hit(found.tier);
         status::tell(&mut response, status::hit(found));
         answer::timed(&mut response, started);
         Some(response)
     }
 
-    /// Asks behind the caller's back, once for all that are given the old answer (RFC 5861 section 3).
-    fn refresh<S: Inner>(&self, inner: Arc<S>, known: Arc<Known>, exchange: Exchange, found: Arc<Entry>) {
+    fn count_hit(&self, tier: Tier) {
+        let metrics = &self.0.tiers.metrics;
+        Metrics::count(match tier {
+            Tier::Disk => &metrics.hits_disk,
+            Tier::Memory => &metrics.hits_memory,
+            Tier::Redis => &metrics.hits_redis,
+        });
+    }
+
+    /// Asks behind the caller's back, once for all that are given the old answer (RFC 5861 section 3). `told` is called
+    /// with what came of it, unless somebody is asking already.
+    pub(super) fn refresh<S: Inner>(
+        &self,
+        inner: Arc<S>,
+        known: Arc<Known>,
+        exchange: Exchange,
+        found: Arc<Entry>,
+        told: impl FnOnce(&Outcome, &Metrics) + Send + 'static,
+    ) {
         let Shared { tiers, flights, .. } = &*self.0;
         let key = tiers.resolve(known.key, &exchange.parts.headers);
         let epoch = tiers.invalidation.purged(&known.tags);
         let fill = Fill { cache: self.clone(), known, exchange, found: Some(found), origin_only: true, shared: true };
-        drop(flights.fly((key, epoch), || fill.run(inner)));
+        let metrics = Arc::clone(&tiers.metrics);
+        let ask = || async move {
+            let outcome = fill.run(inner).await;
+            told(&outcome, &metrics);
+            outcome
+        };
+        drop(flights.fly((key, epoch), ask));
     }
 
     async fn only_if_cached(
@@ -164,7 +186,7 @@ impl Cache {
             match &*outcome {
                 // It was asked for by a request that chooses another variant.
                 Outcome::Kept(kept) if joined && !self.is_for(kept, &known, &exchange) => {}
-                Outcome::Kept(kept) if kept.from == From::Behind && self.too_old(kept, &asked) => {
+                Outcome::Kept(kept) if kept.from.is_behind() && self.too_old(kept, &asked) => {
                     (origin_only, alone) = (true, true);
                 }
                 Outcome::Kept(kept) => match self.landed(kept, why, joined, &known, &asked, &exchange) {
@@ -256,19 +278,19 @@ impl Cache {
         let source = Source {
             known,
             entry,
-            age: if leads || !kept.stored && kept.from != From::Behind { None } else { age_of(age) },
+            age: if leads || !kept.stored && !kept.from.is_behind() { None } else { age_of(age) },
             first_hand: kept.first_hand.clone().filter(|_| leads),
         };
         let mut response = answer::of(source, asked, &exchange.parts)?;
         let status = match kept.from {
-            From::Behind => {
-                Metrics::count(&tiers.metrics.hits_redis);
-                status::hit(&Found { entry: Arc::clone(entry), age, tier: Tier::Behind })
+            From::Behind(tier) => {
+                self.count_hit(tier);
+                status::hit(&Found { entry: Arc::clone(entry), age, tier })
             }
             From::Origin => status::asked(why, entry, kept.stored, joined),
             From::Validated => status::validated(why, kept.stored, joined),
         };
-        if kept.from != From::Behind && !joined {
+        if !kept.from.is_behind() && !joined {
             Metrics::count(&tiers.metrics.misses);
         }
         status::tell(&mut response, status);

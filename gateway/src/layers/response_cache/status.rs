@@ -55,8 +55,9 @@ pub(super) fn passed(request: &Request) -> HeaderValue {
 
 pub(super) fn hit(found: &Found) -> HeaderValue {
     let detail = match found.tier {
+        Tier::Disk => "; detail=disk",
         Tier::Memory => "",
-        Tier::Behind => "; detail=redis",
+        Tier::Redis => "; detail=redis",
     };
     let hit = Text::new().text("nearfield; hit");
     let told = match found.age {

@@ -16,6 +16,7 @@ use crate::config::Server;
 use crate::layers::rescue;
 use crate::request::{Caller, Deadline, RequestId};
 
+mod hot;
 mod purges;
 
 type Inner = crate::layers::Stack<Error>;
