@@ -60,7 +60,7 @@ impl Front {
                 .service(origin::Origin::new(origin));
             Ok(Pipeline::new(Arc::new(service)))
         };
-        let door = Arc::new(Door::new(config.listener.max_connections, &mut Registry::default()));
+        let door = Arc::new(Door::new(&config.listener, &[], &mut Registry::default()));
         let plan = Plan {
             threads: threads(config.threads),
             config: config.listener,

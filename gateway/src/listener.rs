@@ -16,21 +16,30 @@ use crate::body::Request;
 use crate::layers::{Answering, Stack};
 
 mod activity;
+mod allowance;
 mod connection;
 pub(crate) mod door;
+mod h2_frames;
+mod h2_purses;
 pub(crate) mod host;
 mod inline;
 mod interim;
 mod patience;
 pub mod proxy_protocol;
 mod quic;
+mod quic_answer;
 mod quic_body;
+mod quic_control;
 mod quic_fields;
 mod quic_frames;
+mod quic_framing;
+mod quic_head;
 mod quic_ids;
+mod quic_recv;
 mod quic_socket;
 mod quic_streams;
 mod quic_tunnel;
+mod quic_uni;
 pub mod sockets;
 mod tcp;
 pub mod tls;
@@ -70,6 +79,9 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Open connections of all transports together; past it new ones are refused before their handshake.
     pub max_connections: usize,
+    /// The same of one client, an IPv4 address or an IPv6 /64; over QUIC they are closed right behind their handshake, which
+    /// proves the address. Hops in `client.trusted` and `proxy_protocol.trusted` have no such limit.
+    pub max_connections_per_client: usize,
     /// A connection without a request in flight is closed after this.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -89,6 +101,7 @@ impl Default for Config {
             https: vec![SocketAddr::from(([127, 0, 0, 1], 8443))],
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             max_connections: 100_000,
+            max_connections_per_client: 1_000,
             idle_timeout: Duration::from_secs(90),
             send_timeout: Duration::from_secs(30),
             proxy_protocol: proxy_protocol::Config::default(),
@@ -122,6 +135,9 @@ pub struct Http2 {
     pub max_concurrent_streams: u32,
     /// Bytes of a request's decoded head (SETTINGS_MAX_HEADER_LIST_SIZE).
     pub max_header_bytes: u32,
+    /// From a head's first frame to the end of its last.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
     /// Streams that the client reset before they were accepted; past it the connection is closed (CVE-2023-44487).
     pub max_reset_streams: usize,
     /// Streams that this side reset for the client's errors; past it the connection is closed (CVE-2025-8671).
@@ -145,6 +161,7 @@ impl Default for Http2 {
         Self {
             max_concurrent_streams: 100,
             max_header_bytes: 64 * 1024,
+            header_timeout: Duration::from_secs(10),
             max_reset_streams: 20,
             max_error_resets: 256,
             keep_alive_interval: Duration::from_secs(60),
@@ -166,7 +183,7 @@ pub struct Http3 {
     /// From a stream's opening to the end of its head.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// Handshakes that may wait to be taken up; past it clients must prove their address first.
+    /// Handshakes that are not complete; past it clients must prove their address first (Retry).
     pub max_handshakes: usize,
     pub stream_window: u32,
     pub connection_window: u32,
@@ -182,7 +199,7 @@ impl Default for Http3 {
             max_concurrent_streams: 100,
             max_header_bytes: 64 * 1024,
             header_timeout: Duration::from_secs(10),
-            max_handshakes: 1024,
+            max_handshakes: 256,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             alt_svc_max_age: Duration::from_secs(86_400),

@@ -76,7 +76,7 @@ impl Context {
             passed: Current::from(Passed { limits: limits.clone(), shedding: shedding.clone() }),
             shedding,
             limits,
-            door: Arc::new(Door::new(config.listener.max_connections, registry)),
+            door: Arc::new(Door::new(&config.listener, &config.client.trusted, registry)),
             streams,
             config: config.clone(),
             readiness,

@@ -6,6 +6,7 @@
 mod connection;
 mod http3;
 mod http3_connect;
+mod quic;
 mod request;
 pub mod tls;
 
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use connection::AnswerBody;
 pub(crate) use connection::{Connection, RequestBody, Way, tls_stream};
+pub use quic::Quic;
 pub use request::RequestBuilder;
 
 /// How long a whole exchange may take; a test that waits longer has found a hang.

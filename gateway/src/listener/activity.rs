@@ -3,11 +3,13 @@
 //! hyper's own header timeout also runs while a kept-alive connection waits for its next request, so it cannot be
 //! short against slow heads and long for idle clients at once. This watches the bytes and the requests instead.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::door::Limit;
 
 /// One connection's state, shared between its socket, its requests and its timer.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Activity {
     quiet_since: AtomicU64,
     /// Milliseconds from `opened` to the first byte of a head still incomplete, plus one; 0 when there is none.
     head_since: AtomicU64,
+    /// The same of an HTTP/2 head, which may come while requests are in flight.
+    block_since: AtomicU64,
     /// The head being read took too long: [`HEAD_EXPIRED`] until that is answered, then [`HEAD_REFUSED`].
     head_expired: AtomicU8,
     /// Answers of which a piece was handed out, and no more asked for since: their clients have yet to take it.
@@ -26,6 +30,8 @@ pub(super) struct Activity {
     taken_at: AtomicU64,
     /// A request was answered before its body was read: the client may still be sending.
     unread: AtomicBool,
+    /// The bound that the client went past, if it did.
+    cut: OnceLock<Limit>,
 }
 
 const HEAD_EXPIRED: u8 = 1;
@@ -45,10 +51,12 @@ impl Activity {
             in_flight: AtomicUsize::new(0),
             quiet_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            block_since: AtomicU64::new(0),
             head_expired: AtomicU8::new(0),
             unsent: AtomicUsize::new(0),
             taken_at: AtomicU64::new(0),
             unread: AtomicBool::new(false),
+            cut: OnceLock::new(),
         })
     }
 
@@ -67,6 +75,16 @@ impl Activity {
         }
     }
 
+    /// The first frame of an HTTP/2 head came in.
+    pub(super) fn block_begins(&self) {
+        self.block_since.store(self.now() + 1, Ordering::Relaxed);
+    }
+
+    /// The last one has.
+    pub(super) fn block_ends(&self) {
+        self.block_since.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
     }
@@ -79,10 +97,8 @@ impl Activity {
 
     /// When the head being read must be complete.
     pub(super) fn head_due(&self, timeout: Duration) -> Option<Instant> {
-        match self.head_since.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(self.opened + Duration::from_millis(since - 1) + timeout),
-        }
+        let since = self.block_since.load(Ordering::Relaxed).max(self.head_since.load(Ordering::Relaxed));
+        (since > 0).then(|| self.opened + Duration::from_millis(since - 1) + timeout)
     }
 
     /// When clients have taken nothing of their answers for `timeout`, if none of them does before.
@@ -112,6 +128,15 @@ impl Activity {
 
     pub(super) fn has_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    /// The connection ends for this. The first reason stays.
+    pub(super) fn cut(&self, limit: Limit) {
+        let _later = self.cut.set(limit);
+    }
+
+    pub(super) fn cut_for(&self) -> Option<Limit> {
+        self.cut.get().copied()
     }
 
     fn now(&self) -> u64 {

@@ -17,10 +17,11 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nearfield_telemetry::drain::Drain;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::activity::{Activity, InFlight};
+use super::door::{Door, Limit, Place};
+use super::h2_frames::Frames;
 use super::inline::Inline;
 use super::interim::Outbox;
 use super::patience::{Patience, Verdict};
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) drain: Drain,
     pub(super) pipeline: Pipeline,
+    pub(super) door: Arc<Door>,
     /// Told on HTTP/1.1 and HTTP/2 answers when HTTP/3 is served too.
     pub(super) alt_svc: Option<HeaderValue>,
     /// Whether requests may be answered by more than one head.
@@ -60,27 +62,27 @@ impl Peer {
 }
 
 /// Serves `io` until it closes. Protocol errors end the connection and concern nobody else.
-pub(super) async fn serve<I>(io: I, slot: OwnedSemaphorePermit, http2: bool, peer: Peer, shared: Arc<Shared>)
+pub(super) async fn serve<I>(io: I, place: Place, http2: bool, peer: Peer, shared: Arc<Shared>)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let activity = Activity::new();
     let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
     let outbox = (shared.interim && !http2).then(Arc::<Outbox>::default);
-    let io = Watched::new(io, slot, activity.clone(), !http2, outbox.clone());
+    let io = Watched::new(io, place, activity.clone(), !http2, outbox.clone());
     let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone(), outbox };
-    let (config, drain) = (&shared.config, &shared.drain);
+    let config = &shared.config;
     if http2 {
-        let patience = Patience::new(config.idle_timeout, config.send_timeout, None);
+        let patience = Patience::new(config.idle_timeout, config.send_timeout, config.http2.header_timeout, false);
         let turns = Turns::default();
-        let io = TokioIo::new(Cork::new(io, Some(turns.clone())));
+        let io = TokioIo::new(Cork::new(Frames::new(io, activity.clone()), Some(turns.clone())));
         let connection = h2_builder(config).serve_connection(io, adapter);
-        drive(Box::pin(connection), http2::Connection::graceful_shutdown, turns, patience, &activity, drain).await;
+        drive(Box::pin(connection), http2::Connection::graceful_shutdown, turns, patience, &activity, &shared).await;
     } else {
-        let patience = Patience::new(config.idle_timeout, config.send_timeout, Some(config.http1.header_timeout));
+        let patience = Patience::new(config.idle_timeout, config.send_timeout, config.http1.header_timeout, true);
         let connection = h1_builder(config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
         let finish = http1::UpgradeableConnection::graceful_shutdown;
-        drive(Box::pin(connection), finish, Turns::default(), patience, &activity, drain).await;
+        drive(Box::pin(connection), finish, Turns::default(), patience, &activity, &shared).await;
     }
 }
 
@@ -125,7 +127,7 @@ async fn drive<C, E>(
     turns: Turns,
     mut patience: Patience,
     activity: &Activity,
-    drain: &Drain,
+    shared: &Shared,
 ) where
     C: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
@@ -140,11 +142,14 @@ async fn drive<C, E>(
         let verdict = tokio::select! {
             ended = ended => {
                 if let Err(error) = ended {
+                    if is_calm(&error) {
+                        activity.cut(Limit::Http2Frames);
+                    }
                     tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
                 }
-                return;
+                break;
             }
-            () = drain.started(), if !draining => {
+            () = shared.drain.started(), if !draining => {
                 draining = true;
                 patience.drain(activity, Instant::now())
             }
@@ -152,13 +157,30 @@ async fn drive<C, E>(
         };
         match verdict {
             // The socket answers and ends its input; hyper then closes.
-            Verdict::ExpireHead => activity.expire_head(),
+            Verdict::ExpireHead => {
+                activity.cut(Limit::Head);
+                activity.expire_head();
+            }
             Verdict::Finish => finish(connection.as_mut()),
-            Verdict::HangUp => return,
+            Verdict::HangUp => break,
+            Verdict::CutOff => {
+                activity.cut(Limit::Answer);
+                break;
+            }
             Verdict::Wait => {}
         }
         timer.as_mut().reset(patience.next_look(activity, Instant::now()));
     }
+    if let Some(limit) = activity.cut_for() {
+        shared.door.cut(limit);
+    }
+}
+
+/// Whether h2 ended the connection because its client was too much.
+fn is_calm(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<h2::Error>())
+        .any(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// hyper's service for one connection: says where the request came from and calls the pipeline.
@@ -208,7 +230,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Adapter {
             if closes && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Answer { body, in_flight }))
+            Ok(response.map(|body| Answer { body, in_flight, last: 0 }))
         })
     }
 }
@@ -229,7 +251,13 @@ async fn announced<F: Future>(answer: F, outbox: &Outbox) -> F::Output {
 struct Answer {
     body: body::Body,
     in_flight: InFlight,
+    /// Bytes of the piece that was handed out last.
+    last: usize,
 }
+
+/// Larger pieces are not the end of an answer until more has been asked for: then they were taken. hyper drops what has
+/// ended, and nobody would see that its client takes nothing.
+const UNWATCHED_MAX: usize = 16 * 1024;
 
 impl http_body::Body for Answer {
     type Data = Bytes;
@@ -239,14 +267,15 @@ impl http_body::Body for Answer {
         let this = &mut *self;
         this.in_flight.asked();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(_))) = &frame {
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.last = frame.data_ref().map_or(0, Bytes::len);
             this.in_flight.handed();
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.last <= UNWATCHED_MAX && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

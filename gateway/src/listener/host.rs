@@ -151,8 +151,8 @@ async fn run(
     let pipeline = build().await?;
     let fds = fds.ok_or(Error::Host)?;
     let alt_svc = alt_svc(&config, &sockets);
-    let shared = Arc::new(Shared { config, drain: drain.clone(), pipeline, alt_svc, interim });
-    let app = tcp::App { certificates: certificates.clone(), door: door.clone(), shared: shared.clone() };
+    let shared = Arc::new(Shared { config, drain: drain.clone(), pipeline, door, alt_svc, interim });
+    let app = tcp::App { certificates: certificates.clone(), shared: shared.clone() };
     let mut listening = Listening::new("https".to_owned(), app);
     let (mut endpoints, mut udp) = (Vec::new(), Vec::new());
     for bound in sockets {
@@ -179,9 +179,7 @@ async fn run(
         };
         let accepting = listening.start_service(Some(fds), close, listeners_per_fd);
         let quic = futures::future::join_all(
-            endpoints
-                .iter()
-                .map(|endpoint| quic::serve(endpoint, door.clone(), certificates.clone(), secrets, shared.clone())),
+            endpoints.iter().map(|endpoint| quic::serve(endpoint, certificates.clone(), secrets, shared.clone())),
         );
         tokio::join!(accepting, quic, closer);
     };

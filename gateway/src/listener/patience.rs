@@ -38,6 +38,8 @@ pub(super) enum Verdict {
     Finish,
     /// Drop it.
     HangUp,
+    /// Drop it, since its client takes nothing.
+    CutOff,
     Wait,
 }
 
@@ -45,18 +47,21 @@ pub(super) struct Patience {
     phase: Phase,
     idle: Duration,
     send: Duration,
-    /// Absent for HTTP/2, whose frames cannot be told from a head.
-    head: Option<Duration>,
+    head: Duration,
+    /// Until something says so, HTTP/1.1's next head cannot be told from idleness.
+    http1: bool,
+    /// When the head that took too long was refused.
+    expired: Option<Instant>,
 }
 
 impl Patience {
-    pub(super) fn new(idle: Duration, send: Duration, head: Option<Duration>) -> Self {
-        Self { phase: Phase::Open, idle, send, head }
+    pub(super) fn new(idle: Duration, send: Duration, head: Duration, http1: bool) -> Self {
+        Self { phase: Phase::Open, idle, send, head, http1, expired: None }
     }
 
     /// The process drains.
     pub(super) fn drain(&mut self, activity: &Activity, now: Instant) -> Verdict {
-        if self.head.is_some() && !activity.is_busy() {
+        if self.http1 && !activity.is_busy() {
             self.phase = Phase::LastRequest { until: now + LAST_REQUEST_GRACE };
             return Verdict::Wait;
         }
@@ -66,11 +71,12 @@ impl Patience {
     /// Time passed, or something happened on the connection.
     pub(super) fn look(&mut self, activity: &Activity, now: Instant) -> Verdict {
         let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if passed(self.head.and_then(|timeout| activity.head_due(timeout))) {
-            return Verdict::ExpireHead;
+        if passed(activity.head_due(self.head)) {
+            let since = *self.expired.get_or_insert(now);
+            return if since + GOODBYE <= now { Verdict::HangUp } else { Verdict::ExpireHead };
         }
         if passed(activity.stalled_at(self.send)) {
-            return Verdict::HangUp;
+            return Verdict::CutOff;
         }
         match self.phase {
             Phase::Open if passed(activity.idle_at(self.idle)) => self.finish(now),
@@ -90,10 +96,11 @@ impl Patience {
             Phase::LastRequest { until } => until,
             Phase::Finishing { since } => activity.idle_at(GOODBYE).map_or(now + GOODBYE, |at| at.max(since + GOODBYE)),
         };
-        let head = self.head.filter(|_| !activity.is_busy()).map(|timeout| {
+        let head = match activity.head_due(self.head) {
             // A head may begin right after this look.
-            activity.head_due(timeout).unwrap_or(now + timeout)
-        });
+            None if self.http1 && !activity.is_busy() => Some(now + self.head),
+            due => due,
+        };
         let stalled = activity.stalled_at(self.send);
         phase.min(head.unwrap_or(phase)).min(stalled.unwrap_or(phase)).max(now + MIN_LOOK)
     }
@@ -126,7 +133,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_finished_and_one_that_does_not_leave_is_dropped() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, HEAD, true);
         assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, IDLE));
         assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
     }
@@ -134,7 +141,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_expires_also_on_a_connection_that_was_idle_before() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, HEAD, true);
         tokio::time::advance(Duration::from_secs(35)).await;
         assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
         activity.bytes_in();
@@ -142,22 +149,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_slow_head_expires_beside_requests_over_http2_and_a_client_that_is_told_and_stays_is_dropped() {
+        let activity = Activity::new();
+        let mut patience = Patience::new(IDLE, SEND, HEAD, false);
+        let _request = activity.begin();
+        activity.block_begins();
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::ExpireHead, HEAD));
+        tokio::time::advance(GOODBYE).await;
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::HangUp);
+        activity.block_ends();
+        assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_of_its_answers_is_dropped_and_one_that_waits_for_them_is_not() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, HEAD, true);
         let mut answer = activity.begin();
         answer.asked();
         tokio::time::advance(10 * SEND).await;
         assert_eq!(patience.look(&activity, Instant::now()), Verdict::Wait);
         answer.asked();
         answer.handed();
-        assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, SEND));
+        assert_eq!(next(&mut patience, &activity).await, (Verdict::CutOff, SEND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_a_request_that_is_on_its_way_and_for_what_is_in_flight() {
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, HEAD, true);
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
         let request = activity.begin();
         assert_eq!(patience.look(&activity, Instant::now()), Verdict::Finish);
@@ -167,7 +187,7 @@ mod tests {
         assert_eq!(next(&mut patience, &activity).await, (Verdict::HangUp, GOODBYE));
 
         let activity = Activity::new();
-        let mut patience = Patience::new(IDLE, SEND, Some(HEAD));
+        let mut patience = Patience::new(IDLE, SEND, HEAD, true);
         assert_eq!(patience.drain(&activity, Instant::now()), Verdict::Wait);
         assert_eq!(next(&mut patience, &activity).await, (Verdict::Finish, LAST_REQUEST_GRACE));
     }

@@ -3,38 +3,47 @@
 //! It runs inside the host's pingora service, on its runtime.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h3::error::Code;
 use h3::server::{RequestResolver, RequestStream};
-use http::{HeaderMap, HeaderValue, Method, header};
-use http_body_util::BodyExt;
+use http::{Method, header};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 
+use super::allowance::{Allowance, Purse};
 use super::connection::{Peer, Shared};
-use super::door::Door;
+use super::door::{Limit, Place};
+use super::quic_answer::{answer, date, taken};
 use super::quic_body::QuicBody;
 use super::quic_fields::Protocol;
+use super::quic_head::well_formed;
+use super::quic_recv::Recv;
 use super::quic_streams::{self, Beside, Stopped};
 use super::quic_tunnel::Tunnel;
 use super::sockets::BoundUdp;
 use super::tls::{self, Certificates, Material};
 use super::{Http3, Mark, QuicSecrets, SharedSocket, tcp};
-use crate::body::{self, Request, Response};
+use crate::body::{self, Request};
 use crate::gateway::Error;
 use crate::request::Transport;
 use crate::upgrade::Offer;
 
 /// Whatever ends a connection or an answer early; it is only logged.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 type Connection = h3::server::Connection<quic_streams::Connection, Bytes>;
 type Resolver = RequestResolver<quic_streams::Connection, Bytes>;
 type SendHalf = RequestStream<quic_streams::Send, Bytes>;
-type RecvHalf = RequestStream<quic_streams::Recv, Bytes>;
+type RecvHalf = RequestStream<Recv, Bytes>;
 
+/// Requests of a connection that come to nothing: given up, malformed, or without a head in time.
+const WASTED: Allowance = Allowance { burst: 1_000, per_second: 100 };
+/// Requests answered for which one more may be wasted.
+const ANSWERED_PER_WASTED: u32 = 10;
 /// HTTP/3 needs three unidirectional streams from the client: control and QPACK's two; and some may be greased.
 const UNI_STREAMS: u32 = 8;
 
@@ -81,12 +90,12 @@ pub(super) fn server_config(
 /// Takes connections up until the drain, and then waits for those that are open.
 pub(super) async fn serve(
     endpoint: &quinn::Endpoint,
-    door: Arc<Door>,
     certificates: Arc<Certificates>,
     secrets: QuicSecrets,
     shared: Arc<Shared>,
 ) {
     let mut replaced = certificates.replaced();
+    let handshakes = Arc::new(Semaphore::new(shared.config.http3.max_handshakes.min(Semaphore::MAX_PERMITS)));
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -99,12 +108,13 @@ pub(super) async fn serve(
             }
         };
         let Some(incoming) = incoming else { break };
-        let Some(slot) = door.enter() else {
+        let Some(place) = shared.door.enter() else {
             incoming.refuse();
             continue;
         };
-        // Under pressure a client shows that it can be answered at its address before it costs a handshake.
-        if incoming.may_retry() && endpoint.open_connections() > shared.config.http3.max_handshakes {
+        // While many are under way a client shows that it can be answered at its address before it costs one more.
+        let handshake = handshakes.clone().try_acquire_owned().ok();
+        if handshake.is_none() && incoming.may_retry() {
             // It fails only for what `may_retry` excludes.
             let _refused = incoming.retry();
             continue;
@@ -112,44 +122,71 @@ pub(super) async fn serve(
         let admitted = shared.drain.admit();
         let (shared, timeout) = (shared.clone(), certificates.handshake_timeout());
         tokio::spawn(async move {
-            if let Err(error) = connection(incoming, timeout, shared).await {
-                tracing::debug!(error = &*error, "connection ended");
+            match tokio::time::timeout(timeout, shake_hands(incoming)).await {
+                Ok(Ok(quic)) => {
+                    drop(handshake);
+                    if let Err(error) = connection(quic, place, shared).await {
+                        tracing::debug!(error = &*error, "connection ended");
+                    }
+                }
+                Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed"),
+                Err(_elapsed) => tracing::debug!("handshake timed out"),
             }
-            drop((slot, admitted));
+            drop(admitted);
         });
     }
     endpoint.set_server_config(None);
     endpoint.wait_idle().await;
 }
 
-async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shared: Arc<Shared>) -> Result<(), Cause> {
-    let quic = tokio::time::timeout(handshake_timeout, incoming.accept()?).await??;
+async fn shake_hands(incoming: quinn::Incoming) -> Result<quinn::Connection, quinn::ConnectionError> {
+    incoming.accept()?.await
+}
+
+async fn connection(quic: quinn::Connection, place: Place, shared: Arc<Shared>) -> Result<(), Cause> {
+    // Not before: until now it may have been anybody's address.
+    let Some(_place) = place.of(quic.remote_address().ip(), &shared.door) else {
+        quic.close(quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value()), b"too many connections");
+        return Ok(());
+    };
     let max_fields = shared.config.http3.max_header_bytes;
-    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone(), max_fields);
+    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone(), max_fields, shared.door.clone());
     let mut builder = h3::server::builder();
-    let mut h3: Connection =
-        builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams).await?;
+    let building = builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams);
+    // It needs streams, which the client has to allow.
+    let mut h3: Connection = tokio::time::timeout(shared.config.http3.header_timeout, building).await??;
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
     // Of the TLS handshake: a client may move to another address, not to another certificate.
     let identity = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let identity = tls::identity(identity.as_deref().map(Vec::as_slice));
-    let mut draining = false;
+    let (mut draining, mut wasted, mut answered) = (false, Purse::new(WASTED), 0);
     let ended = loop {
         tokio::select! {
             accepted = h3.accept() => match accepted {
                 Ok(Some(resolver)) => {
                     let peer = Peer { addr: tcp::canonical(quic.remote_address()), identity: identity.clone() };
-                    requests.spawn(request(resolver, accepted_streams.take(), peer, shared.clone()));
+                    requests.spawn(request(resolver, accepted_streams.take(), quic.clone(), peer, shared.clone()));
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             },
-            Some(done) = requests.join_next() => {
-                if let Err(error) = done {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a request's task died");
+            Some(done) = requests.join_next() => match done {
+                Ok(Outcome::Answered) => {
+                    answered += 1;
+                    if answered % ANSWERED_PER_WASTED == 0 {
+                        wasted.earn(1);
+                    }
                 }
-            }
+                Ok(Outcome::Wasted) if wasted.spend() => {}
+                Ok(Outcome::Wasted) => {
+                    shared.door.cut(Limit::Http3Resets);
+                    let code = quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value());
+                    quic.close(code, b"too many requests come to nothing");
+                    return Ok(());
+                }
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a request's task died"),
+            },
             () = shared.drain.started(), if !draining => {
                 draining = true;
                 // GOAWAY names the first request that will not be served: the one after the last accepted.
@@ -171,37 +208,58 @@ async fn connection(incoming: quinn::Incoming, handshake_timeout: Duration, shar
     }
 }
 
-async fn request(resolver: Resolver, beside: Beside, peer: Peer, shared: Arc<Shared>) {
-    let Beside { mut stopped, protocol } = beside;
+/// What a request came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    /// Work without an answer: see [`WASTED`].
+    Wasted,
+}
+
+async fn request(
+    resolver: Resolver,
+    beside: Beside,
+    quic: quinn::Connection,
+    peer: Peer,
+    shared: Arc<Shared>,
+) -> Outcome {
+    let Beside { mut stopped, told } = beside;
     let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
     let (head, stream) = match resolved {
         Ok(Ok(resolved)) => resolved,
         Ok(Err(error)) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "request head refused");
-            return;
+            return Outcome::Wasted;
         }
         // Dropping the stream resets it.
-        Err(_elapsed) => return,
+        Err(_elapsed) => {
+            shared.door.cut(Limit::Head);
+            return Outcome::Wasted;
+        }
     };
     let (mut send, recv) = stream.split();
-    let protocol = protocol.get().copied();
-    if !well_formed(&head, protocol) {
+    let protocol = told.protocol();
+    if told.is_malformed() || !well_formed(&head, protocol) {
         send.stop_stream(Code::H3_MESSAGE_ERROR);
-        return;
+        return Outcome::Wasted;
     }
     if let Some(protocol) = protocol {
         connect(head.map(|()| body::empty()), protocol, &peer, (send, recv), stopped, &shared).await;
-        return;
+        return Outcome::Answered;
     }
     let is_head = *head.method() == Method::HEAD;
     let length = head.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let mut request = head.map(|()| body::boxed(QuicBody::new(recv, length)));
     peer.mark(request.extensions_mut());
     request.extensions_mut().insert(Transport::Http3);
+    let patience = shared.config.send_timeout;
     let answered = {
         let answering = async {
             let response = shared.pipeline.call(request).await.unwrap_or_else(|never| match never {});
-            answer(&mut send, response, is_head, shared.config.send_timeout).await
+            if told.is_malformed() {
+                return Err(Malformed.into());
+            }
+            answer(&mut send, response, is_head, patience).await
         };
         tokio::select! {
             biased;
@@ -210,13 +268,17 @@ async fn request(resolver: Resolver, beside: Beside, peer: Peer, shared: Arc<Sha
             () = &mut stopped => Err(GaveUp.into()),
         }
     };
-    if let Err(error) = answered {
-        tracing::debug!(error = &*error, "answer broken off");
-        send.stop_stream(Code::H3_REQUEST_CANCELLED);
-        return;
+    let answered = match answered {
+        Ok(()) => taken(&mut stopped, &quic, patience).await,
+        failed => failed,
+    };
+    let Err(error) = answered else { return Outcome::Answered };
+    tracing::debug!(error = &*error, "answer broken off");
+    if error.is::<Elapsed>() {
+        shared.door.cut(Limit::Answer);
     }
-    drop(send);
-    stopped.await;
+    send.stop_stream(if error.is::<Malformed>() { Code::H3_MESSAGE_ERROR } else { Code::H3_REQUEST_CANCELLED });
+    Outcome::Wasted
 }
 
 /// An extended CONNECT (RFC 9220): once it is answered well the stream belongs to whoever took it.
@@ -262,51 +324,7 @@ async fn connect(
 #[error("the client gave the request up")]
 struct GaveUp;
 
-/// Fields of a connection, not of a request, are malformed in HTTP/3 (RFC 9114 section 4.2).
-fn well_formed(head: &http::Request<()>, protocol: Option<Protocol>) -> bool {
-    const FORBIDDEN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
-    let headers = head.headers();
-    // RFC 8441 section 4: `:protocol` is of CONNECT alone, and then `:scheme` and `:path` are of it too.
-    let extended = *head.method() == Method::CONNECT && head.uri().path_and_query().is_some();
-    (protocol.is_none() || extended)
-        && FORBIDDEN.iter().all(|name| !headers.contains_key(*name))
-        && headers.get(header::TE).is_none_or(|te| te == "trailers")
-        && headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1
-}
-
-/// As hyper does for the other two.
-fn date(headers: &mut HeaderMap) {
-    if let header::Entry::Vacant(date) = headers.entry(header::DATE)
-        && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
-    {
-        date.insert(now);
-    }
-}
-
-async fn answer(send: &mut SendHalf, response: Response, is_head: bool, patience: Duration) -> Result<(), Cause> {
-    let (mut parts, mut body) = response.into_parts();
-    date(&mut parts.headers);
-    if let Some(exact) = http_body::Body::size_hint(&body).exact()
-        && !parts.status.is_informational()
-        && parts.status != http::StatusCode::NO_CONTENT
-        && !(is_head && exact == 0)
-    {
-        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(exact));
-    }
-    send.send_response(http::Response::from_parts(parts, ())).await?;
-    if !is_head {
-        while let Some(frame) = body.frame().await {
-            match frame?.into_data() {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => tokio::time::timeout(patience, send.send_data(data)).await??,
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        send.send_trailers(trailers).await?;
-                    }
-                }
-            }
-        }
-    }
-    send.finish().await?;
-    Ok(())
-}
+/// The request turned out to be none behind its head.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is malformed")]
+struct Malformed;

@@ -8,10 +8,10 @@ use bytes::{Buf, Bytes};
 use h3::server::RequestStream;
 use http_body::{Frame, SizeHint};
 
-use super::quic_streams;
+use super::quic_recv::Recv;
 use crate::body::BodyError;
 
-type RecvHalf = RequestStream<quic_streams::Recv, Bytes>;
+type RecvHalf = RequestStream<Recv, Bytes>;
 
 pub(super) struct QuicBody {
     stream: RecvHalf,

@@ -1,8 +1,9 @@
-//! QUIC for h3, on quinn: what `h3-quinn` does, and one thing more.
+//! QUIC for h3, on quinn: what `h3-quinn` does, and two things more.
 //!
-//! A client that gives a request up says so with STOP_SENDING, on a stream that h3 keeps to itself: a pending answer
-//! would go on to its end for nobody. Here each accepted stream leaves its [`Stopped`] behind for whoever answers. The
-//! same future tells when an answer has been acknowledged, which a draining connection waits for.
+//! What comes passes through a [`Filter`] before h3 sees it. And a client that gives a request up says so with STOP_SENDING, on
+//! a stream that h3 keeps to itself: a pending answer would go on to its end for nobody. Here each accepted stream leaves
+//! its [`Stopped`] behind for whoever answers. The same future tells when an answer has been acknowledged, which a
+//! draining connection waits for.
 
 use std::future::Future;
 use std::marker;
@@ -14,9 +15,13 @@ use bytes::{Buf, Bytes};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use parking_lot::Mutex;
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use quinn::{ConnectionError, VarInt, WriteError};
 
-use super::quic_frames::{Frames, Named};
+use super::door::Door;
+use super::quic_frames::{Frames, Told};
+use super::quic_framing::Held;
+use super::quic_recv::{Closer, Filter, Recv};
+use super::quic_uni::{Ended, Uni};
 
 type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + marker::Send + Sync>>;
 
@@ -26,7 +31,7 @@ pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + marker::Send + Sync>
 /// What h3 does not tell of a request's stream.
 pub(super) struct Beside {
     pub(super) stopped: Stopped,
-    pub(super) protocol: Named,
+    pub(super) told: Arc<Told>,
 }
 
 /// Of the stream that was accepted last.
@@ -38,7 +43,7 @@ impl Accepted {
     /// closes are before it.
     pub(super) fn take(&self) -> Beside {
         let beside = self.0.lock().take();
-        beside.unwrap_or_else(|| Beside { stopped: Box::pin(std::future::pending()), protocol: Named::default() })
+        beside.unwrap_or_else(|| Beside { stopped: Box::pin(std::future::pending()), told: Arc::default() })
     }
 }
 
@@ -48,14 +53,24 @@ pub(super) struct Connection {
     accepting_uni: Option<Accepting<quinn::RecvStream>>,
     accepted: Accepted,
     max_fields: u64,
+    held: Held,
+    uni: Uni,
+    closer: Arc<Closer>,
 }
+
+/// Heads of the largest size that may be incomplete at once, over all streams of a connection.
+const HELD_HEADS: u64 = 16;
 
 impl Connection {
     /// `max_fields` are the bytes of a field section that h3 takes.
-    pub(super) fn new(quic: quinn::Connection, max_fields: u64) -> (Self, Accepted) {
+    pub(super) fn new(quic: quinn::Connection, max_fields: u64, door: Arc<Door>) -> (Self, Accepted) {
         let accepted = Accepted::default();
-        let opener = Opener { quic, opening: None };
-        (Self { opener, accepting_bi: None, accepting_uni: None, accepted: accepted.clone(), max_fields }, accepted)
+        let opener = Opener { quic: quic.clone(), opening: None };
+        let closer = Arc::new(Closer { quic, door });
+        let held = Held::new(max_fields.saturating_mul(HELD_HEADS));
+        let (accepting_bi, accepting_uni, uni) = (None, None, Uni::new());
+        let told = accepted.clone();
+        (Self { opener, accepting_bi, accepting_uni, accepted, max_fields, held, uni, closer }, told)
     }
 }
 
@@ -65,13 +80,19 @@ impl quic::Connection<Bytes> for Connection {
 
     fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Recv, ConnectionErrorIncoming>> {
         let quic = &self.opener.quic;
-        let accepting = self.accepting_uni.get_or_insert_with(|| {
-            let quic = quic.clone();
-            Box::pin(async move { quic.accept_uni().await })
-        });
-        let accepted = ready!(accepting.as_mut().poll(cx));
-        self.accepting_uni = None;
-        Poll::Ready(accepted.map(|stream| Recv::new(stream, None)).map_err(connection_error))
+        loop {
+            let accepting = self.accepting_uni.get_or_insert_with(|| {
+                let quic = quic.clone();
+                Box::pin(async move { quic.accept_uni().await })
+            });
+            let Poll::Ready(accepted) = accepting.as_mut().poll(cx) else { break };
+            self.accepting_uni = None;
+            self.uni.add(Recv::new(accepted.map_err(connection_error)?, self.closer.clone()));
+        }
+        self.uni.poll_control(cx).map_err(|ended| match ended {
+            Ended::Lost(error) => error,
+            Ended::Violation(violation) => connection_error(self.closer.close(violation)),
+        })
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bidi, ConnectionErrorIncoming>> {
@@ -84,14 +105,16 @@ impl quic::Connection<Bytes> for Connection {
         self.accepting_bi = None;
         let (send, recv) = accepted.map_err(connection_error)?;
         let stopped = send.stopped();
-        let frames = Frames::new(self.max_fields);
+        let frames = Frames::new(self.max_fields, self.held.clone());
+        let told = frames.told();
         let stopped: Stopped = Box::pin(async move {
             // Whatever it is that ends it: there is nobody to answer any more.
             let _how = stopped.await;
         });
-        *self.accepted.0.lock() = Some(Beside { stopped, protocol: frames.named() });
-        let watched = Watched { frames, quic: self.opener.quic.clone() };
-        Poll::Ready(Ok(Bidi { send: Send::new(send), recv: Recv::new(recv, Some(Box::new(watched))) }))
+        *self.accepted.0.lock() = Some(Beside { stopped, told });
+        let mut recv = Recv::new(recv, self.closer.clone());
+        recv.filter(Filter::Request(frames));
+        Poll::Ready(Ok(Bidi { send: Send::new(send, true), recv }))
     }
 
     fn opener(&self) -> Opener {
@@ -143,7 +166,7 @@ impl quic::OpenStreams<Bytes> for Opener {
         });
         let opened = ready!(opening.as_mut().poll(cx));
         self.opening = None;
-        Poll::Ready(opened.map(Send::new).map_err(lost))
+        Poll::Ready(opened.map(|stream| Send::new(stream, false)).map_err(lost))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -207,11 +230,23 @@ pub(super) struct Send {
     stream: quinn::SendStream,
     /// The frame that is being written.
     writing: Option<WriteBuf<Bytes>>,
+    /// A request's, of which nothing has been answered.
+    unanswered: bool,
 }
 
 impl Send {
-    fn new(stream: quinn::SendStream) -> Self {
-        Self { stream, writing: None }
+    fn new(stream: quinn::SendStream, unanswered: bool) -> Self {
+        Self { stream, writing: None, unanswered }
+    }
+}
+
+impl Drop for Send {
+    /// quinn ends what is dropped, and an answer without anything in it is none. Nothing was done for the request.
+    fn drop(&mut self) {
+        if self.unanswered {
+            // It fails for a stream that is closed already.
+            let _closed = self.stream.reset(varint(Code::H3_REQUEST_REJECTED.value()));
+        }
     }
 }
 
@@ -237,6 +272,7 @@ impl quic::SendStream<Bytes> for Send {
             return Err(StreamErrorIncoming::Unknown(Box::new(Busy)));
         }
         self.writing = Some(data.into());
+        self.unanswered = false;
         Ok(())
     }
 
@@ -245,6 +281,7 @@ impl quic::SendStream<Bytes> for Send {
     }
 
     fn reset(&mut self, code: u64) {
+        self.unanswered = false;
         // It fails for a stream that is closed already.
         let _closed = self.stream.reset(varint(code));
     }
@@ -254,107 +291,15 @@ impl quic::SendStream<Bytes> for Send {
     }
 }
 
-/// A read under way owns the stream until it is done.
-type Reading =
-    Pin<Box<dyn Future<Output = (quinn::RecvStream, Result<Option<Bytes>, ReadError>)> + marker::Send + Sync>>;
-
-pub(super) struct Recv {
-    id: quinn::StreamId,
-    stream: Option<quinn::RecvStream>,
-    reading: Option<Reading>,
-    /// What to tell the client as soon as the read under way gives the stream back.
-    stop: Option<VarInt>,
-    /// For a request's stream.
-    watched: Option<Box<Watched>>,
-}
-
-/// A request's frames, and the connection that is closed when they are too much.
-struct Watched {
-    frames: Frames,
-    quic: quinn::Connection,
-}
-
-impl Recv {
-    fn new(stream: quinn::RecvStream, watched: Option<Box<Watched>>) -> Self {
-        Self { id: stream.id(), stream: Some(stream), reading: None, stop: None, watched }
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if let Some(mut stream) = self.stream.take() {
-            self.reading = Some(Box::pin(async move {
-                let chunk = stream.read_chunk(usize::MAX, true).await;
-                (stream, chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)))
-            }));
-        }
-        let Some(reading) = &mut self.reading else { return Poll::Ready(Ok(None)) };
-        let (mut stream, read) = ready!(reading.as_mut().poll(cx));
-        self.reading = None;
-        if let Some(code) = self.stop.take() {
-            // It fails for a stream that has ended.
-            let _ended = stream.stop(code);
-        }
-        self.stream = Some(stream);
-        Poll::Ready(read.map_err(read_error))
-    }
-}
-
-impl quic::RecvStream for Recv {
-    type Buf = Bytes;
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        loop {
-            let chunk = ready!(self.poll_chunk(cx))?;
-            let Some(watched) = &mut self.watched else { return Poll::Ready(Ok(chunk)) };
-            let Some(chunk) = chunk else {
-                let rest = watched.frames.rest();
-                return Poll::Ready(Ok((!rest.is_empty()).then_some(rest)));
-            };
-            match watched.frames.pass(chunk) {
-                Ok(passed) if passed.is_empty() => {}
-                Ok(passed) => return Poll::Ready(Ok(Some(passed))),
-                Err(excess) => {
-                    let code = Code::H3_EXCESSIVE_LOAD.value();
-                    watched.quic.close(varint(code), excess.to_string().as_bytes());
-                    return Poll::Ready(Err(lost(ConnectionError::LocallyClosed)));
-                }
-            }
-        }
-    }
-
-    fn stop_sending(&mut self, code: u64) {
-        match &mut self.stream {
-            Some(stream) => {
-                let _ended = stream.stop(varint(code));
-            }
-            None => self.stop = Some(varint(code)),
-        }
-    }
-
-    fn recv_id(&self) -> StreamId {
-        stream_id(self.id)
-    }
-}
-
-impl Drop for Recv {
-    /// A body that nobody reads to its end is refused without fault (RFC 9114 section 4.1); quinn's own code for it, 0, means
-    /// nothing in HTTP/3.
-    fn drop(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            // It fails for a stream that has ended, or was refused with another code.
-            let _ended = stream.stop(varint(Code::H3_NO_ERROR.value()));
-        }
-    }
-}
-
-fn varint(code: u64) -> VarInt {
+pub(super) fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 
-fn stream_id(id: quinn::StreamId) -> StreamId {
+pub(super) fn stream_id(id: quinn::StreamId) -> StreamId {
     StreamId::try_from(u64::from(id)).expect("QUIC's stream ids are HTTP/3's")
 }
 
-fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
+pub(super) fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into() }
@@ -364,7 +309,7 @@ fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
     }
 }
 
-fn lost(error: ConnectionError) -> StreamErrorIncoming {
+pub(super) fn lost(error: ConnectionError) -> StreamErrorIncoming {
     StreamErrorIncoming::ConnectionErrorIncoming { connection_error: connection_error(error) }
 }
 
@@ -372,14 +317,6 @@ fn write_error(error: WriteError) -> StreamErrorIncoming {
     match error {
         WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
         WriteError::ConnectionLost(error) => lost(error),
-        other => StreamErrorIncoming::Unknown(Box::new(other)),
-    }
-}
-
-fn read_error(error: ReadError) -> StreamErrorIncoming {
-    match error {
-        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
-        ReadError::ConnectionLost(error) => lost(error),
         other => StreamErrorIncoming::Unknown(Box::new(other)),
     }
 }

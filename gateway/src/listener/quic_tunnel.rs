@@ -10,10 +10,11 @@ use h3::error::StreamError;
 use h3::server::RequestStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::quic_recv::Recv;
 use super::quic_streams;
 
 type SendHalf = RequestStream<quic_streams::Send, Bytes>;
-type RecvHalf = RequestStream<quic_streams::Recv, Bytes>;
+type RecvHalf = RequestStream<Recv, Bytes>;
 
 /// Bytes of one DATA frame.
 const FRAME_BYTES_MAX: usize = 16 << 10;

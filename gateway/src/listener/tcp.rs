@@ -13,21 +13,19 @@ use pingora_core::server::ShutdownWatch;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{self, Peer, Shared};
-use super::door::Door;
 use super::tls::{self, Certificates};
 
 pub(super) struct App {
     pub(super) certificates: Arc<Certificates>,
-    pub(super) door: Arc<Door>,
     pub(super) shared: Arc<Shared>,
 }
 
 #[async_trait]
 impl ServerApp for App {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
-        // Before the handshake, which is the dear part. The permit lives as long as this task or, once a WebSocket
+        // Before the handshake, which is the dear part. The place is kept as long as this task is or, once a WebSocket
         // has taken the connection over, as long as the socket.
-        let permit = self.door.enter()?;
+        let place = self.shared.door.enter()?;
         let _admitted = self.shared.drain.admit();
         let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
         let peer = match self.shared.config.proxy_protocol.client(peer, &mut stream).await {
@@ -37,6 +35,7 @@ impl ServerApp for App {
                 return None;
             }
         };
+        let place = place.of(peer.ip(), &self.shared.door)?;
         let material = self.certificates.current();
         // Boxed, so that its room is given back when it is done: this future lasts as long as the connection.
         let handshake = Box::pin(TlsAcceptor::from(material.tcp.clone()).accept(stream));
@@ -54,7 +53,7 @@ impl ServerApp for App {
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(b"h2");
         let peer = Peer { addr: canonical(peer), identity: tls::identity(session.peer_certificates()) };
-        connection::serve(stream, permit, http2, peer, self.shared.clone()).await;
+        connection::serve(stream, place, http2, peer, self.shared.clone()).await;
         None
     }
 }

@@ -11,10 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::door::Place;
 use super::interim::Outbox;
 use crate::error::Error;
 use crate::rescue;
@@ -29,21 +29,30 @@ pub(super) struct Watched<I> {
     /// resets it, and takes the answer along that the client has not read yet.
     lingering: Option<Pin<Box<Sleep>>>,
     refused: bool,
+    /// The client has ended its side.
+    ended: bool,
+    /// Bytes read and thrown away while lingering.
+    discarded: usize,
     /// The connection's place under the limit. It goes where the socket goes: into an upgraded WebSocket too.
-    _slot: OwnedSemaphorePermit,
+    _place: Place,
     /// What is said before final answers.
     outbox: Option<Arc<Outbox>>,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
-    pub(super) fn new(
-        io: I,
-        slot: OwnedSemaphorePermit,
-        activity: Arc<Activity>,
-        http1: bool,
-        outbox: Option<Arc<Outbox>>,
-    ) -> Self {
-        Self { io, activity, http1, refusal: None, lingering: None, refused: false, _slot: slot, outbox }
+    pub(super) fn new(io: I, place: Place, activity: Arc<Activity>, http1: bool, outbox: Option<Arc<Outbox>>) -> Self {
+        Self {
+            io,
+            activity,
+            http1,
+            refusal: None,
+            lingering: None,
+            refused: false,
+            ended: false,
+            discarded: 0,
+            _place: place,
+            outbox,
+        }
     }
 
     /// Writes what is left of the refusal.
@@ -83,6 +92,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
 
 /// As long as a client may need to notice that it was refused and stop sending.
 const LINGER: Duration = Duration::from_secs(10);
+/// The same for a client of HTTP/2, which has GOAWAY to read.
+const LINGER_HTTP2: Duration = Duration::from_secs(1);
+/// Bytes of such a client that are thrown away at most.
+const DISCARDED_HTTP2: usize = 1 << 20;
 /// Longer than any bare answer of hyper's.
 const MAX_BARE: usize = 512;
 
@@ -115,8 +128,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<I> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
+        let has_room = buf.remaining() > 0;
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if this.http1 && buf.filled().len() > before {
+        if buf.filled().len() == before {
+            this.ended = has_room;
+        } else if this.http1 {
             this.activity.bytes_in();
         }
         Poll::Ready(Ok(()))
@@ -177,17 +193,25 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         if self.lingering.is_none() {
             ready!(self.poll_refusal(cx))?;
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            if !self.http1 || !(self.refused || self.activity.has_unread()) {
+            // Over HTTP/2 the last word is GOAWAY, and whoever sends on does not want to hear it.
+            let needless = if self.http1 { !(self.refused || self.activity.has_unread()) } else { self.ended };
+            if needless {
                 return Poll::Ready(Ok(()));
             }
         }
         let this = &mut *self;
-        let until = this.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let linger = if this.http1 { LINGER } else { LINGER_HTTP2 };
+        let until = this.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(linger)));
         let mut buffer = [0; 8192];
         loop {
             let mut buffer = ReadBuf::new(&mut buffer);
             match Pin::new(&mut this.io).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    this.discarded += buffer.filled().len();
+                    if !this.http1 && this.discarded > DISCARDED_HTTP2 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return until.as_mut().poll(cx).map(Ok),
             }

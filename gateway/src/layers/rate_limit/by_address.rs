@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::request::ClientAddr;
 
 /// What counts as one client. The bit tells a /64 from an IPv4 address, whatever it is.
-fn client(addr: IpAddr) -> Key {
+pub(crate) fn client(addr: IpAddr) -> Key {
     match addr.to_canonical() {
         IpAddr::V4(addr) => Key(u128::from(addr.to_bits())),
         IpAddr::V6(addr) => Key((addr.to_bits() >> 64 << 64) | (1 << 63)),

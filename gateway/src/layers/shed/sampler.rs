@@ -177,12 +177,13 @@ impl Collector for Gauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener;
 
     fn sampler() -> Sampler {
         Sampler {
             config: Config { interval: Duration::ZERO, idle: Duration::ZERO, ..Config::default() },
             gauge: Gauge::default(),
-            door: Arc::new(Door::new(10, &mut Registry::default())),
+            door: Arc::new(Door::new(&listener::Config::default(), &[], &mut Registry::default())),
             streams: Streams::default(),
         }
     }

@@ -1,0 +1,89 @@
+//! What one connection may ask for that costs the gateway more than its client: so much at once, and so much a second.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A bound over time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// At once.
+    pub(super) burst: u32,
+    /// Regained, up to `burst`.
+    pub(super) per_second: u32,
+}
+
+/// What is left of an [`Allowance`].
+#[derive(Debug)]
+pub(super) struct Purse {
+    allowance: Allowance,
+    left: u32,
+    /// Up to when what is regained has been counted. The clock is read when the purse is empty only: it is asked for
+    /// every frame.
+    counted: Instant,
+}
+
+impl Purse {
+    pub(super) fn new(allowance: Allowance) -> Self {
+        Self { allowance, left: allowance.burst, counted: Instant::now() }
+    }
+
+    /// Takes one. False when there is none.
+    pub(super) fn spend(&mut self) -> bool {
+        if self.left == 0 {
+            self.regain();
+        }
+        let spent = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        spent
+    }
+
+    /// Puts `more` in, up to what may be spent at once.
+    pub(super) fn earn(&mut self, more: u32) {
+        self.left = self.left.saturating_add(more).min(self.allowance.burst);
+    }
+
+    fn regain(&mut self) {
+        let now = Instant::now();
+        let regained = now.duration_since(self.counted).as_secs_f64() * f64::from(self.allowance.per_second);
+        if regained >= 1.0 {
+            self.left = regained.min(f64::from(self.allowance.burst)) as u32;
+            // A part of one is not lost.
+            let over = regained.fract() / f64::from(self.allowance.per_second.max(1));
+            self.counted = now.checked_sub(Duration::from_secs_f64(over)).unwrap_or(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWANCE: Allowance = Allowance { burst: 10, per_second: 4 };
+
+    fn spent(purse: &mut Purse) -> usize {
+        std::iter::repeat_with(|| purse.spend()).take(100).take_while(|spent| *spent).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_at_once_and_so_many_a_second() {
+        let mut purse = Purse::new(ALLOWANCE);
+        assert_eq!(spent(&mut purse), 10);
+        tokio::time::advance(Duration::from_millis(600)).await;
+        assert_eq!(spent(&mut purse), 2);
+        tokio::time::advance(Duration::from_millis(150)).await;
+        assert_eq!(spent(&mut purse), 1, "the rest of the time before counts too");
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        assert_eq!(spent(&mut purse), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_earned_can_be_spent() {
+        let mut purse = Purse::new(ALLOWANCE);
+        assert_eq!(spent(&mut purse), 10);
+        purse.earn(3);
+        assert_eq!(spent(&mut purse), 3);
+        purse.earn(u32::MAX);
+        assert_eq!(spent(&mut purse), 10);
+    }
+}
