@@ -95,9 +95,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Nothing but the number of connections is to end the measurement.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 4] = [
     ("NEARFIELD_LISTENER__IDLE_TIMEOUT", "1h"),
     ("NEARFIELD_LISTENER__MAX_CONNECTIONS", "1000000"),
+    ("NEARFIELD_LISTENER__MAX_CONNECTIONS_PER_CLIENT", "1000000"),
     ("NEARFIELD_SHED__MAX_STREAMS", "1000000"),
 ];
 

@@ -11,6 +11,7 @@ mod end_to_end;
 mod engine;
 mod exact;
 mod filters;
+mod floods;
 mod handshakes;
 mod idle;
 mod machine;
@@ -91,6 +92,8 @@ enum Part {
     Engine,
     /// Recall and latency of filtered searches, by how much a filter admits.
     Filters,
+    /// What one core that floods does to everybody else, by the way that it floods in.
+    Floods,
     /// CPU time of the gateway per TLS handshake, full and resumed.
     Handshakes,
     /// Bytes per idle connection and WebSocket, and what is given back.
@@ -127,6 +130,10 @@ async fn main() -> Result<()> {
     // It needs programs that the others do not: only when it is asked for.
     if arguments.part == Some(Part::Edge) {
         edge::run(&arguments).await?;
+    }
+    // Many gateways, one after the other: only when it is asked for.
+    if arguments.part == Some(Part::Floods) {
+        floods::run(&arguments).await?;
     }
     if arguments.part == Some(Part::Coalesce) {
         coalesce::run().await?;
