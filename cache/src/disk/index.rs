@@ -1,4 +1,4 @@
-//! Where on disk each answer is: in memory, some fifty bytes an answer.
+//! Where on disk each answer is: in memory, fifty to a hundred bytes an answer.
 //!
 //! An answer that is to be written has a turn before it has a place, so that what is written late takes no place from
 //! what came after it.

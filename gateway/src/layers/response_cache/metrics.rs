@@ -38,12 +38,12 @@ impl Collector for Figures {
         }
         let gauge = MetricType::Gauge;
         if let Some(disk) = &self.0.0.disk {
-            for (name, help, value, unit) in [
-                ("cache_disk_up", "1 while answers are stored on disk", u64::from(disk.is_up()), None),
-                ("cache_disk", "bytes of answers on disk", disk.bytes(), Some(&Unit::Bytes)),
-                ("cache_disk_entries", "answers on disk", disk.len(), None),
+            for (name, help, value) in [
+                ("cache_disk_up", "1 while answers are stored on disk", u64::from(disk.is_up())),
+                ("cache_disk_bytes", "bytes on disk", disk.bytes()),
+                ("cache_disk_entries", "answers on disk", disk.len()),
             ] {
-                ConstGauge::new(value as i64).encode(encoder.encode_descriptor(name, help, unit, gauge)?)?;
+                ConstGauge::new(value as i64).encode(encoder.encode_descriptor(name, help, None, gauge)?)?;
             }
         }
         let (hot, rate) = self.0.0.heat.hot();
