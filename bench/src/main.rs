@@ -60,6 +60,9 @@ struct Arguments {
     /// Points of the collection that is searched and written to at once.
     #[arg(long, global = true, default_value_t = 1_000_000)]
     rows: usize,
+    /// Has searchd explain each search of the mixed load: tells where the slowest spent their time, and costs a little.
+    #[arg(long, global = true)]
+    explain: bool,
     /// Searches that the upstream under overload answers at once.
     #[arg(long, global = true, default_value_t = 32)]
     workers: usize,

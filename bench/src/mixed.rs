@@ -3,6 +3,8 @@
 //! Over searchd's own gRPC port, on a collection of random clusters. Arrivals are open-loop and latency counts from when
 //! a request was due. No search is asked twice.
 
+mod slowest;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,10 +16,13 @@ use nearfield_proto::v1;
 use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
 use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::Arguments;
 use crate::server::{Server, is_at_rest};
 use crate::table::Table;
+use slowest::Slowest;
 
 const COLLECTION: &str = "mixed";
 const DIMENSION: usize = 384;
@@ -59,8 +64,18 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         searchd.resident_bytes()? >> 20,
         searchd.peak_resident_bytes()? >> 20,
     );
+    let filled = built(&server).await?;
     let mut table = Table::new(&["load", "per s", "p50 ms", "p99 ms", "p99.9 ms"]);
-    let load = Load { points, rows, concurrency: arguments.concurrency, next: Arc::default() };
+    // Whoever stores much has a connection of its own: what it sends is not before what others ask.
+    let writer = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
+    let load = Load {
+        points,
+        writer: VectorSearchClient::new(writer),
+        rows,
+        concurrency: arguments.concurrency,
+        explain: arguments.explain,
+        next: Arc::default(),
+    };
     load.during(arguments.time, None, 0).await?;
     let peak = load.during(arguments.time, None, WRITE_EVERY).await?;
     peak.report("90 % searches, closed loop", &mut table);
@@ -71,18 +86,67 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let rate = peak.rate() * LOAD_WHILE_INDEXING;
     let steady = load.during(arguments.time * 4, Some(rate), 0).await?;
     steady.report("searches alone, 30 % of their closed loop", &mut table);
-    let backlog = rows..rows + rows / BACKLOG_PART;
+    backlog(&server, &load, (&steady, rate), filled, table).await
+}
+
+/// Prints what becomes of searches at a rate while a backlog is stored and indexed, beside what they are without. `filled`: what was
+/// built when the collection was filled.
+async fn backlog(
+    server: &Server,
+    load: &Load,
+    (steady, rate): (&Outcome, f64),
+    filled: [f64; 2],
+    mut table: Table,
+) -> Result<()> {
+    let (rows, searchd) = (load.rows, server.cluster.searchd(0));
+    let count = rows / BACKLOG_PART;
     let started = Instant::now();
-    let (busy, stored) = load.until_settled(rate, backlog).await?;
-    busy.report(&format!("the same while {} points are stored and indexed", rows / BACKLOG_PART), &mut table);
+    let (before, cpu) = (built(server).await?, searchd.cpu_time()?);
+    let storing = load.during_fill(rate, rows..rows + count).await?;
+    let stored = started.elapsed();
+    let indexing = load.until_settled(rate).await?;
+    let (after, cpu) = (built(server).await?, searchd.cpu_time()? - cpu);
+    storing.report(&format!("the same while {count} points are stored"), &mut table);
+    indexing.report("and while what is left of them is indexed", &mut table);
+    let mut busy = storing;
+    busy.add(indexing)?;
+    busy.report("both", &mut table);
     table.print();
+    let ratio = busy.p99() / steady.p99();
+    if load.explain {
+        let mut slowest = Table::new(&["load", "the slowest hundredth of searches, mean ms"]);
+        steady.slowest.report("searches alone", &mut slowest);
+        busy.slowest.report("while storing and indexing", &mut slowest);
+        slowest.print();
+    }
     println!(
-        "p99 of searches while storing and indexing is {:.2} × that of the steady state; stored in {:.0} s, at rest after {:.0} s.\n",
-        busy.p99() / steady.p99(),
+        "p99 of searches while storing and indexing is {ratio:.2} × that of the steady state; stored in {:.1} s, at rest after {:.1} s \
+         and {:.1} s of CPU, searches included.\n\
+         For each row stored {:.2} looked for their neighbours and {:.2} kept those which they had ({:.2} and {:.2} when the \
+         collection was filled).\n",
         stored.as_secs_f64(),
         started.elapsed().as_secs_f64(),
+        cpu.as_secs_f64(),
+        (after[0] - before[0]) / count as f64,
+        (after[1] - before[1]) / count as f64,
+        filled[0] / rows as f64,
+        filled[1] / rows as f64,
     );
     Ok(())
+}
+
+/// Rows of graphs that searchd has built so far: those that looked for their neighbours, and those that kept them.
+async fn built(server: &Server) -> Result<[f64; 2]> {
+    let admin = server.cluster.searchd(0).address("admin")?;
+    let mut stream = TcpStream::connect(admin.trim_start_matches("http://")).await?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: searchd\r\nConnection: close\r\n\r\n").await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let value = |work: &str| {
+        let name = format!("nearfield_searchd_graph_rows_total{{work=\"{work}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&*name)?.parse().ok()).context(name)
+    };
+    Ok([value("placed")?, value("kept")?])
 }
 
 async fn fill(points: &Points, rows: std::ops::Range<usize>) -> Result<()> {
@@ -148,8 +212,12 @@ impl Mix {
 
 struct Load {
     points: Points,
+    /// Stores the backlog.
+    writer: Points,
     rows: usize,
     concurrency: usize,
+    /// Asks searchd where each search spent its time.
+    explain: bool,
     next: Arc<AtomicUsize>,
 }
 
@@ -163,6 +231,7 @@ struct Outcome {
     searches: Histogram<u64>,
     writes: Histogram<u64>,
     elapsed: Duration,
+    slowest: Slowest,
 }
 
 impl Load {
@@ -172,24 +241,30 @@ impl Load {
         self.drive(rate, write_every, move || Instant::now() >= end).await
     }
 
-    /// Searches at `rate` while `more` points are stored and until everything is in one segment; and how long storing took.
-    async fn until_settled(&self, rate: f64, more: std::ops::Range<usize>) -> Result<(Outcome, Duration)> {
-        let is_settled = Arc::new(AtomicBool::new(false));
-        let (points, settled, started) = (self.points.clone(), is_settled.clone(), Instant::now());
-        let watch = tokio::spawn(async move {
-            let storing = async {
-                fill(&points, more).await?;
-                let stored = started.elapsed();
-                settle(&points).await?;
-                Ok(stored)
-            };
-            let outcome: Result<Duration> = storing.await;
-            settled.store(true, Ordering::Relaxed);
+    /// Searches at `rate` while `more` points are stored.
+    async fn during_fill(&self, rate: f64, more: std::ops::Range<usize>) -> Result<Outcome> {
+        let writer = self.writer.clone();
+        self.beside(rate, async move { fill(&writer, more).await }).await
+    }
+
+    /// Searches at `rate` until everything is in one segment.
+    async fn until_settled(&self, rate: f64) -> Result<Outcome> {
+        let points = self.points.clone();
+        self.beside(rate, async move { settle(&points).await }).await
+    }
+
+    /// Searches at `rate` until `work` is done.
+    async fn beside(&self, rate: f64, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<Outcome> {
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = is_done.clone();
+        let working = tokio::spawn(async move {
+            let outcome = work.await;
+            done.store(true, Ordering::Relaxed);
             outcome
         });
-        let outcome = self.drive(Some(rate), 0, move || is_settled.load(Ordering::Relaxed)).await;
-        let stored = watch.await??;
-        Ok((outcome?, stored))
+        let outcome = self.drive(Some(rate), 0, move || is_done.load(Ordering::Relaxed)).await;
+        working.await??;
+        outcome
     }
 
     async fn drive(
@@ -203,9 +278,10 @@ impl Load {
         let senders = if rate.is_some() { 8 * self.concurrency } else { self.concurrency };
         let tasks = (0..senders).map(|_| {
             let (mut points, next, sent, rows) = (self.points.clone(), self.next.clone(), sent.clone(), self.rows);
+            let explain = self.explain;
             let is_over = is_over.clone();
             tokio::spawn(async move {
-                let (mut searches, mut writes) = (latencies()?, latencies()?);
+                let (mut searches, mut writes, mut slowest) = (latencies()?, latencies()?, Slowest::default());
                 while !is_over() {
                     let (i, number) = (next.fetch_add(1, Ordering::Relaxed), sent.fetch_add(1, Ordering::Relaxed));
                     let due =
@@ -218,24 +294,36 @@ impl Load {
                         points.insert(v1::InsertRequest { collection: COLLECTION.into(), vectors }).await?;
                         writes.saturating_record(due.elapsed().as_micros() as u64);
                     } else {
-                        points.search(search(i)).await?;
-                        searches.saturating_record(due.elapsed().as_micros() as u64);
+                        let answer = points.search(v1::SearchRequest { explain, ..search(i) }).await?.into_inner();
+                        let took = due.elapsed();
+                        searches.saturating_record(took.as_micros() as u64);
+                        slowest.add(took, answer.explanation);
                     }
                 }
-                anyhow::Ok((searches, writes))
+                anyhow::Ok((searches, writes, slowest))
             })
         });
-        let (mut searches, mut writes) = (latencies()?, latencies()?);
+        let (mut searches, mut writes, mut slowest) = (latencies()?, latencies()?, Slowest::default());
         for task in tasks.collect::<Vec<_>>() {
-            let (some, others) = task.await??;
+            let (some, others, slow) = task.await??;
             searches.add(some)?;
             writes.add(others)?;
+            slowest.take(slow);
         }
-        Ok(Outcome { searches, writes, elapsed: started.elapsed() })
+        Ok(Outcome { searches, writes, elapsed: started.elapsed(), slowest })
     }
 }
 
 impl Outcome {
+    /// Both, one after the other.
+    fn add(&mut self, other: Self) -> Result<()> {
+        self.searches.add(other.searches)?;
+        self.writes.add(other.writes)?;
+        self.elapsed += other.elapsed;
+        self.slowest.take(other.slowest);
+        Ok(())
+    }
+
     fn rate(&self) -> f64 {
         (self.searches.len() + self.writes.len()) as f64 / self.elapsed.as_secs_f64()
     }

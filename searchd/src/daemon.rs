@@ -32,7 +32,7 @@ use crate::checkpoint::{self, Checkpointer};
 use crate::commit::{self, Committer, Kept, Origin, Progress, Room};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
-use crate::index::engines::{Crew, Engines};
+use crate::index::engines::{Crew, Engines, Work};
 use crate::index::head::CHUNK_ROWS;
 use crate::maintenance::{self, Maintenance};
 use crate::metadata::catch_up;
@@ -146,7 +146,9 @@ impl Searchd {
         let kept = caches.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let arriving = opened.arriving.clone();
-        let Written { node, store, log, committer, committing, maintaining, archiving } = write(&config, opened)?;
+        let built = Arc::new(Work::default());
+        let Written { node, store, log, committer, committing, maintaining, archiving } =
+            write(&config, opened, built.clone())?;
         let watch = recall::Watch::new(store.clone(), config.engine.recall_interval, &mut registry);
         let observing = Observing::start(&store, watch).map_err(Error::Thread)?;
         let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
@@ -168,6 +170,7 @@ impl Searchd {
             links: links.states.clone(),
             archive: archiving.as_ref().map(|archiving| archiving.states.clone()),
             arriving: arriving.clone(),
+            built,
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
         let parts = Parts { store, committer, pool: pool.clone(), results, backpressure, drain: drain.clone() };
@@ -240,7 +243,7 @@ struct Written {
     archiving: Option<backup::running::Running>,
 }
 
-fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
+fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, Error> {
     let Opened { node, store, wal, clock, progress, checkpointer, arriving } = opened;
     let (log, region) = (wal.reader(), &config.server.region);
     let room = || Room::new(&node.directory, config.storage.reserve_bytes);
@@ -255,12 +258,13 @@ fn write(config: &Config, opened: Opened) -> Result<Written, Error> {
     };
     let (committer, committing) = Committer::start(parts).map_err(Error::Thread)?;
     let stop = Arc::new(AtomicBool::new(false));
+    let crew = Crew { threads: config.engine.builders(), stop: stop.clone(), work: built };
     let maintenance = Maintenance {
         store: store.clone(),
         progress: progress.clone(),
         log: log.clone(),
         checkpointer,
-        builder: Arc::new(builder(config).by(Crew { threads: config.engine.builders(), stop: stop.clone() })),
+        builder: Arc::new(builder(config).by(crew)),
         stop,
         directory: node.directory.clone(),
         seal_chunks: config.engine.seal_rows / CHUNK_ROWS,

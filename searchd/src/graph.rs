@@ -36,6 +36,7 @@ use std::sync::OnceLock;
 
 use adjacency::Lists;
 use build::Plan;
+use build::grow::Source;
 use checks::Checks;
 use codes::{Codes, Shape};
 use kernel::Kernel;
@@ -98,6 +99,8 @@ pub struct Graph {
     kernel: Kernel,
     /// None once all of it is known to be sound.
     unchecked: Option<Unchecked>,
+    /// Rows that brought their neighbours when it was built; 0 for one that was opened.
+    inherited: usize,
 }
 
 /// What a walk has to check before it believes it.
@@ -111,7 +114,19 @@ struct Unchecked {
 impl Graph {
     /// The graph of `rows`; the same for the same rows and plan, on every machine and any number of threads.
     pub fn build(metric: Metric, rows: &dyn Rows, width: Width, plan: &Plan) -> Result<Self, BuildError> {
-        Self::build_by(Kernel::detect(), metric, rows, width, plan)
+        Self::grow(metric, rows, width, plan, &[])
+    }
+
+    /// As [`Graph::build`], from what other graphs have of it: the rows of the largest keep their neighbours. The same for
+    /// the same sources, too.
+    pub fn grow(
+        metric: Metric,
+        rows: &dyn Rows,
+        width: Width,
+        plan: &Plan,
+        sources: &[Source<'_>],
+    ) -> Result<Self, BuildError> {
+        Self::build_by(Kernel::detect(), metric, rows, width, plan, sources)
     }
 
     /// Packs the rows that the graph was built of into codes of another width.
@@ -127,6 +142,7 @@ impl Graph {
         rows: &dyn Rows,
         width: Width,
         plan: &Plan,
+        sources: &[Source<'_>],
     ) -> Result<Self, BuildError> {
         let (len, dimension) = (rows.len(), rows.dimension());
         if len > MAX_ROWS {
@@ -139,7 +155,9 @@ impl Graph {
         let grid = Grid::learn(&space, rows);
         let exact = pack(&space, rows, grid.shape(Width::Eight, &space, true), |row| row);
         let middle = build::middle(&exact);
-        let mut draft = build::build(&exact, kernel, plan, middle)?;
+        let fit: Vec<Source<'_>> =
+            sources.iter().filter(|source| source.is_fit(metric, dimension, space.longest)).copied().collect();
+        let mut draft = build::build(&exact, kernel, plan, middle, &fit)?;
         let mut entries = entries(&exact, kernel, middle, plan.seed);
         reach::repair(&exact, kernel, &mut draft, plan.degree, &mut entries);
         drop(exact);
@@ -153,8 +171,8 @@ impl Graph {
         let entries = moved(&entries);
         let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
-        let places = OnceLock::new();
-        Ok(Self { space, codes, lists, rows: Words::copied(&order), places, entries, kernel, unchecked: None })
+        let (rows, places, inherited) = (Words::copied(&order), OnceLock::new(), draft.inherited);
+        Ok(Self { space, codes, lists, rows, places, entries, kernel, unchecked: None, inherited })
     }
 
     pub fn len(&self) -> usize {
@@ -173,6 +191,16 @@ impl Graph {
     /// Whether all of it was checked when it was opened, or was built here.
     pub fn is_checked(&self) -> bool {
         self.unchecked.is_none()
+    }
+
+    /// Whether all of it is what was written; looks at what nobody has looked at yet.
+    fn is_believed(&self) -> bool {
+        self.unchecked.as_ref().is_none_or(|unchecked| unchecked.checks.pass(unchecked.checks.all()))
+    }
+
+    /// Rows that brought their neighbours from another graph when this one was built.
+    pub fn inherited(&self) -> usize {
+        self.inherited
     }
 
     pub fn width(&self) -> Width {

@@ -16,6 +16,7 @@ use crate::backup::arriving::Arriving;
 use crate::backup::running::States;
 use crate::cache::{Caches, Counts, Results};
 use crate::commit::Queue;
+use crate::index::engines::Work;
 use crate::replication::Link;
 use crate::rpc::backpressure::Backpressure;
 use crate::search::pool::Pool;
@@ -66,6 +67,7 @@ pub struct Gauges {
     pub links: Vec<(String, Arc<Link>)>,
     pub archive: Option<States>,
     pub arriving: Arriving,
+    pub built: Arc<Work>,
 }
 
 impl fmt::Debug for Gauges {
@@ -120,6 +122,7 @@ impl Collector for Gauges {
         count("nearfield_searchd_damaged_answers", help, &self.store.damages)?;
         let help = "Hits that were looked up for streams of more than one block";
         count("nearfield_searchd_streamed_hits", help, &self.store.streamed)?;
+        self.built(&mut encoder)?;
         self.backpressure(&mut encoder)?;
         self.archive(&mut encoder)?;
         self.replication(&mut encoder)
@@ -143,6 +146,16 @@ impl Gauges {
         for (cache, counts) in caches {
             count(cache, "hit", &counts.hits)?;
             count(cache, "miss", &counts.misses)?;
+        }
+        Ok(())
+    }
+
+    fn built(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Rows of graphs that were built: placed among others, or kept where they were";
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor("nearfield_searchd_graph_rows", help, None, kind)?;
+        for (work, rows) in [("placed", &self.built.placed), ("kept", &self.built.kept)] {
+            ConstCounter::new(rows.load(Ordering::Relaxed)).encode(family.encode_family(&[("work", work)])?)?;
         }
         Ok(())
     }

@@ -6,12 +6,15 @@
 //! how fast they open; and what they are after every vector was replaced ten times. `--sweep` asks one segment with ever
 //! more candidates, for `bench/peers/run`, which puts other engines beside it. `--batches` measures what a search costs
 //! alone and in batches; `--costs` what the ways of a search cost beside what the planner expects; `--filters` what each way
-//! through a graph finds under filters.
+//! through a graph finds under filters; `--grown` what a graph that grew finds, beside one that was built at once;
+//! `--grpc` what a search costs through gRPC, beside what it costs in process.
 
 mod batches;
 mod costs;
 mod data;
 mod filters;
+mod grown;
+mod grpc;
 mod segments;
 
 use std::path::Path;
@@ -35,7 +38,9 @@ const RECALLS: [f64; 2] = [0.95, 0.99];
 fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
-        bail!("usage: graph_bench [--no-usearch | --segments | --sweep | --batches | --costs | --filters] FOLDER…");
+        bail!(
+            "usage: graph_bench [--no-usearch | --segments | --sweep | --batches | --costs | --filters | --grown | --grpc] FOLDER…"
+        );
     }
     println!("kernels: {:?}", Kernel::detect().level());
     for folder in &folders {
@@ -59,6 +64,14 @@ fn main() -> Result<()> {
         }
         if flags.iter().any(|flag| flag == "--filters") {
             filters::measure(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--grpc") {
+            grpc::measure(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--grown") {
+            grown::measure(&data)?;
             continue;
         }
         measure_graph(&data, &Width::ALL)?;

@@ -17,7 +17,9 @@ use nearfield_searchd::search::stop::Stop;
 use crate::data::Data;
 use crate::{K, cpu, report_build};
 
-const QUANTIZATIONS: [&str; 4] = ["pq", "int8", "binary", "bf16"];
+/// As it is by default.
+pub(crate) const DEFAULT: &str = "pq";
+const QUANTIZATIONS: [&str; 4] = [DEFAULT, "int8", "binary", "bf16"];
 const RECALLS: [f64; 4] = [0.9, 0.95, 0.98, 0.99];
 /// Times that every vector is replaced.
 const REPLACED: usize = 10;
@@ -37,7 +39,7 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
         let opened = Segment::open(directory.path(), segment, &index.settings, &builder)?;
         println!("  opened {} rows in {:.1} ms", opened.live(), start.elapsed().as_secs_f64() * 1e3);
         drop(opened);
-        if quantization == QUANTIZATIONS[0] {
+        if quantization == DEFAULT {
             for _ in 0..REPLACED {
                 put(&index, data);
                 while let Some(sources) = index.sources(SEAL_CHUNKS) {
@@ -54,14 +56,14 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
 
 /// All of it in one segment as it is by default.
 pub(crate) fn sealed(data: &Data, directory: &Path) -> Result<Index> {
-    let index = index(data, QUANTIZATIONS[0])?;
+    let index = index(data, DEFAULT)?;
     put(&index, data);
     rest(&index, directory, &Engines::new(2))?;
     Ok(index)
 }
 
 /// Seals as in production once nobody writes: a set that is whole becomes one segment.
-fn rest(index: &Index, directory: &Path, builder: &Engines) -> Result<()> {
+pub(crate) fn rest(index: &Index, directory: &Path, builder: &Engines) -> Result<()> {
     while let Some(sources) = index.sources_at_rest() {
         index.seal(&sources, directory, builder)?;
     }
@@ -71,11 +73,11 @@ fn rest(index: &Index, directory: &Path, builder: &Engines) -> Result<()> {
 /// One segment as it is by default, asked with ever more candidates.
 pub(crate) fn sweep(data: &Data) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let index = index(data, QUANTIZATIONS[0])?;
+    let index = index(data, DEFAULT)?;
     put(&index, data);
     let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
     rest(&index, directory.path(), &Engines::new(1))?;
-    report_build(QUANTIZATIONS[0], data, start);
+    report_build(DEFAULT, data, start);
     report(&index, data)?;
     let stop = Stop::default();
     crate::sweep(data, |query, ef| {
@@ -87,15 +89,19 @@ pub(crate) fn sweep(data: &Data) -> Result<()> {
     })
 }
 
-fn index(data: &Data, quantization: &str) -> Result<Index> {
-    let metric = match data.metric {
+/// As settings call it.
+pub(crate) fn metric(data: &Data) -> &'static str {
+    match data.metric {
         Metric::Cosine => "cosine",
         Metric::Dot => "dot",
         Metric::Euclidean => "euclidean",
-    };
+    }
+}
+
+pub(crate) fn index(data: &Data, quantization: &str) -> Result<Index> {
     let message = v1::CollectionSettings {
         dimension: data.dimension as u32,
-        metric: metric.to_owned(),
+        metric: metric(data).to_owned(),
         quantization: quantization.to_owned(),
         ..v1::CollectionSettings::default()
     };
@@ -109,7 +115,7 @@ fn put(index: &Index, data: &Data) {
     }
 }
 
-fn report(index: &Index, data: &Data) -> Result<()> {
+pub(crate) fn report(index: &Index, data: &Data) -> Result<()> {
     let segments = index.segments();
     let rows: usize = segments.iter().map(|segment| segment.vectors.len()).sum();
     let sealed: u64 = segments.iter().map(|segment| segment.memory_bytes()).sum();

@@ -1,6 +1,9 @@
 //! Building: rows go in batch after batch, in random order. All of a batch look for their neighbours in the graph as it
 //! was before it, then the links back are added list by list (as ParlayANN does). So nothing is ever locked, and the
-//! graph depends on the rows and the seed only, not on the number of threads or their timing.
+//! graph depends on the rows, the seed and the graphs that it grows from ([`grow`]) only, not on the number of threads or
+//! their timing.
+
+pub mod grow;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,11 +16,15 @@ use super::memory::LINE;
 use super::prune::Pruner;
 use super::random::Random;
 use super::walk::{Alone, Scratch, Terrain};
+use grow::Source;
 
 /// A batch is at most this part of the rows that are in already…
 const BATCH_PART: usize = 32;
 /// …and at most this many.
 const BATCH_MAX: usize = 2_000;
+
+/// Rows that come with neighbours keep fewer candidates while they look for more: this part of the usual.
+const INHERITED_PART: usize = 2;
 
 /// Rows that are worth a thread.
 const LEAST_ITEMS: usize = 32;
@@ -55,11 +62,13 @@ pub struct Draft {
     room: usize,
     lists: Vec<u32>,
     lens: Vec<u32>,
+    /// Rows that never looked for their neighbours: they had them.
+    pub inherited: usize,
 }
 
 impl Draft {
     fn new(room: usize, rows: usize) -> Self {
-        Self { room, lists: vec![0; room * rows], lens: vec![0; rows] }
+        Self { room, lists: vec![0; room * rows], lens: vec![0; rows], inherited: 0 }
     }
 
     pub fn list(&self, row: u32) -> &[u32] {
@@ -97,21 +106,28 @@ pub fn middle(codes: &Codes) -> u32 {
     (0..codes.len() as u32).min_by(by_length).unwrap_or(0)
 }
 
-/// The graph of `codes`, which are of eight bits and carry lengths, on which every walk begins at `entry`.
+/// The graph of `codes`, which are of eight bits and carry lengths, grown from what others have of it; `middle` is the row in
+/// the middle.
 ///
 /// # Errors
 /// It was stopped.
-pub fn build(codes: &Codes, kernel: Kernel, plan: &Plan, entry: u32) -> Result<Draft, BuildError> {
+pub fn build(
+    codes: &Codes,
+    kernel: Kernel,
+    plan: &Plan,
+    middle: u32,
+    sources: &[Source<'_>],
+) -> Result<Draft, BuildError> {
     let _under_way = UnderWay::begin();
     let room = (plan.degree + plan.degree / 2).min(MAX_DEGREE);
-    let mut builder = Builder { codes, kernel, plan, entry, draft: Draft::new(room, codes.len()) };
-    let mut order = Random::new(plan.seed ^ 0x0062_7569_6c64).permutation(codes.len());
-    if let Some(at) = order.iter().position(|row| *row == entry) {
-        order.swap(0, at);
-    }
+    let mut builder = Builder { codes, kernel, plan, entries: vec![middle], draft: Draft::new(room, codes.len()) };
+    let inside = builder.inherit(sources);
+    let order = builder.order(&inside);
     for round in 0..plan.rounds {
-        let mut done = if round == 0 { 1 } else { 0 };
+        let mut done = 0;
         while done < order.len() {
+            // What comes is put in as if nothing were there: rows that are like each other, and like nothing else, have
+            // to find each other.
             let known = if round == 0 { done } else { order.len() };
             let end = order.len().min(done + (known / BATCH_PART).clamp(1, BATCH_MAX));
             builder.insert(&order[done..end]);
@@ -121,7 +137,8 @@ pub fn build(codes: &Codes, kernel: Kernel, plan: &Plan, entry: u32) -> Result<D
             }
         }
     }
-    builder.finish(&order);
+    builder.finish();
+    builder.draft.inherited = codes.len() - order.len();
     Ok(builder.draft)
 }
 
@@ -145,7 +162,8 @@ struct Builder<'a> {
     codes: &'a Codes,
     kernel: Kernel,
     plan: &'a Plan,
-    entry: u32,
+    /// Where walks begin.
+    entries: Vec<u32>,
     draft: Draft,
 }
 
@@ -182,6 +200,16 @@ impl Lists {
 }
 
 impl Builder<'_> {
+    /// The rows that are not inside, in the order in which they are put in. An entry that has to come first does.
+    fn order(&self, inside: &[bool]) -> Vec<u32> {
+        let mut order = Random::new(self.plan.seed ^ 0x0062_7569_6c64).permutation(self.codes.len());
+        order.retain(|row| !inside[*row as usize]);
+        if let Some(at) = order.iter().position(|row| *row == self.entries[0]) {
+            order.swap(0, at);
+        }
+        order
+    }
+
     fn insert(&mut self, batch: &[u32]) {
         let found = self.in_parallel(batch, |this, worker, row, lists| {
             this.look(worker, row);
@@ -209,9 +237,10 @@ impl Builder<'_> {
     fn look(&self, worker: &mut Worker, row: u32) {
         let Worker { scratch, query, candidates, .. } = worker;
         self.codes.pack_row(row, query);
-        let entries = [self.entry];
-        let terrain = Terrain { codes: self.codes, adjacency: &self.draft, kernel: self.kernel, entries: &entries };
-        terrain.walk(query, self.plan.ef, scratch, &mut Alone).expect("nobody stops it");
+        let terrain =
+            Terrain { codes: self.codes, adjacency: &self.draft, kernel: self.kernel, entries: &self.entries };
+        let ef = if self.draft.list(row).is_empty() { self.plan.ef } else { self.plan.ef / INHERITED_PART };
+        terrain.walk(query, ef, scratch, &mut Alone).expect("nobody stops it");
         let length = self.codes.squared_length(row);
         candidates.clear();
         candidates.extend(scratch.pool.candidates().iter().map(|c| (c.distance() + length, c.row())));
@@ -259,8 +288,9 @@ impl Builder<'_> {
     }
 
     /// Brings every list down to the final degree.
-    fn finish(&mut self, rows: &[u32]) {
-        let shortened = self.in_parallel(rows, |this, worker, row, lists| {
+    fn finish(&mut self) {
+        let rows: Vec<u32> = (0..self.codes.len() as u32).collect();
+        let shortened = self.in_parallel(&rows, |this, worker, row, lists| {
             let list = this.draft.list(row);
             if list.len() > this.plan.degree {
                 worker.chosen.clear();

@@ -204,7 +204,7 @@ impl Header {
         let lists = Lists::open(self.rows, words(3, "list table")?, part(LISTS)).ok_or(OpenError::Content("lists"))?;
         let shape = Shape { dims: space.dims(), ..self.shape };
         let codes = Codes::open(shape, self.rows, part(CODES)).ok_or(OpenError::Content("codes"))?;
-        Ok(Graph { space, codes, lists, rows, places: OnceLock::new(), entries, kernel, unchecked })
+        Ok(Graph { space, codes, lists, rows, places: OnceLock::new(), entries, kernel, unchecked, inherited: 0 })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The graph against an exact oracle, against damage, and its kernels against each other.
 
+mod grow;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -135,7 +137,7 @@ fn equal_seeds_give_equal_graphs_on_any_number_of_threads() {
     let one = bytes(PLAN);
     assert!(one == bytes(Plan { threads: 3, ..PLAN }));
     assert!(one != bytes(Plan { seed: 43, ..PLAN }));
-    let portable = Graph::build_by(Kernel::of(Level::Portable), Metric::Euclidean, &rows, Width::Four, &PLAN);
+    let portable = Graph::build_by(Kernel::of(Level::Portable), Metric::Euclidean, &rows, Width::Four, &PLAN, &[]);
     assert!(one == portable.unwrap().to_bytes());
 }
 

@@ -4,10 +4,10 @@
 //! vectors into fewer bits, which is what our own graph is for.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::calibration::{Calibration, Trial};
-use super::graph::{Builder, Error, Graph, Kind, Stored};
+use super::graph::{Builder, Error, Graph, Kind, Source, Stored};
 use super::hnsw::Hnsw;
 use super::packed;
 use super::vectors::Vectors;
@@ -25,12 +25,22 @@ pub struct Engines {
 pub struct Crew {
     pub threads: usize,
     pub stop: Arc<AtomicBool>,
+    pub work: Arc<Work>,
 }
 
 impl Default for Crew {
     fn default() -> Self {
-        Self { threads: 1, stop: Arc::default() }
+        Self { threads: 1, stop: Arc::default(), work: Arc::default() }
     }
+}
+
+/// What was built of graphs: a row is placed again in each that it comes into, unless it brings its neighbours.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Rows that looked for their neighbours.
+    pub placed: AtomicU64,
+    /// Rows that kept those which they had in the largest of the graphs that became one.
+    pub kept: AtomicU64,
 }
 
 impl Engines {
@@ -50,16 +60,18 @@ impl Builder for Engines {
         &self,
         settings: &Settings,
         vectors: &Vectors,
+        sources: &[Source<'_>],
         trial: &Trial<'_>,
     ) -> Result<(Box<dyn Graph>, Calibration), Error> {
         match settings.quantization {
             Quantization::None | Quantization::F16 | Quantization::Bf16 => {
                 let graph = self.hnsw.build(settings, vectors, &self.crew.stop)?;
+                self.crew.work.placed.fetch_add(vectors.len() as u64, Ordering::Relaxed);
                 let calibration = trial.calibrate(&graph)?;
                 Ok((Box::new(graph), calibration))
             }
             Quantization::Int8 | Quantization::Binary | Quantization::Pq => {
-                let (graph, calibration) = packed::build(settings, vectors, trial, &self.crew)?;
+                let (graph, calibration) = packed::build(settings, vectors, sources, trial, &self.crew)?;
                 Ok((Box::new(graph), calibration))
             }
         }

@@ -10,6 +10,7 @@ use super::calibration::{Calibration, Trial};
 use super::plan::{Proposing, Way};
 use super::vectors::Vectors;
 use crate::engine::settings::Settings;
+use crate::graph;
 pub use crate::graph::file::Check;
 use crate::search::stop::{Stop, Stopped};
 
@@ -132,6 +133,18 @@ pub trait Graph: Send + Sync {
 
     /// The graph as bytes for [`Builder::open`].
     fn to_bytes(&self) -> Result<Vec<u8>, Error>;
+
+    /// Where it is one of our own, for others to grow from.
+    fn packed(&self) -> Option<&graph::Graph> {
+        None
+    }
+}
+
+/// A graph that rows of a new segment are in already.
+pub struct Source<'a> {
+    pub graph: &'a dyn Graph,
+    /// The new number of each of its rows; none for one that is gone.
+    pub rows: Vec<Option<u32>>,
 }
 
 /// A graph as it was written.
@@ -143,11 +156,13 @@ pub struct Stored {
 
 /// Builds and opens graphs.
 pub trait Builder: Send + Sync {
-    /// Builds the graph that the settings ask for, and measures on the trial what it is worth.
+    /// Builds the graph that the settings ask for, from those of the sources if it is of a kind that can, and measures on the
+    /// trial what it is worth.
     fn build(
         &self,
         settings: &Settings,
         vectors: &Vectors,
+        sources: &[Source<'_>],
         trial: &Trial<'_>,
     ) -> Result<(Box<dyn Graph>, Calibration), Error>;
 

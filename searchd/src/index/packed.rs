@@ -1,14 +1,15 @@
 //! Our own graph behind the seam: which width of codes a segment gets, and what a search asks of it.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use super::calibration::{Calibration, Trial};
 use super::engines::Crew;
-use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Stored};
+use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Source, Stored};
 use super::plan::{Proposing, TURN, Way, compare_at_random, compare_code};
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
-use crate::graph::build::Plan;
+use crate::graph::build::{Plan, grow};
 use crate::graph::search::{Filter, Halted, Searcher, Through, Wanted};
 use crate::graph::{self, Metric, Width};
 use crate::search::stop::Stopped;
@@ -49,6 +50,7 @@ pub(super) struct Packed(graph::Graph);
 pub(super) fn build(
     settings: &Settings,
     vectors: &Vectors,
+    sources: &[Source<'_>],
     trial: &Trial<'_>,
     crew: &Crew,
 ) -> Result<(Packed, Calibration), Error> {
@@ -58,7 +60,12 @@ pub(super) fn build(
     };
     let widths = widths(settings);
     let (first, wider) = widths.split_first().expect("there is always a width");
-    let built = graph::Graph::build(metric(settings.metric), vectors, *first, &plan(settings, crew)).map_err(engine)?;
+    let ours =
+        sources.iter().filter_map(|source| Some(grow::Source { graph: source.graph.packed()?, rows: &source.rows }));
+    let (metric, plan, ours) = (metric(settings.metric), plan(settings, crew), ours.collect::<Vec<_>>());
+    let built = graph::Graph::grow(metric, vectors, *first, &plan, &ours).map_err(engine)?;
+    crew.work.kept.fetch_add(built.inherited() as u64, Ordering::Relaxed);
+    crew.work.placed.fetch_add((built.len() - built.inherited()) as u64, Ordering::Relaxed);
     let mut packed = Packed(built);
     let mut calibration = trial.calibrate(&packed)?;
     let target = match settings.effort {
@@ -202,5 +209,9 @@ impl Graph for Packed {
 
     fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         Ok(self.0.to_bytes())
+    }
+
+    fn packed(&self) -> Option<&graph::Graph> {
+        Some(&self.0)
     }
 }

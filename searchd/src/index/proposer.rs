@@ -23,7 +23,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::calibration::{Calibration, K, Point, Trial};
-use super::graph::{self, Asked, Builder, Check, Cost, Graph, Kind, Proposal, Stored};
+use super::graph::{self, Asked, Builder, Check, Cost, Graph, Kind, Proposal, Source, Stored};
 use super::plan::Proposing;
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Quantization, Settings};
@@ -65,9 +65,14 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// Builds a graph that misses no row.
-    pub fn build(builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
-        match Self::try_build(builder, settings, vectors) {
+    /// Builds a graph that misses no row, from those of the sources where it can.
+    pub fn build(
+        builder: &dyn Builder,
+        settings: &Settings,
+        vectors: &Vectors,
+        sources: &[Source<'_>],
+    ) -> Result<Self, Error> {
+        match Self::try_build(builder, settings, vectors, sources) {
             Err(error @ Error::Graph(graph::Error::Stopped(_))) => Err(error),
             Err(error) if settings.quantization != Quantization::Pq => {
                 tracing::error!(
@@ -75,15 +80,20 @@ impl Proposer {
                     "a graph failed; building one of another kind"
                 );
                 let settings = Settings { quantization: Quantization::Pq, ..settings.clone() };
-                Self::try_build(builder, &settings, vectors)
+                Self::try_build(builder, &settings, vectors, sources)
             }
             outcome => outcome,
         }
     }
 
-    fn try_build(builder: &dyn Builder, settings: &Settings, vectors: &Vectors) -> Result<Self, Error> {
+    fn try_build(
+        builder: &dyn Builder,
+        settings: &Settings,
+        vectors: &Vectors,
+        sources: &[Source<'_>],
+    ) -> Result<Self, Error> {
         let trial = Trial::new(settings, vectors);
-        let (graph, calibration) = builder.build(settings, vectors, &trial)?;
+        let (graph, calibration) = builder.build(settings, vectors, sources, &trial)?;
         let strays = graph.unreachable(vectors)?;
         if strays.len() > FEW_STRAYS.max(vectors.len() / MAX_STRAY_PART) {
             return Err(Error::Unreachable(strays.len()));
@@ -143,6 +153,10 @@ impl Proposer {
 
     pub fn calibration(&self) -> &Calibration {
         &self.calibration
+    }
+
+    pub fn graph(&self) -> &dyn Graph {
+        &*self.graph
     }
 
     pub fn kind(&self) -> Kind {

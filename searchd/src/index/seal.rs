@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
-use super::graph::Builder;
+use super::graph::{Builder, Source};
 use super::head::Chunk;
 use super::segment::{Error, Segment, graph_file, unfinished_graph_file, vectors_file};
 use super::vectors::Writer;
@@ -30,9 +30,36 @@ pub struct Sources {
     segments: Vec<Arc<Segment>>,
 }
 
+/// A segment that is to take the place of its sources.
+pub struct Built {
+    part: u32,
+    /// None where no row was left.
+    segment: Option<Arc<Segment>>,
+    /// Where each of its rows comes from.
+    origins: Vec<Row>,
+}
+
 impl Sources {
+    /// Whether somebody else holds one of them.
+    pub fn are_looked_at(&self) -> bool {
+        let chunks = self.chunks.iter().any(|chunk| Arc::strong_count(chunk) > 1);
+        chunks || self.segments.iter().any(|segment| Arc::strong_count(segment) > 1)
+    }
+
     pub(super) fn of_segments(segments: Vec<Arc<Segment>>) -> Self {
         Self { chunks: Vec::new(), segments }
+    }
+
+    /// The graphs that the rows come from, with the new numbers of these.
+    fn graphs(&self, origins: &[Row]) -> Vec<Source<'_>> {
+        let graphs = self.segments.iter().filter_map(|segment| {
+            let mut rows = vec![None; segment.vectors.len()];
+            for (row, origin) in origins.iter().enumerate().filter(|(_, origin)| origin.part == segment.part()) {
+                rows[origin.row as usize] = Some(row as u32);
+            }
+            Some(Source { graph: segment.proposer()?.graph(), rows })
+        });
+        graphs.collect()
     }
 
     fn has(&self, part: u32) -> bool {
@@ -106,20 +133,33 @@ impl Index {
 
     /// Builds a segment from the sources and puts it in their place. `directory` exists. When it fails, nothing is left of it.
     pub fn seal(&self, sources: &Sources, directory: &Path, builder: &dyn Builder) -> Result<(), Error> {
+        let built = self.build(sources, directory, builder)?;
+        self.install(sources, built);
+        Ok(())
+    }
+
+    /// The first, long step of [`Index::seal`], during which nobody is held up.
+    pub fn build(&self, sources: &Sources, directory: &Path, builder: &dyn Builder) -> Result<Built, Error> {
         let part = self.new_part();
         self.unfinished.lock().push(part);
-        let outcome = self.build(part, sources, directory, builder);
+        let outcome = self.build_part(part, sources, directory, builder);
         if outcome.is_err() {
             let files =
                 [vectors_file(directory, part), graph_file(directory, part), unfinished_graph_file(directory, part)];
             // What cannot be removed now is removed with what else no checkpoint names.
             files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+            self.unfinished.lock().retain(|unfinished| *unfinished != part);
         }
-        self.unfinished.lock().retain(|unfinished| *unfinished != part);
         outcome
     }
 
-    fn build(&self, part: u32, sources: &Sources, directory: &Path, builder: &dyn Builder) -> Result<(), Error> {
+    fn build_part(
+        &self,
+        part: u32,
+        sources: &Sources,
+        directory: &Path,
+        builder: &dyn Builder,
+    ) -> Result<Built, Error> {
         let file = vectors_file(directory, part);
         let io = |source| Error::Io { doing: "writing", file: file.clone(), source };
         let mut writer = Writer::create(&file, self.settings.dimension as usize).map_err(io)?;
@@ -140,16 +180,22 @@ impl Index {
         }
         failure.map_or_else(|| writer.finish(), Err).map_err(io)?;
         if origins.is_empty() {
-            self.install(sources, None, &origins);
-            return std::fs::remove_file(&file).map_err(io);
+            std::fs::remove_file(&file).map_err(io)?;
+            return Ok(Built { part, segment: None, origins });
         }
-        let segment = Segment::build(directory, part, &self.settings, builder)?;
-        self.install(sources, Some(Arc::new(segment)), &origins);
-        Ok(())
+        let segment = Segment::build(directory, part, &self.settings, builder, &sources.graphs(&origins))?;
+        Ok(Built { part, segment: Some(Arc::new(segment)), origins })
     }
 
-    /// Rows that were replaced or removed during the building are dead in the new segment from the start.
-    fn install(&self, sources: &Sources, segment: Option<Arc<Segment>>, origins: &[Row]) {
+    /// The second, short step of [`Index::seal`]. Writers wait for it, and searches for them: it is not to be put off. Rows that
+    /// were replaced or removed during the building are dead in the new segment from the start.
+    pub fn install(&self, sources: &Sources, built: Built) {
+        let Built { part, segment, origins } = built;
+        self.put_in(sources, segment, &origins);
+        self.unfinished.lock().retain(|unfinished| *unfinished != part);
+    }
+
+    fn put_in(&self, sources: &Sources, segment: Option<Arc<Segment>>, origins: &[Row]) {
         let _places = self.places.lock();
         let _moving = self.moving.lock();
         let mut rows = self.rows.write();

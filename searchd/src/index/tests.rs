@@ -1,6 +1,7 @@
 mod backlog;
 mod churn;
 mod filtered;
+mod grown;
 mod mapped;
 
 use std::path::{Path, PathBuf};
@@ -275,9 +276,10 @@ impl Builder for Forgetful {
         &self,
         settings: &Settings,
         vectors: &vectors::Vectors,
+        sources: &[graph::Source<'_>],
         trial: &calibration::Trial<'_>,
     ) -> Result<(Box<dyn graph::Graph>, calibration::Calibration), graph::Error> {
-        let (graph, calibration) = self.0.build(settings, vectors, trial)?;
+        let (graph, calibration) = self.0.build(settings, vectors, sources, trial)?;
         // Kinds of floats lose every third row, others a few.
         let every = if settings.quantization == Quantization::None { 3 } else { 500 };
         Ok((Box::new(Lossy(graph, every)), calibration))

@@ -214,6 +214,10 @@ fn a_head_is_sealed_in_pieces_and_merged_while_it_is_written_to_and_nothing_is_l
                 live.remove(&(slot / 4));
             }
         }
+        let end = Instant::now() + PATIENCE;
+        while index.segments().is_empty() && Instant::now() < end {
+            std::thread::yield_now();
+        }
         is_over.store(true, Ordering::Relaxed);
     });
     let everything = |index: &Index| {
@@ -246,7 +250,7 @@ fn a_build_that_is_stopped_leaves_nothing_and_the_head_as_it_was() {
         let index = index(16, "cosine", quantization);
         let rows = clustered(2 * CHUNK_ROWS, 16, 80);
         rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
-        let stopping = builder().by(Crew { threads: 2, stop: Arc::new(AtomicBool::new(true)) });
+        let stopping = builder().by(Crew { threads: 2, stop: Arc::new(AtomicBool::new(true)), ..Crew::default() });
         let error = index.seal(&index.head_sources(1).unwrap(), directory.path(), &stopping).unwrap_err();
         assert!(error.is_stop(), "{error:?}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
