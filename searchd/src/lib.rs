@@ -17,6 +17,7 @@ pub mod maintenance;
 pub mod metadata;
 pub mod metrics;
 pub mod node;
+pub mod priority;
 pub mod recall;
 pub mod replication;
 pub mod rpc;

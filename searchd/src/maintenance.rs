@@ -1,7 +1,7 @@
 //! The thread behind the scenes: seals what heads have gathered, a piece at a time, and writes checkpoints. A second one
 //! ([`merging`]) does what takes longer.
 //!
-//! Both have a lower priority than searches, and hold no lock while they build.
+//! Whatever takes them long is done at a lower priority than searches ([`crate::priority`]), and they hold no lock meanwhile.
 
 mod merging;
 mod rest;
@@ -19,7 +19,9 @@ use crate::checkpoint::{self, Checkpointer, Snapshot, collection_directory};
 use crate::commit::{Progress, Room};
 use crate::index::Index;
 use crate::index::graph::Builder;
+use crate::index::seal::Sources;
 use crate::index::segment;
+use crate::priority::lowered;
 use crate::store::Store;
 use crate::wal::Reader;
 use merging::Merging;
@@ -29,8 +31,11 @@ use rest::Rest;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// After a failure (a full disk, say) it waits longer.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Added to the thread's nice value.
+/// The nice value of what takes long.
 const NICENESS: i32 = 10;
+/// How long what was replaced is kept for searches that still look at it, and how often that is asked.
+const RETIRED: Duration = Duration::from_secs(1);
+const RETIRING: Duration = Duration::from_millis(2);
 
 pub struct Maintenance {
     pub store: Arc<Store>,
@@ -111,7 +116,6 @@ impl Maintenance {
         let stop = self.stop.clone();
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
-            lower_priority(NICENESS);
             let mut rest = Rest::new(self.rest_after);
             let mut wait = INTERVAL;
             loop {
@@ -170,7 +174,9 @@ impl Maintenance {
         let Some(sources) = enough().or_else(in_need).or_else(at_rest) else { return Ok(false) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        index.seal(&sources, &directory, &*self.builder)?;
+        let built = lowered(NICENESS, || index.build(&sources, &directory, &*self.builder))?;
+        index.install(&sources, built);
+        retire(sources);
         let (waiting, seconds) = (index.waiting_rows(), started.elapsed().as_secs_f64());
         tracing::info!(incarnation, waiting, seconds, "sealed a piece of the head");
         Ok(true)
@@ -187,7 +193,7 @@ impl Maintenance {
     fn write_checkpoint(&mut self) -> Result<(), checkpoint::Error> {
         let started = Instant::now();
         let (record, bytes) = self.progress.position();
-        self.checkpointer.write(&self.store, record)?;
+        lowered(NICENESS, || self.checkpointer.write(&self.store, record))?;
         self.progress.checkpointed(record, bytes);
         tracing::info!(record, seconds = started.elapsed().as_secs_f64(), "wrote a checkpoint");
         Ok(())
@@ -197,7 +203,16 @@ impl Maintenance {
         if self.progress.records_since_checkpoint() > 0 {
             self.write_checkpoint()?;
         }
-        self.checkpointer.snapshot(&self.store, &self.log)
+        lowered(NICENESS, || self.checkpointer.snapshot(&self.store, &self.log))
+    }
+}
+
+/// Returns when no search looks at what was replaced any more. The last one would have to give its memory back, which takes
+/// longer than the search.
+fn retire(sources: Sources) {
+    let end = Instant::now() + RETIRED;
+    while sources.are_looked_at() && Instant::now() < end {
+        std::thread::sleep(RETIRING);
     }
 }
 
@@ -207,14 +222,4 @@ fn make_directory(directory: &Path) -> Result<(), segment::Error> {
         file: directory.into(),
         source,
     })
-}
-
-/// Lowers the priority of this thread, so that it yields to searches.
-pub(crate) fn yield_to_searches() {
-    lower_priority(NICENESS);
-}
-
-fn lower_priority(niceness: i32) {
-    // SAFETY: the call takes numbers and touches no memory; 0 is the calling thread. Failing leaves the priority alone.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
 }

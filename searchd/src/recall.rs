@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 use crate::engine::Address;
 use crate::index::Index;
 use crate::index::recall::Found;
+use crate::priority;
 use crate::search::stop::{Stop, Stopped};
 use crate::store::Store;
 
@@ -26,6 +27,8 @@ pub const SAMPLES: usize = 50;
 pub const MAX_SAMPLES: usize = 500;
 /// Collections that are watched: each is a series of the metric.
 const MAX_WATCHED: usize = 100;
+/// The thread's nice value.
+const NICENESS: i32 = 10;
 /// Questions of one collection in a round of the watch.
 const ROUND: usize = 10;
 /// Answers of one collection that the metric is the mean of.
@@ -117,7 +120,7 @@ impl Watch {
     pub fn start(mut self) -> std::io::Result<Watching> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
-            crate::maintenance::yield_to_searches();
+            priority::lower(NICENESS);
             while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
                 self.round(&stopped);
             }

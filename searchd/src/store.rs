@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use nearfield_proto::log::v1::Entry;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use crate::cache::{Caches, Masks};
@@ -171,7 +171,7 @@ impl Store {
         indexes.0.iter().map(|(incarnation, followers)| (*incarnation, followers.vectors.clone())).collect()
     }
 
-    /// Applies entries in order and wakes waiting readers. Readers see all of a batch or nothing of it.
+    /// Applies entries in order and wakes waiting readers, who see all of an entry or nothing of it, and get in between two.
     pub fn apply<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), Malformed> {
         let mut state = self.state.write();
         let mut outcome = Ok(());
@@ -188,6 +188,7 @@ impl Store {
                 // The entry has no effect; the rest of the batch has.
                 Err(malformed) => outcome = Err(malformed),
             }
+            RwLockWriteGuard::bump(&mut state);
         }
         drop(state);
         self.applied.send_modify(|batches| *batches += 1);
@@ -259,9 +260,10 @@ impl Vectors for Indexes {
     }
 }
 
-/// Little-endian f32s.
+/// Little-endian f32s, as they are in memory here.
 pub fn encode_values(values: &[f32]) -> Bytes {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    const { assert!(cfg!(target_endian = "little"), "files of vectors are mapped as they are, too") };
+    Bytes::copy_from_slice(bytemuck::cast_slice(values))
 }
 
 /// Little-endian f32s.

@@ -13,6 +13,8 @@ use crate::store::Store;
 
 /// Largest metadata of a point, in bytes of JSON.
 pub const MAX_METADATA_BYTES: usize = 64 * 1024;
+/// Most points of one put entry: searches wait while one is applied, some microseconds a point. A larger insert has several.
+const MAX_PUT_POINTS: usize = 64;
 /// Most ids of one delete entry; a larger delete has several.
 const MAX_DELETE_IDS: usize = 10_000;
 
@@ -68,7 +70,13 @@ fn insert(collection: &Collection, incarnation: u64, mut points: Vec<log::PutPoi
     if points.is_empty() {
         return Ok(nothing(outcome));
     }
-    Ok(one(entry::Change::Put(log::Put { points }), outcome))
+    let mut changes = Vec::with_capacity(points.len().div_ceil(MAX_PUT_POINTS));
+    let mut points = points.into_iter().peekable();
+    while points.peek().is_some() {
+        let points = points.by_ref().take(MAX_PUT_POINTS).collect();
+        changes.push(entry::Change::Put(log::Put { points }));
+    }
+    Ok(Plan { changes, outcome })
 }
 
 fn update(

@@ -8,14 +8,15 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::rest::Rest;
-use super::{INTERVAL, PAUSE, lower_priority, make_directory};
+use super::{INTERVAL, PAUSE, make_directory, retire};
 use crate::checkpoint::collection_directory;
 use crate::index::Index;
 use crate::index::graph::Builder;
 use crate::index::segment;
+use crate::priority::lowered;
 use crate::store::Store;
 
-/// Added to the thread's nice value: it comes after the one that seals, for whom writers may wait.
+/// The nice value of what it does: it comes after what is sealed, for which writers may wait.
 const NICENESS: i32 = 15;
 
 pub(super) struct Merging {
@@ -44,7 +45,6 @@ impl Merging {
     pub(super) fn start(mut self) -> std::io::Result<Running> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("merging".into()).spawn(move || {
-            lower_priority(NICENESS);
             let mut wait = INTERVAL;
             while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
                 wait = if self.round() { INTERVAL } else { PAUSE };
@@ -78,17 +78,17 @@ impl Merging {
 
     fn load(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
-        while index.load_one(&directory, &*self.builder)? {}
+        while lowered(NICENESS, || index.load_one(&directory, &*self.builder))? {}
         Ok(())
     }
 
     fn mend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
-        let mended = index.mend(&directory, &*self.builder)?;
+        let mended = lowered(NICENESS, || index.mend(&directory, &*self.builder))?;
         if mended > 0 {
             tracing::warn!(incarnation, mended, "built damaged graphs anew");
         }
-        index.check_one(&directory);
+        lowered(NICENESS, || index.check_one(&directory));
         Ok(())
     }
 
@@ -98,7 +98,9 @@ impl Merging {
         let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        index.seal(&sources, &directory, &*self.builder)?;
+        let built = lowered(NICENESS, || index.build(&sources, &directory, &*self.builder))?;
+        index.install(&sources, built);
+        retire(sources);
         let segments = index.segments().len();
         tracing::info!(incarnation, segments, seconds = started.elapsed().as_secs_f64(), "merged segments");
         Ok(())

@@ -1,6 +1,9 @@
 //! The methods that change points.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use nearfield_proto::log::v1::PutPoint;
 use nearfield_proto::v1;
 use tonic::Status;
 
@@ -9,8 +12,11 @@ use super::request::{self, Metadata};
 use super::{Service, status};
 use crate::commit::command::{Change, Committed, Outcome};
 use crate::engine::Address;
+use crate::index::Index;
 use crate::store::encode_values;
 
+/// Points that are checked on the reactor's threads: some hundred microseconds of work.
+const MAX_CHECKED_AT_ONCE: usize = 64;
 /// Most ids of one delete.
 const MAX_DELETE: usize = 100_000;
 
@@ -24,7 +30,7 @@ impl Service {
         let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
         let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let inserted = message.vectors.len() as u64;
-        let points = request::points(message.vectors, &index.settings)?;
+        let points = check(message.vectors, &index).await?;
         let _room = self.make_room(&index, points.len(), caller).await?;
         let done = self.commit(&address, Change::Insert { incarnation, points }, "").await?;
         Ok(v1::InsertResponse { inserted, session: done.session.to_token() })
@@ -94,6 +100,16 @@ impl Service {
         let committing = self.0.committer.commit(address.clone(), change);
         committing.await.map_err(|refusal| status::refusal(refusal, &address.name, point))
     }
+}
+
+/// Checks points to be inserted: many of them beside the reactor, which has searches to answer meanwhile.
+async fn check(points: Vec<v1::Point>, index: &Arc<Index>) -> Result<Vec<PutPoint>, Status> {
+    if points.len() <= MAX_CHECKED_AT_ONCE {
+        return request::points(points, &index.settings);
+    }
+    let index = index.clone();
+    let checked = tokio::task::spawn_blocking(move || request::points(points, &index.settings)).await;
+    checked.unwrap_or_else(|_| Err(Status::internal("the points could not be checked")))
 }
 
 fn address(caller: &Caller, name: &str) -> Result<Address, Status> {

@@ -4,8 +4,10 @@
 //! are off is learned from these comparisons, so it shows when too few were kept to be sure of the nearest, as among very
 //! many equals. Then, and for whoever asks for an exact answer, every row is compared.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::super::batch::Search;
 use super::super::estimate::EstimateError;
@@ -16,6 +18,7 @@ use super::super::{Index, Wanted};
 use super::{CHUNK_ROWS, Chunk, Coded};
 use crate::engine::settings::Effort;
 use crate::graph::flat::{Packer, Ranking};
+use crate::priority;
 use crate::search::stop::{Stop, Stopped};
 
 /// Rows kept for each hit, and at the least, where codes rank.
@@ -23,6 +26,16 @@ const KEPT_PER_HIT: usize = 8;
 const LEAST_KEPT: usize = 128;
 /// Codes are worth their while where they have this many times the rows to rank that are kept.
 const WORTH: usize = 8;
+
+/// The nice value of the thread that packs: searches compare every row of a chunk until it is done.
+const NICENESS: i32 = 5;
+
+/// Who packs chunks, for all indexes; none where the system has no thread left, and nothing is packed.
+static PACKING: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+    let lower = |_| priority::lower(NICENESS);
+    let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "packing".to_owned()).start_handler(lower);
+    pool.build().inspect_err(|error| tracing::error!(%error, "nothing packs what is not indexed yet")).ok()
+});
 
 /// Nanoseconds to centre the query for a chunk.
 const CENTRE: f64 = 400.0;
@@ -43,8 +56,8 @@ impl Index {
         let dimension = self.settings.dimension as usize;
         let packer =
             self.packer.get_or_init(|| Packer::new(packed::metric(self.settings.metric), dimension).map(Arc::new));
-        if let Some(packer) = packer.clone() {
-            rayon::spawn(move || chunk.pack(packer));
+        if let (Some(packer), Some(packing)) = (packer.clone(), &*PACKING) {
+            packing.spawn(move || chunk.pack(packer));
         }
     }
 }
