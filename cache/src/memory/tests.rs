@@ -85,6 +85,32 @@ fn the_dead_go_first_and_make_room_for_whatever_comes() {
     assert!(memory.evicted() < 10, "{}", memory.evicted());
 }
 
+#[test]
+fn what_many_do_at_once_is_accounted_for() {
+    const KEYS: usize = 8;
+    let memory = Memory::new(60_000);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let memory = memory.clone();
+            scope.spawn(move || {
+                for i in 0..5_000 {
+                    let (i, bytes) = ((i * 7 + thread) % KEYS, (i * 31 + thread * 977) % 20_000);
+                    match (bytes + i) % 4 {
+                        0 => memory.remove(&key(i)),
+                        1 => drop(memory.get(&key(i))),
+                        _ => {
+                            memory.put(key(i), entry(bytes, CHEAP), always);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let found: Vec<Arc<Entry>> = (0..KEYS).filter_map(|i| memory.see(&key(i))).collect();
+    assert_eq!(memory.bytes(), found.iter().map(|entry| entry.weight() as u64).sum::<u64>());
+    assert_eq!(memory.len(), found.len() as u64);
+}
+
 proptest! {
     /// Whatever is done: no more bytes than allowed, all of them accounted for, and nothing but the last answer of a key.
     #[test]

@@ -39,8 +39,9 @@ fn what_was_purged_does_not_come_back_in_a_million_racing_fills() {
             .map(|_| scope.spawn(|| (0..FILLS / FILLERS).for_each(|_| fill(&cache, &origin, &tags))))
             .collect();
         scope.spawn(|| {
-            fillers.into_iter().for_each(|filler| filler.join().unwrap());
+            let ends: Vec<_> = fillers.into_iter().map(|filler| filler.join()).collect();
             done.store(true, Ordering::SeqCst);
+            ends.into_iter().for_each(|end| end.unwrap());
         });
         while !done.load(Ordering::SeqCst) {
             purges += 1;
