@@ -16,7 +16,6 @@ use crate::Arguments;
 use crate::table::Table;
 use load::Load;
 use peers::Peers;
-pub(crate) use peers::wait_open;
 
 const COLLECTION: &str = "edge";
 const DIMENSION: usize = 384;
@@ -82,6 +81,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         row("HAProxy", hit, "h2", &peers.haproxy, load(url(&peers.haproxy_plain))),
         row("nginx", hit, "h2", &peers.nginx, load(url(&peers.nginx_url))),
         row("nginx", hit, "h1", &peers.nginx, load(url(&peers.nginx_url)).http1()),
+        row("nearfield", hit, "h2", &peers.front, load(url(&peers.front_url))),
+        row("nearfield", hit, "h1", &peers.front, load(url(&peers.front_url)).http1()),
     ]);
     for round in 0..=ROUNDS {
         for row in &mut rows {

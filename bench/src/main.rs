@@ -17,6 +17,7 @@ mod idle;
 mod machine;
 mod mixed;
 mod overload;
+mod peers;
 mod server;
 mod table;
 mod tenants;

@@ -1,18 +1,18 @@
-//! nginx and HAProxy from Debian, each with one worker, in front of the same answer.
+//! nginx and HAProxy from Debian, each with one worker, in front of the same answer; and our cache without the API around it.
 
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nearfield_testkit::{Cluster, Process, free_port};
 
-const START: Duration = Duration::from_secs(10);
+use crate::peers::{self, wait_open};
 
 pub(crate) struct Peers {
     pub(crate) nginx: Process,
     pub(crate) nginx_url: String,
+    pub(crate) front: Process,
+    pub(crate) front_url: String,
     pub(crate) haproxy: Process,
     /// A cache hit alone.
     pub(crate) haproxy_plain: String,
@@ -27,28 +27,18 @@ impl Peers {
         let root = directory.join("origin");
         fs_err::create_dir_all(&root)?;
         fs_err::write(root.join("answer.json"), answer)?;
-        let config = format!(
-            "master_process off; daemon off; pid {dir}/nginx.pid; error_log stderr warn;\n\
-             events {{ worker_connections 1024; }}\n\
-             http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;\n\
-             fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
-             proxy_cache_path {dir}/cache keys_zone=answers:10m;\n\
-             server {{ listen 127.0.0.1:{origin_port}; root {root};\n\
+        let http = format!(
+            "server {{ listen 127.0.0.1:{origin_port}; root {root};\n\
                location / {{ default_type application/json; add_header Cache-Control max-age=3600; try_files /answer.json =404; }} }}\n\
              server {{ listen 127.0.0.1:{nginx_port} ssl http2; ssl_certificate {cert}; ssl_certificate_key {key};\n\
                http2_max_requests 1000000000;\n\
-               location / {{ proxy_pass http://127.0.0.1:{origin_port}; proxy_cache answers; proxy_cache_key $request_uri; }} }} }}\n",
-            dir = directory.display(),
+               location / {{ proxy_pass http://127.0.0.1:{origin_port}; proxy_cache answers; proxy_cache_key $request_uri; }} }}",
             root = root.display(),
             cert = certificate.display(),
             key = key.display(),
         );
-        let file = directory.join("nginx.conf");
-        fs_err::write(&file, config)?;
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(&file).arg("-e").arg("stderr");
-        let nginx = Process::spawn("nginx", command).context("nginx is needed: apt-get install nginx-core")?;
-        wait_open(&nginx, nginx_port)?;
+        let nginx = peers::nginx(directory, &http, nginx_port)?;
+        let (front, front_url) = front(origin_port)?;
 
         let (plain, guarded) = (free_port()?, free_port()?);
         let bundle = directory.join("haproxy.pem");
@@ -80,6 +70,8 @@ impl Peers {
         Ok(Self {
             nginx,
             nginx_url: url(nginx_port),
+            front,
+            front_url,
             haproxy,
             haproxy_plain: url(plain),
             haproxy_guarded: url(guarded),
@@ -87,13 +79,13 @@ impl Peers {
     }
 }
 
-pub(crate) fn wait_open(process: &Process, port: u16) -> Result<()> {
-    let end = Instant::now() + START;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if !process.is_running() || Instant::now() > end {
-            bail!("port {port} does not open:\n{}", process.tail(20));
-        }
-        std::thread::yield_now();
-    }
-    Ok(())
+/// Our cache and listeners alone, in front of the same origin: without tokens, limits or anything else of the API.
+fn front(origin: u16) -> Result<(Process, String)> {
+    let program = std::env::current_exe()?.with_file_name("examples").join("http-cache");
+    let mut command = Command::new(&program);
+    command.args(["--threads", "1", "--origin", &format!("127.0.0.1:{origin}")]);
+    let hint = || format!("{} is needed: cargo build --release --workspace --examples", program.display());
+    let front = Process::start("http-cache", command, peers::START).with_context(hint)?;
+    let url = front.address("https")?;
+    Ok((front, url))
 }
