@@ -12,6 +12,7 @@ use nearfield_testkit::{Client, Flood, Protocol, Target, Toll};
 use serde_json::json;
 
 use crate::Arguments;
+use crate::idle::raise_descriptor_limit;
 use crate::server::Server;
 use crate::table::Table;
 
@@ -23,6 +24,8 @@ const CONNECTIONS: usize = 8;
 const LEAD: Duration = Duration::from_millis(200);
 /// Who floods has the other address.
 const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// For one who wants all the connections there are, on both ends.
+const DESCRIPTORS: u64 = 12_000;
 /// Latencies that are kept: a microsecond to a minute, three digits.
 const LONGEST_MICROS: u64 = 60_000_000;
 
@@ -31,6 +34,7 @@ const GOAL_GROWTH: u64 = 64 << 20;
 const GOAL_ENDED: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    raise_descriptor_limit(DESCRIPTORS)?;
     let mut table = Table::new(&[
         "flood",
         "rounds",
@@ -50,7 +54,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     }
     table.print();
     println!(
-        "goals: a p99 at most {GOAL_LATENCY} times that of a gateway left alone, at most {} MiB more, the first round ended within {GOAL_ENDED:?}\n",
+        "goals: a p99 at most {GOAL_LATENCY} times that of a gateway left alone, at most {} MiB more, the first round ended within {GOAL_ENDED:?} \
+         (those who are only slow, by the time limits that the settings give)\n",
         GOAL_GROWTH >> 20
     );
     Ok(())
@@ -78,7 +83,7 @@ async fn measure(server: &Server, flood: Flood, time: Duration) -> Result<[Strin
     let missed: Vec<&str> = [
         ("latency", ratio > GOAL_LATENCY || failed > 0),
         ("memory", grown > GOAL_GROWTH),
-        ("end", ended.is_none_or(|ended| ended > GOAL_ENDED)),
+        ("end", !flood.is_slow() && ended.is_none_or(|ended| ended > GOAL_ENDED)),
     ]
     .into_iter()
     .filter_map(|(goal, is_missed)| is_missed.then_some(goal))

@@ -132,7 +132,7 @@ async fn open(server: &Server, kind: Kind, protocol: Protocol, count: usize) -> 
 }
 
 /// For this process and the ones that it starts. Root may go past the limit that it was given.
-fn raise_descriptor_limit(wanted: u64) -> Result<()> {
+pub(crate) fn raise_descriptor_limit(wanted: u64) -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the kernel to fill in.
     anyhow::ensure!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0, "getrlimit");

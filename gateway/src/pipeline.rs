@@ -115,6 +115,7 @@ impl Context {
     pub(crate) fn take_effect(&self) {
         self.shedding.resize(&self.config.shed);
         self.cache.set_terms(&self.config.cache);
+        self.door.expect(&self.config.client.trusted);
         self.passed.replace(Passed { limits: self.limits.clone(), shedding: self.shedding.clone() });
     }
 

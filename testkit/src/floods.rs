@@ -88,6 +88,11 @@ impl Flood {
         Self::Initials,
     ];
 
+    /// Whether it is patience that it wears out: then it is ended by time limits, or not at all.
+    pub fn is_slow(self) -> bool {
+        matches!(self, Self::SlowHeaders | Self::SlowBody | Self::SlowRead)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::RapidReset => "rapid reset, h2",

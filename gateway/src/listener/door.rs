@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -23,8 +24,9 @@ pub(crate) struct Door {
     max: usize,
     /// Connections of one client.
     max_of_client: usize,
-    /// Who brings many clients, each with a connection of its own.
-    exempt: Vec<Range>,
+    /// Who brings many clients, each with a connection of its own: hops of ours, which may change, and proxies.
+    hops: ArcSwap<Vec<Range>>,
+    proxies: Vec<Range>,
     /// How many of each client are inside: no more entries than places.
     clients: Mutex<HashMap<Key, usize>>,
     shut: AtomicBool,
@@ -99,8 +101,8 @@ struct Cut {
 }
 
 impl Door {
-    /// Those in `exempt` may have as many connections as there are places.
-    pub(crate) fn new(config: &Config, exempt: &[Range], registry: &mut Registry) -> Self {
+    /// Hops may have as many connections as there are places.
+    pub(crate) fn new(config: &Config, hops: &[Range], registry: &mut Registry) -> Self {
         let (refused, cut) = (Family::<Refused, Counter>::default(), Family::<Cut, Counter>::default());
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("connections_refused", "connections refused before their handshake", refused.clone());
@@ -110,12 +112,18 @@ impl Door {
             places: Arc::new(Semaphore::new(max)),
             max,
             max_of_client: config.max_connections_per_client,
-            exempt: exempt.iter().chain(&config.proxy_protocol.trusted).cloned().collect(),
+            hops: ArcSwap::from_pointee(hops.to_vec()),
+            proxies: config.proxy_protocol.trusted.clone(),
             clients: Mutex::default(),
             shut: AtomicBool::new(false),
             refused,
             cut,
         }
+    }
+
+    /// Other hops from now on.
+    pub(crate) fn expect(&self, hops: &[Range]) {
+        self.hops.store(Arc::new(hops.to_vec()));
     }
 
     /// For `/debug`.
@@ -161,7 +169,7 @@ impl Place {
     /// Counts it for its client. None when that has as many as it may.
     pub(crate) fn of(mut self, client: IpAddr, door: &Arc<Door>) -> Option<Self> {
         let client = client.to_canonical();
-        if door.exempt.iter().any(|range| range.contains(client)) {
+        if door.hops.load().iter().chain(&door.proxies).any(|range| range.contains(client)) {
             return Some(self);
         }
         let key = by_address::client(client);
@@ -197,9 +205,9 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn door(max_connections: usize, max_connections_per_client: usize, exempt: &[Range]) -> Arc<Door> {
+    fn door(max_connections: usize, max_connections_per_client: usize, hops: &[Range]) -> Arc<Door> {
         let config = Config { max_connections, max_connections_per_client, ..Config::default() };
-        Arc::new(Door::new(&config, exempt, &mut Registry::default()))
+        Arc::new(Door::new(&config, hops, &mut Registry::default()))
     }
 
     #[test]
@@ -231,5 +239,9 @@ mod tests {
         assert!(enter("2001:db8::3").is_none(), "a /64 is one client");
         let _hop: Vec<_> = (0..10).map(|_| enter("10.1.2.3").unwrap()).collect();
         assert_eq!(door.clients.lock().len(), 3);
+        door.expect(&["192.0.2.0/24".parse().unwrap()]);
+        let _hops: Vec<_> = (0..10).map(|_| enter("192.0.2.1").unwrap()).collect();
+        let _no_hop: Vec<_> = (0..2).map(|_| enter("10.9.9.9").unwrap()).collect();
+        assert!(enter("10.9.9.9").is_none());
     }
 }

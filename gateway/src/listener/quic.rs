@@ -122,10 +122,11 @@ pub(super) async fn serve(
         let admitted = shared.drain.admit();
         let (shared, timeout) = (shared.clone(), certificates.handshake_timeout());
         tokio::spawn(async move {
-            match tokio::time::timeout(timeout, shake_hands(incoming)).await {
+            // Boxed, both: what is begun and left costs no room for what would follow, and that none for what was.
+            match tokio::time::timeout(timeout, Box::pin(shake_hands(incoming))).await {
                 Ok(Ok(quic)) => {
                     drop(handshake);
-                    if let Err(error) = connection(quic, place, shared).await {
+                    if let Err(error) = Box::pin(connection(quic, place, shared)).await {
                         tracing::debug!(error = &*error, "connection ended");
                     }
                 }

@@ -1,5 +1,6 @@
 //! Clients that send or take too slowly: cut off, whatever the protocol.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +10,11 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use nearfield_gateway::body::{self, BodyError, Request, Response};
 use nearfield_gateway::config::Config;
 use nearfield_gateway::error::Error;
+use quinn::crypto::rustls::QuicClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::support::{Connection, Edge, READ, TRANSPORTS, Transport, WRITE, tls};
+use crate::support::{Connection, Edge, READ, TRANSPORTS, Transport, WRITE, tls, tls_config};
 
 const SHORT: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -97,4 +99,19 @@ async fn a_client_that_takes_nothing_is_cut_off() {
         };
         tokio::time::timeout(PATIENCE, told.recv()).await.unwrap_or_else(|_| panic!("{transport:?}")).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http3_that_lets_nothing_be_sent_is_cut_off() {
+    let set = |config: &mut Config| config.listener.http3.header_timeout = SHORT;
+    let edge = Edge::start(set, hyper::service::service_fn(count)).await;
+    let mut transport = quinn::TransportConfig::default();
+    // No room on any stream, SETTINGS neither; and it stays.
+    transport.stream_receive_window(0_u32.into()).keep_alive_interval(Some(SHORT / 3));
+    let tls = QuicClientConfig::try_from(tls_config(&edge.certificate.der, &[b"h3"])).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
+    let endpoint = quinn::Endpoint::client((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let quic = endpoint.connect_with(config, edge.gateway.https_addr(), "localhost").unwrap().await.unwrap();
+    tokio::time::timeout(PATIENCE, quic.closed()).await.unwrap();
 }
