@@ -10,10 +10,6 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use nearfield_proto::admin::v1::backups_server::BackupsServer;
-use nearfield_proto::log::v1::replication_server::ReplicationServer;
-use nearfield_proto::v1::collections_server::CollectionsServer;
-use nearfield_proto::v1::vector_search_server::VectorSearchServer;
 use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State as Ready};
@@ -21,8 +17,6 @@ use nearfield_telemetry::{admin, process};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::Config;
 use crate::backup::arriving::{self, Arriving};
@@ -41,17 +35,11 @@ use crate::node::{self, Node};
 use crate::recall;
 use crate::replication::{self, Links};
 use crate::rpc::backpressure::Backpressure;
-use crate::rpc::observe::Observe;
-use crate::rpc::{MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Parts, Service, load_report};
+use crate::rpc::{Parts, Service};
 use crate::search::pool::Pool;
+use crate::serving::{self, Services};
 use crate::store::Store;
 use crate::wal::{self, Wal};
-
-/// Streams of one connection; the gateway has a pool of connections.
-const MAX_STREAMS: u32 = 100;
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,10 +57,10 @@ pub enum Error {
     Malformed { number: u64, source: Malformed },
     #[error(transparent)]
     Node(#[from] node::Error),
-    #[error("describing the services for reflection")]
-    Reflection(#[from] tonic_reflection::server::Error),
     #[error("a restore into {} was not finished: run it again, or empty the directory", .0.display())]
     Restoring(std::path::PathBuf),
+    #[error("starting the gRPC server")]
+    Serving(#[from] serving::Error),
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),
 }
@@ -178,7 +166,7 @@ impl Searchd {
         let backups = archiving.as_ref().map(|archiving| archiving.backups.clone());
         let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };
         let services = Services { service, replication, backups, calls, pool };
-        let serving = tokio::spawn(serve(listener, services, drain.clone(), readiness.clone())?);
+        let serving = tokio::spawn(serving::serve(listener, services, drain.clone(), readiness.clone())?);
         let admin = admin::Server::start(config.server.admin, registry, readiness.clone(), Views::default()).await?;
         readiness.set(Ready::Ready);
         tracing::info!(%grpc, admin = %admin.addr(), node = node.id, "ready");
@@ -357,78 +345,10 @@ fn builder(config: &Config) -> Engines {
     Engines::new(config.engine.threads() + EXTRA_THREADS)
 }
 
-struct Services {
-    service: Service,
-    replication: replication::Server,
-    backups: crate::rpc::backups::Server,
-    calls: Calls,
-    pool: Pool,
-}
-
-fn serve(
-    listener: TcpListener,
-    services: Services,
-    drain: Drain,
-    readiness: Readiness,
-) -> Result<impl Future<Output = ()> + Send, Error> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(nearfield_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-    tokio::spawn(report(reporter, readiness));
-    let Services { service, replication, backups, calls, pool } = services;
-    let points = VectorSearchServer::new(service.clone())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_ANSWER_BYTES + 1024 * 1024);
-    let collections = CollectionsServer::new(service);
-    let router = Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .layer(Observe(calls))
-        .layer(load_report::layer(pool))
-        .add_service(points)
-        .add_service(collections)
-        .add_service(ReplicationServer::new(replication))
-        .add_service(BackupsServer::new(backups))
-        .add_service(health)
-        .add_service(reflection_v1)
-        .add_service(reflection_v1alpha);
-    Ok(async move {
-        // Set here, for the server sets it only on listeners of its own. Without it small answers wait 40 ms for an ACK.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        if let Err(error) = router.serve_with_incoming_shutdown(incoming, async move { drain.started().await }).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the gRPC server ended");
-        }
-    })
-}
-
-/// Tells gRPC health clients what the admin port tells everyone else.
-async fn report(reporter: tonic_health::server::HealthReporter, readiness: Readiness) {
-    let mut states = readiness.watch();
-    loop {
-        let serving = *states.borrow_and_update() == Ready::Ready;
-        let status =
-            if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
-        for service in SERVICES {
-            reporter.set_service_status(service, status).await;
-        }
-        if states.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 fn unix_nanoseconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// The whole server, and each service.
-const SERVICES: [&str; 3] = ["", "nearfield.v1.VectorSearch", "nearfield.v1.Collections"];
 /// How long connections may take to close once everything admitted is done.
 const LAST_CALL: Duration = Duration::from_secs(2);
 /// Threads beside those of the pool that may be inside a graph: the one that measures recall, and one to spare.

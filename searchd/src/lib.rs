@@ -22,6 +22,7 @@ pub mod recall;
 pub mod replication;
 pub mod rpc;
 pub mod search;
+pub mod serving;
 pub mod store;
 pub mod wal;
 
