@@ -55,8 +55,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let packed = nearfield_testkit::vectors::base64(&vector(7));
     let packed = json!({"collection": COLLECTION, "query": packed, "k": 10}).to_string();
     let row = |server, what, over, process, load| Row { server, what, over, process, load, micros: Vec::new() };
-    let hit = "cache hit";
-    let guarded = "JWT (ES256), limits, cache hit";
+    let (hit, guarded) = ("cache hit", "JWT (ES256), limits, cache hit");
     let mut rows = Vec::new();
     for Gateway { name, cluster, token } in [Some(&gateway), beside.as_ref()].into_iter().flatten() {
         println!("{name}: {}", cluster.gateway_program().display());
