@@ -1,5 +1,6 @@
 //! Every way in which the gateway itself can refuse or fail a request. `rescue.rs` alone turns these into answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nearfield_auth::{Rejection, Scope};
@@ -18,8 +19,9 @@ impl Violation {
     }
 }
 
-/// Why a request gets no ordinary answer. Closed on purpose: a new variant does not compile until `rescue.rs` maps it.
-#[derive(Debug, thiserror::Error)]
+/// Why a request gets no ordinary answer. Closed on purpose: a new variant does not compile until `rescue.rs` maps it. A copy says
+/// the same to another who is told.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A request's body came too slowly.
     #[error("the body of the request took too long")]
@@ -37,7 +39,7 @@ pub enum Error {
     #[error("the header fields are too many or too large")]
     HeadTooLarge,
     #[error("an internal failure")]
-    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Internal(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Credentials that do not hold. The text says what was wrong and nothing of them.
     #[error("{0}")]
     InvalidCredentials(Rejection),
@@ -77,6 +79,9 @@ pub enum Error {
     Shed { reason: &'static str, retry_after: Duration },
     #[error("the request target is too long")]
     TargetTooLong,
+    /// It came in TLS early data at a hop in front, and must not be answered twice.
+    #[error("the request came before its connection was sure, and must not be answered twice: send it again")]
+    TooEarly,
     #[error("{what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
     /// No credentials, or none of a kind that is taken.

@@ -18,6 +18,7 @@ pub mod client_addr;
 pub mod compression;
 pub mod cors;
 pub mod deadline;
+pub(crate) mod early_data;
 pub(crate) mod gate;
 pub(crate) mod grpc_web;
 pub(crate) mod head;

@@ -30,6 +30,7 @@ mod quic;
 mod quic_answer;
 mod quic_body;
 mod quic_control;
+mod quic_early;
 mod quic_fields;
 mod quic_frames;
 mod quic_framing;

@@ -21,9 +21,9 @@ use crate::layers::observe::metrics::Metrics;
 use crate::layers::shed::Shedding;
 use crate::layers::shed::sampler::Sampler;
 use crate::layers::{
-    audit, authenticate, classify, client_addr, compression, cors, deadline, grpc_web, head, lasting, locate, observe,
-    options, pace, perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache, server_timing,
-    target,
+    audit, authenticate, classify, client_addr, compression, cors, deadline, early_data, grpc_web, head, lasting,
+    locate, observe, options, pace, perimeter, rate_limit, ready, request_body, request_id, rescue, response_cache,
+    server_timing, target,
 };
 use crate::listener;
 use crate::listener::door::Door;
@@ -191,6 +191,8 @@ where
         .layer(perimeter::Layer { mode: config.client.mode })
         // The cheapest refusals first: these read nothing but the head.
         .layer(target::Layer { max_headers: config.listener.http1.max_headers })
+        // Before a request is paid for, or does anything, that may have been sent by somebody else.
+        .layer(early_data::Layer)
         // Load balancers ask without credentials, and must be answered under any load.
         .layer(ready::Layer { readiness: context.readiness })
         // From here on everything knows when the caller stops waiting.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use nearfield_auth::Principal;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// By the listener: the connection's remote end. By the client-address layer: the client behind the hops in front.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,24 @@ impl Leases {
     /// Keeps `held` with the connection.
     pub fn keep(&self, held: impl Any + Send) {
         self.0.lock().push(Box::new(held));
+    }
+}
+
+/// By the listener, on requests that came in TLS early data: until the handshake is done, they may be a copy that somebody
+/// else has sent (RFC 8446 section 8).
+#[derive(Clone, Debug)]
+pub struct Early(CancellationToken);
+
+impl Early {
+    /// `handshake` is cancelled when the handshake is done.
+    pub(crate) fn until(handshake: CancellationToken) -> Self {
+        Self(handshake)
+    }
+
+    /// Waits for the handshake, of which only the client itself is capable. When it fails, whoever waits is dropped with
+    /// the connection.
+    pub async fn settled(&self) {
+        self.0.cancelled().await;
     }
 }
 

@@ -66,6 +66,8 @@ fn classify(error: &Error) -> (StatusCode, Code, &'static str) {
         Error::Residency { .. } => (StatusCode::FORBIDDEN, Code::PermissionDenied, "residency"),
         Error::Shed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "shed"),
         Error::TargetTooLong => (StatusCode::URI_TOO_LONG, Code::InvalidArgument, "target-too-long"),
+        // RFC 8470 section 5.2. gRPC's word for what may be sent again as it is.
+        Error::TooEarly => (StatusCode::TOO_EARLY, Code::Unavailable, "too-early"),
         Error::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "too-large"),
         Error::InvalidCredentials(_) | Error::Unauthenticated(_) => {
             (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "unauthenticated")
@@ -92,7 +94,8 @@ fn upstream(code: Code) -> (StatusCode, &'static str) {
         Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline-exceeded"),
         Code::ResourceExhausted => (StatusCode::SERVICE_UNAVAILABLE, "shed"),
         Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        Code::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
+        // It knows no scopes: what it denies may not be where it is.
+        Code::PermissionDenied => (StatusCode::FORBIDDEN, "residency"),
         // What is stored is damaged: asking again helps no more than asking through another gateway.
         Code::DataLoss => (StatusCode::INTERNAL_SERVER_ERROR, "data-loss"),
         Code::Unauthenticated | Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal => {
@@ -121,6 +124,7 @@ fn type_uri(title: &str) -> &'static str {
         "residency" => "https://nearfield.dev/problems/residency",
         "shed" => "https://nearfield.dev/problems/shed",
         "target-too-long" => "https://nearfield.dev/problems/target-too-long",
+        "too-early" => "https://nearfield.dev/problems/too-early",
         "too-large" => "https://nearfield.dev/problems/too-large",
         "unauthenticated" => "https://nearfield.dev/problems/unauthenticated",
         "unavailable" => "https://nearfield.dev/problems/unavailable",

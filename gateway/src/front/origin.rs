@@ -11,7 +11,7 @@ use nearfield_cache::semantics::fields::remove_hop_by_hop;
 
 use crate::body::{self, Body, Request, Response};
 use crate::error::Error;
-use crate::request::Interim;
+use crate::request::{Early, Interim};
 
 /// How intermediaries are told that there was this one (RFC 9110 section 7.6.3).
 const VIA: HeaderValue = HeaderValue::from_static("1.1 nearfield");
@@ -58,8 +58,13 @@ impl hyper::service::Service<Request> for Origin {
         if let Some(interim) = request.extensions_mut().remove::<Interim>() {
             on_informational(&mut request, move |answer| interim.send(answer.status(), answer.headers()));
         }
-        let answer = self.client.request(request);
+        let (client, early) = (self.client.clone(), request.extensions_mut().remove::<Early>());
         Box::pin(async move {
+            // Nothing of ours knows what the origin may be asked twice (RFC 8470 section 5.1).
+            if let Some(early) = early {
+                early.settled().await;
+            }
+            let answer = client.request(request);
             let mut response =
                 answer.await.map_err(|error| Error::from(tonic::Status::unavailable(error.to_string())))?;
             let headers = response.headers_mut();

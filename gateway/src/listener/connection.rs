@@ -29,7 +29,7 @@ use super::watched::Watched;
 use super::{Config, Pipeline};
 use crate::body::{self, BodyError};
 use crate::cork::{Cork, Turns};
-use crate::request::{ClientAddr, Leases, PeerIdentity, Transport};
+use crate::request::{ClientAddr, Early, Leases, PeerIdentity, Transport};
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
@@ -49,6 +49,8 @@ pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     /// By its certificate.
     pub(super) identity: Option<PeerIdentity>,
+    /// While it may be somebody who sends again what another has sent.
+    pub(super) early: Option<Early>,
 }
 
 impl Peer {
@@ -57,6 +59,9 @@ impl Peer {
         extensions.insert(ClientAddr(self.addr));
         if let Some(identity) = &self.identity {
             extensions.insert(identity.clone());
+        }
+        if let Some(early) = &self.early {
+            extensions.insert(early.clone());
         }
     }
 }

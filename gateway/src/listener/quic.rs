@@ -11,7 +11,7 @@ use h3::server::{RequestResolver, RequestStream};
 use http::{Method, header};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 
@@ -20,6 +20,7 @@ use super::connection::{Peer, Shared};
 use super::door::{Limit, Place};
 use super::quic_answer::{answer, date, taken};
 use super::quic_body::QuicBody;
+use super::quic_early::{self, Opened};
 use super::quic_fields::Protocol;
 use super::quic_head::well_formed;
 use super::quic_recv::Recv;
@@ -123,15 +124,13 @@ pub(super) async fn serve(
         let (shared, timeout) = (shared.clone(), certificates.handshake_timeout());
         tokio::spawn(async move {
             // Boxed, both: what is begun and left costs no room for what would follow, and that none for what was.
-            match tokio::time::timeout(timeout, Box::pin(shake_hands(incoming))).await {
-                Ok(Ok(quic)) => {
-                    drop(handshake);
-                    if let Err(error) = Box::pin(connection(quic, place, shared)).await {
+            match Box::pin(quic_early::open(incoming, timeout)).await {
+                Ok(opened) => {
+                    if let Err(error) = Box::pin(connection(opened, (handshake, place), shared)).await {
                         tracing::debug!(error = &*error, "connection ended");
                     }
                 }
-                Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed"),
-                Err(_elapsed) => tracing::debug!("handshake timed out"),
+                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed"),
             }
             drop(admitted);
         });
@@ -140,18 +139,30 @@ pub(super) async fn serve(
     endpoint.wait_idle().await;
 }
 
-async fn shake_hands(incoming: quinn::Incoming) -> Result<quinn::Connection, quinn::ConnectionError> {
-    incoming.accept()?.await
+/// A client's place, once its handshake is done: until then it may be anybody's address. Without one the connection is closed.
+fn enter(quic: &quinn::Connection, place: Place, shared: &Shared) -> Option<Place> {
+    let entered = place.of(quic.remote_address().ip(), &shared.door);
+    if entered.is_none() {
+        quic.close(quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value()), b"too many connections");
+    }
+    entered
 }
 
-async fn connection(quic: quinn::Connection, place: Place, shared: Arc<Shared>) -> Result<(), Cause> {
-    // Not before: until now it may have been anybody's address.
-    let Some(_place) = place.of(quic.remote_address().ip(), &shared.door) else {
-        quic.close(quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value()), b"too many connections");
-        return Ok(());
-    };
+/// What counts a handshake that is under way, and the connection's place.
+type Outside = (Option<OwnedSemaphorePermit>, Place);
+
+async fn connection(opened: Opened, outside: Outside, shared: Arc<Shared>) -> Result<(), Cause> {
+    let Opened { quic, first, mut handshake } = opened;
+    let (mut outside, mut inside) = (Some(outside), None);
+    if handshake.is_done() {
+        inside = outside.take().and_then(|(_done, place)| enter(&quic, place, &shared));
+        if inside.is_none() {
+            return Ok(());
+        }
+    }
     let max_fields = shared.config.http3.max_header_bytes;
-    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone(), max_fields, shared.door.clone());
+    let (streams, accepted_streams) =
+        quic_streams::Connection::new(quic.clone(), first, max_fields, shared.door.clone());
     let mut builder = h3::server::builder();
     let building = builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams);
     // It needs streams, which the client has to allow.
@@ -166,8 +177,11 @@ async fn connection(quic: quinn::Connection, place: Place, shared: Arc<Shared>) 
         tokio::select! {
             accepted = h3.accept() => match accepted {
                 Ok(Some(resolver)) => {
-                    let peer = Peer { addr: tcp::canonical(quic.remote_address()), identity: identity.clone() };
-                    requests.spawn(request(resolver, accepted_streams.take(), quic.clone(), peer, shared.clone()));
+                    let beside = accepted_streams.take();
+                    let early = if beside.early { handshake.early() } else { None };
+                    let addr = tcp::canonical(quic.remote_address());
+                    let peer = Peer { addr, identity: identity.clone(), early };
+                    requests.spawn(request(resolver, beside, quic.clone(), peer, shared.clone()));
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
@@ -188,6 +202,13 @@ async fn connection(quic: quinn::Connection, place: Place, shared: Arc<Shared>) 
                 }
                 Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a request's task died"),
             },
+            done = handshake.rest() => {
+                done?;
+                inside = outside.take().and_then(|(_done, place)| enter(&quic, place, &shared));
+                if inside.is_none() {
+                    return Ok(());
+                }
+            }
             () = shared.drain.started(), if !draining => {
                 draining = true;
                 // GOAWAY names the first request that will not be served: the one after the last accepted.
@@ -200,7 +221,12 @@ async fn connection(quic: quinn::Connection, place: Place, shared: Arc<Shared>) 
     };
     if ended.is_ok() {
         // What is still being answered, or has not been acknowledged yet, ends first: closing throws it away.
-        while requests.join_next().await.is_some() {}
+        while !requests.is_empty() {
+            tokio::select! {
+                _ = requests.join_next() => {}
+                done = handshake.rest() => done?,
+            }
+        }
     }
     drop(h3);
     match ended {
@@ -224,7 +250,7 @@ async fn request(
     peer: Peer,
     shared: Arc<Shared>,
 ) -> Outcome {
-    let Beside { mut stopped, told } = beside;
+    let Beside { mut stopped, told, early: _ } = beside;
     let resolved = tokio::time::timeout(shared.config.http3.header_timeout, resolver.resolve_request()).await;
     let (head, stream) = match resolved {
         Ok(Ok(resolved)) => resolved,

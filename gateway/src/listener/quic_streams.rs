@@ -25,6 +25,9 @@ use super::quic_uni::{Ended, Uni};
 
 type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + marker::Send + Sync>>;
 
+/// The two ways of a request's stream.
+pub(super) type Streams = (quinn::SendStream, quinn::RecvStream);
+
 /// Ends when the client wants no more of an answer, or has all of it, or is gone.
 pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + marker::Send + Sync>>;
 
@@ -32,6 +35,8 @@ pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + marker::Send + Sync>
 pub(super) struct Beside {
     pub(super) stopped: Stopped,
     pub(super) told: Arc<Told>,
+    /// It was opened before the handshake was done.
+    pub(super) early: bool,
 }
 
 /// Of the stream that was accepted last.
@@ -43,13 +48,14 @@ impl Accepted {
     /// closes are before it.
     pub(super) fn take(&self) -> Beside {
         let beside = self.0.lock().take();
-        beside.unwrap_or_else(|| Beside { stopped: Box::pin(std::future::pending()), told: Arc::default() })
+        let nothing = || Beside { stopped: Box::pin(std::future::pending()), told: Arc::default(), early: false };
+        beside.unwrap_or_else(nothing)
     }
 }
 
 pub(super) struct Connection {
     opener: Opener,
-    accepting_bi: Option<Accepting<(quinn::SendStream, quinn::RecvStream)>>,
+    accepting_bi: Option<Accepting<Streams>>,
     accepting_uni: Option<Accepting<quinn::RecvStream>>,
     accepted: Accepted,
     max_fields: u64,
@@ -62,14 +68,19 @@ pub(super) struct Connection {
 const HELD_HEADS: u64 = 16;
 
 impl Connection {
-    /// `max_fields` are the bytes of a field section that h3 takes.
-    pub(super) fn new(quic: quinn::Connection, max_fields: u64, door: Arc<Door>) -> (Self, Accepted) {
+    /// `first` is a request's stream that was accepted already; `max_fields` are the bytes of a field section that h3 takes.
+    pub(super) fn new(
+        quic: quinn::Connection,
+        first: Option<Streams>,
+        max_fields: u64,
+        door: Arc<Door>,
+    ) -> (Self, Accepted) {
         let accepted = Accepted::default();
         let opener = Opener { quic: quic.clone(), opening: None };
         let closer = Arc::new(Closer { quic, door });
         let held = Held::new(max_fields.saturating_mul(HELD_HEADS));
-        let (accepting_bi, accepting_uni, uni) = (None, None, Uni::new());
-        let told = accepted.clone();
+        let accepting_bi = first.map(|first| Box::pin(std::future::ready(Ok(first))) as Accepting<Streams>);
+        let (accepting_uni, uni, told) = (None, Uni::new(), accepted.clone());
         (Self { opener, accepting_bi, accepting_uni, accepted, max_fields, held, uni, closer }, told)
     }
 }
@@ -111,7 +122,7 @@ impl quic::Connection<Bytes> for Connection {
             // Whatever it is that ends it: there is nobody to answer any more.
             let _how = stopped.await;
         });
-        *self.accepted.0.lock() = Some(Beside { stopped, told });
+        *self.accepted.0.lock() = Some(Beside { stopped, told, early: recv.is_0rtt() });
         let mut recv = Recv::new(recv, self.closer.clone());
         recv.filter(Filter::Request(frames));
         Poll::Ready(Ok(Bidi { send: Send::new(send, true), recv }))

@@ -26,7 +26,7 @@ impl ServerApp for App {
         // Before the handshake, which is the dear part. The place is kept as long as this task is or, once a WebSocket
         // has taken the connection over, as long as the socket.
         let place = self.shared.door.enter()?;
-        let _admitted = self.shared.drain.admit();
+        let admitted = self.shared.drain.admit();
         let peer = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()))?;
         let peer = match self.shared.config.proxy_protocol.client(peer, &mut stream).await {
             Ok(client) => client,
@@ -37,7 +37,7 @@ impl ServerApp for App {
         };
         let place = place.of(peer.ip(), &self.shared.door)?;
         let material = self.certificates.current();
-        // Boxed, so that its room is given back when it is done: this future lasts as long as the connection.
+        // Boxed, so that its room is given back when it is done.
         let handshake = Box::pin(TlsAcceptor::from(material.tcp.clone()).accept(stream));
         let stream = match tokio::time::timeout(self.certificates.handshake_timeout(), handshake).await {
             Ok(Ok(stream)) => stream,
@@ -52,8 +52,14 @@ impl ServerApp for App {
         };
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let peer = Peer { addr: canonical(peer), identity: tls::identity(session.peer_certificates()) };
-        connection::serve(stream, place, http2, peer, self.shared.clone()).await;
+        let peer = Peer { addr: canonical(peer), identity: tls::identity(session.peer_certificates()), early: None };
+        // A task of its own, as large as it has to be: pingora's has room for what it has done before, for as long as it lasts.
+        // The stream is boxed because a future has room for each place that it is moved to.
+        let (stream, shared) = (Box::new(stream), self.shared.clone());
+        tokio::spawn(async move {
+            connection::serve(stream, place, http2, peer, shared).await;
+            drop(admitted);
+        });
         None
     }
 }

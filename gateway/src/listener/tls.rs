@@ -7,6 +7,7 @@
 mod certificate;
 mod metrics;
 mod names;
+mod sessions;
 mod tickets;
 mod trust;
 
@@ -17,8 +18,6 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
-use rustls::server::ServerSessionMemoryCache;
-use rustls::server::StoresServerSessions;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -27,7 +26,7 @@ pub use self::certificate::Config as CertificateConfig;
 use self::certificate::Loaded;
 pub(crate) use self::metrics::Metrics;
 use self::names::Names;
-use self::tickets::{Own, Secrets, Ticketer};
+use self::sessions::{Sessions, policy};
 pub use self::trust::Config as ClientConfig;
 use self::trust::Trust;
 pub(crate) use self::trust::identity;
@@ -50,7 +49,7 @@ pub struct Config {
     /// How often all these files are looked at for a change.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
-    /// TLS 1.2 sessions that clients without tickets may resume; each takes about a kilobyte.
+    /// Sessions kept here: of TLS 1.2 clients without tickets and, with early data, of QUIC; each takes about a kilobyte.
     pub session_cache: usize,
     /// TLS 1.3 tickets sent per handshake; each lets a client come back cheaper.
     pub tickets: usize,
@@ -59,6 +58,8 @@ pub struct Config {
     pub ticket_rotation: Duration,
     /// Secrets that gateways share, so that each takes the others' tickets. Absent: this process makes its own.
     pub ticket_keys: Option<PathBuf>,
+    /// Whether requests over QUIC are taken before the handshake is done (0-RTT).
+    pub early_data: bool,
 }
 
 impl Default for Config {
@@ -75,6 +76,7 @@ impl Default for Config {
             tickets: 2,
             ticket_rotation: Duration::from_secs(6 * 3600),
             ticket_keys: None,
+            early_data: false,
         }
     }
 }
@@ -319,34 +321,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// What outlives a swap, so that clients still resume.
-#[derive(Default)]
-struct Sessions {
-    own: Own,
-    /// TLS 1.2 sessions of clients without tickets, the policy that admitted them, and how many there may be.
-    stored: Option<([u8; 32], usize, Arc<dyn StoresServerSessions>)>,
-}
-
-impl Sessions {
-    fn stored(&mut self, policy: [u8; 32], size: usize) -> Arc<dyn StoresServerSessions> {
-        match &self.stored {
-            Some((admitted, capacity, stored)) if *admitted == policy && *capacity == size => stored.clone(),
-            _ => {
-                let stored = ServerSessionMemoryCache::new(size);
-                self.stored = Some((policy, size, stored.clone()));
-                stored
-            }
-        }
-    }
-
-    fn ticketer(&self, files: &Files, policy: [u8; 32], rotation: Duration) -> Arc<Ticketer> {
-        let secrets = match &files.secrets {
-            Some(shared) => Secrets::Shared(shared.clone()),
-            None => Secrets::Own(self.own.clone()),
-        };
-        Ticketer::new(secrets, policy, rotation)
-    }
-}
+const QUIC: &str = "quic";
+const TCP: &str = "tcp";
 
 fn material(config: &Config, files: &Files, sessions: &mut Sessions) -> Result<Material, Error> {
     if !(tickets::MIN_ROTATION..=tickets::MAX_ROTATION).contains(&config.ticket_rotation) {
@@ -357,32 +333,33 @@ fn material(config: &Config, files: &Files, sessions: &mut Sessions) -> Result<M
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut configure = |transport: &str, versions: &[&'static SupportedProtocolVersion], protocols: &[&[u8]]| {
-        let policy = policy(transport, config.min_version, files.trust.as_ref());
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .map_err(Error::Versions)?;
-        let builder = match &files.trust {
-            Some(trust) => builder.with_client_cert_verifier(trust.verifier.clone()),
-            None => builder.with_no_client_auth(),
+    let mut configure =
+        |transport: &'static str, versions: &[&'static SupportedProtocolVersion], protocols: &[&[u8]]| {
+            let policy = policy(transport, config.min_version, files.trust.as_ref());
+            let builder = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(versions)
+                .map_err(Error::Versions)?;
+            let builder = match &files.trust {
+                Some(trust) => builder.with_client_cert_verifier(trust.verifier.clone()),
+                None => builder.with_no_client_auth(),
+            };
+            let mut server = builder.with_cert_resolver(names.clone());
+            server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            server.send_tls13_tickets = config.tickets;
+            server.session_storage = sessions.stored(transport, policy, config.session_cache);
+            // Whoever shows a certificate does more than ask.
+            if config.early_data && transport == QUIC && files.trust.is_none() {
+                // QUIC knows no other size (RFC 9001 section 4.6.1): its windows are the limit. Without a ticketer, sessions are
+                // taken from the storage, and so once: a ticket that carries its session could be used again with the same
+                // early data, at any gateway that reads it (RFC 8446 section 8.1).
+                server.max_early_data_size = u32::MAX;
+            } else {
+                server.ticketer = sessions.ticketer(files.secrets.as_deref(), policy, config.ticket_rotation);
+            }
+            Ok(server)
         };
-        let mut server = builder.with_cert_resolver(names.clone());
-        server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        server.send_tls13_tickets = config.tickets;
-        server.session_storage = sessions.stored(policy, config.session_cache);
-        server.ticketer = sessions.ticketer(files, policy, config.ticket_rotation);
-        Ok(server)
-    };
-    let quic = configure("quic", &[&rustls::version::TLS13], &[b"h3"])?;
-    let tcp = configure("tcp", versions, &[b"h2", b"http/1.1"])?;
+    let quic = configure(QUIC, &[&rustls::version::TLS13], &[b"h3"])?;
+    let tcp = configure(TCP, versions, &[b"h2", b"http/1.1"])?;
     let quic = quinn::crypto::rustls::QuicServerConfig::try_from(quic).map_err(Error::UnusableForQuic)?;
     Ok(Material { tcp: Arc::new(tcp), quic: Arc::new(quic) })
-}
-
-/// A digest of what decides who is admitted: a session is resumed under the same one only.
-fn policy(transport: &str, min_version: MinVersion, trust: Option<&Trust>) -> [u8; 32] {
-    let mut digest = blake3::Hasher::new();
-    digest.update(transport.as_bytes()).update(&[0, min_version as u8]);
-    digest.update(trust.map_or(&[][..], |trust| &trust.digest));
-    *digest.finalize().as_bytes()
 }
