@@ -19,7 +19,7 @@ use crate::{Principal, Rejection, Scopes, jwt, unix_now};
 
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
-pub use store::{Error as StoreError, Listing, Location, MAX_LISTED, Position, Record, Stamp, Store};
+pub use store::{Error as StoreError, Lifetime, Listing, Location, MAX_LISTED, Position, Record, Stamp, Store};
 use upkeep::Upkeep;
 
 /// Random bytes of an id, which is no secret: 16 hexadecimal digits.
@@ -107,6 +107,7 @@ impl ApiKeys {
             revoked: None,
             last_used: None,
             replaces: None,
+            retired: None,
         };
         self.shared.store.insert(&record).await?;
         Ok((text, record))
@@ -117,10 +118,13 @@ impl ApiKeys {
     pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<Option<(String, Record)>, StoreError> {
         let created = unix_now();
         let Some(old) = self.find(id).await?.filter(|old| old.is_good(created)) else { return Ok(None) };
-        let ttl = old.expires.map(|expires| expires.saturating_sub(old.created));
         let (text, id, hash) = fresh();
-        let expires = ttl.map(|ttl| created.saturating_add(ttl));
-        let new = Record { id, hash, created, expires, last_used: None, replaces: Some(old.id.clone()), ..old };
+        let expires = match old.lifetime() {
+            Lifetime::Ever => None,
+            Lifetime::Seconds(seconds) => Some(created.saturating_add(seconds)),
+        };
+        let replaces = Some(old.id.clone());
+        let new = Record { id, hash, created, expires, last_used: None, replaces, retired: None, ..old };
         let rotated = self.shared.store.rotate(&new, created.saturating_add(overlap.as_secs())).await?;
         Ok(rotated.then_some((text, new)))
     }

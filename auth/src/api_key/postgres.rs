@@ -26,7 +26,8 @@ const CHANNEL: &str = "nearfield_api_keys";
 /// Held while the schema is brought up to date: one process at a time. Any number that nobody else uses.
 const MIGRATION_LOCK: i64 = 0x6e66_6b65_7973;
 /// What brings the schema from version i to i + 1, kept in the table `api_keys_schema`.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE api_keys (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE api_keys (
         id TEXT PRIMARY KEY,
         hash BYTEA NOT NULL,
         subject TEXT NOT NULL,
@@ -44,7 +45,10 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE api_keys (
         $$ BEGIN PERFORM pg_notify('nearfield_api_keys', ''); RETURN NULL; END $$;
     CREATE TRIGGER api_keys_changed AFTER INSERT OR DELETE OR UPDATE OF hash, scopes, tenant, plan, expires, revoked
         ON api_keys FOR EACH STATEMENT EXECUTE FUNCTION api_keys_changed();
-    UPDATE api_keys_schema SET version = 1"];
+    UPDATE api_keys_schema SET version = 1",
+    "ALTER TABLE api_keys ADD COLUMN retired BIGINT;
+    UPDATE api_keys_schema SET version = 2",
+];
 
 const GOOD: &str =
     "SELECT id FROM api_keys WHERE id = ANY($1) AND revoked IS NULL AND (expires IS NULL OR expires > $2)";

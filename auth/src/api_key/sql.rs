@@ -2,7 +2,7 @@
 
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::store::{Error, Listing, MAX_LISTED, Record};
+use super::store::{Error, Lifetime, Listing, MAX_LISTED, Record};
 use crate::Scopes;
 
 pub(super) const FIND: &str = "SELECT * FROM api_keys WHERE id = $1";
@@ -13,10 +13,14 @@ pub(super) const LIST: &str = "SELECT * FROM api_keys
     WHERE ($1 IS NULL OR tenant = $1) AND ($2 IS NULL OR created < $2 OR (created = $2 AND id > $3))
     ORDER BY created DESC, id LIMIT $4";
 pub(super) const REVOKE: &str = "UPDATE api_keys SET revoked = $2 WHERE id = $1 AND revoked IS NULL";
-/// The key that is replaced lives until then at most; only one that counts is.
+/// The key that is replaced lives until then at most; only one that counts is. How long it was to live is kept, once.
 pub(super) const RETIRE: &str =
-    "UPDATE api_keys SET expires = CASE WHEN expires IS NULL OR expires > $2 THEN $2 ELSE expires END
+    "UPDATE api_keys SET retired = CASE WHEN retired IS NOT NULL THEN retired WHEN expires IS NULL THEN -1 ELSE expires - created END,
+    expires = CASE WHEN expires IS NULL OR expires > $2 THEN $2 ELSE expires END
     WHERE id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > $3)";
+
+/// In the column `retired`, of a key that was to live for ever.
+const EVER: i64 = -1;
 
 /// Binds a record to [`INSERT`].
 macro_rules! bind_record {
@@ -72,5 +76,9 @@ where
         revoked: moment("revoked")?,
         last_used: moment("last_used")?,
         replaces: row.try_get("replaces")?,
+        retired: row.try_get::<Option<i64>, _>("retired")?.map(|lived| match lived {
+            EVER => Lifetime::Ever,
+            seconds => Lifetime::Seconds(seconds.max(0) as u64),
+        }),
     })
 }

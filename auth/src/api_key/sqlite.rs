@@ -25,7 +25,7 @@ const MAX_TRIES: usize = 500;
 /// `SQLITE_BUSY`, with its extended codes in the bits above.
 const BUSY: i32 = 5;
 /// What brings the schema from version i to i + 1, kept in `PRAGMA user_version`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS api_keys (
         id TEXT PRIMARY KEY,
         hash BLOB NOT NULL,
@@ -42,6 +42,8 @@ const MIGRATIONS: [&str; 2] = [
     ALTER TABLE api_keys ADD COLUMN replaces TEXT;
     CREATE INDEX api_keys_listed ON api_keys (created DESC, id);
     PRAGMA user_version = 2",
+    "ALTER TABLE api_keys ADD COLUMN retired INTEGER;
+    PRAGMA user_version = 3",
 ];
 
 /// Ids are hexadecimal, so they stand in JSON as they are.

@@ -29,12 +29,27 @@ pub struct Record {
     pub last_used: Option<u64>,
     /// The key in whose place this one was made.
     pub replaces: Option<String>,
+    /// How long it was to live before another was made in its place, which brought its end nearer. None: there is no other.
+    pub retired: Option<Lifetime>,
+}
+
+/// From its making to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    Ever,
+    Seconds(u64),
 }
 
 impl Record {
     /// Does the key count at `now`?
     pub fn is_good(&self, now: u64) -> bool {
         self.revoked.is_none() && self.expires.is_none_or(|at| now < at)
+    }
+
+    /// How long it was made to live, whatever has become of it.
+    pub fn lifetime(&self) -> Lifetime {
+        let meant = || self.expires.map_or(Lifetime::Ever, |at| Lifetime::Seconds(at.saturating_sub(self.created)));
+        self.retired.unwrap_or_else(meant)
     }
 }
 

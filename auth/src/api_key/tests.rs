@@ -105,9 +105,14 @@ async fn a_rotated_key_has_a_successor_and_an_end(pair: &Pair) {
     assert!(server.verify(&old).await.is_ok() && server.verify(&new).await.is_ok());
     let ends = server.find(&record.id).await.unwrap().unwrap().expires;
     assert_eq!(ends, Some(successor.created + 86_400));
-    // An overlap never prolongs a key, and a short one shortens it.
-    tool.rotate(&record.id, 60 * day).await.unwrap().unwrap();
+    // An overlap never prolongs a key, and a short one shortens it; one that is rotated again has as good a successor.
+    let (_, again) = tool.rotate(&record.id, 60 * day).await.unwrap().unwrap();
     assert_eq!(server.find(&record.id).await.unwrap().unwrap().expires, ends);
+    assert_eq!(again.expires, Some(again.created + 30 * 86_400));
+    let (_, lasting) = tool.create(ci()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(tool.rotate(&lasting.id, day).await.unwrap().unwrap().1.expires, None, "it was to live for ever");
+    }
     let (last, _) = tool.rotate(&successor.id, Duration::ZERO).await.unwrap().unwrap();
     pair.becomes(&new, Rejection::KeyExpired).await;
     assert!(server.verify(&last).await.is_ok());
@@ -221,7 +226,7 @@ async fn a_file_of_the_first_version_is_taken_over() {
     // One of a later program's is not.
     let newer = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&newer).await.unwrap();
-    assert!(matches!(ApiKeys::open(path).await, Err(StoreError::Version { found: 99, known: 2 })));
+    assert!(matches!(ApiKeys::open(path).await, Err(StoreError::Version { found: 99, known: 3 })));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use http::{HeaderMap, header};
@@ -53,7 +54,7 @@ where
             let error = match answered {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => error,
-                Err(panic) => Error::Internal(Box::new(Panicked(message(&*panic)))),
+                Err(panic) => Error::Internal(Arc::new(Panicked(message(&*panic)))),
             };
             if matches!(error, Error::Internal(_)) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed inside the gateway");

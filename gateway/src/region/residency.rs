@@ -54,7 +54,7 @@ impl Regions {
             Ok(areas) => Ok(Some(areas)),
             Err(unknown) => match &*unknown {
                 Unknown::Absent => Ok(None),
-                Unknown::Failed(error) => Err(again(error)),
+                Unknown::Failed(error) => Err(error.clone()),
             },
         }
     }
@@ -112,15 +112,6 @@ async fn describe(upstream: &Upstream, context: &CallContext, collection: &str) 
             Err(Unknown::Absent)
         }
         Err(error) => Err(Unknown::Failed(error)),
-    }
-}
-
-/// The same error for each that waited.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::Upstream(status) => Error::Upstream(status.clone()),
-        Error::DeadlineExceeded => Error::DeadlineExceeded,
-        _ => Error::NoRegion,
     }
 }
 

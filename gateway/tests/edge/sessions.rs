@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use nearfield_gateway::body::{self, Request, Response};
 use nearfield_gateway::error::Error;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use nearfield_testkit::tls::TrustAnyone;
+use rustls::ClientConfig;
 
 use crate::authority::Authority;
 use crate::support::{Certificate, Client, Connection, Edge, READ, TRANSPORTS, Transport};
@@ -18,56 +16,16 @@ async fn hello(_request: Request) -> Result<Response, Error> {
     Ok(Response::new(body::full("hello")))
 }
 
-/// Trusts anyone, and counts how often it was shown a certificate: a resumed session shows none.
-#[derive(Debug, Default)]
-struct Counting(AtomicUsize);
-
-impl ServerCertVerifier for Counting {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A client that remembers sessions.
 struct Returning {
     config: ClientConfig,
-    seen: Arc<Counting>,
+    seen: Arc<TrustAnyone>,
     transport: Transport,
 }
 
 impl Returning {
     fn new(transport: Transport, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
-        let seen = Arc::new(Counting::default());
+        let seen = Arc::new(TrustAnyone::default());
         let builder = ClientConfig::builder_with_protocol_versions(versions).dangerous();
         let config = builder.with_custom_certificate_verifier(seen.clone()).with_no_client_auth();
         Self { config, seen, transport }
@@ -75,11 +33,11 @@ impl Returning {
 
     /// Connects and asks once; whether the session was resumed.
     async fn comes_back(&self, edge: &Edge) -> bool {
-        let before = self.seen.0.load(Ordering::Relaxed);
+        let before = self.seen.shown();
         let connection = Connection::with(edge.gateway.https_addr(), self.config.clone(), self.transport).await;
         let mut client = Client { connection: connection.unwrap(), authorization: Some(edge.authorization.clone()) };
         assert_eq!(client.get(READ).await.body, "hello");
-        self.seen.0.load(Ordering::Relaxed) == before
+        self.seen.shown() == before
     }
 }
 

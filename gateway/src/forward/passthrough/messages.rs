@@ -148,9 +148,9 @@ impl http_body::Body for Behind {
 pub(super) struct Refusal(Arc<OnceLock<Error>>);
 
 impl Refusal {
-    /// In the place of a failure that it caused.
-    pub(super) fn take(self) -> Option<Error> {
-        Arc::into_inner(self.0)?.into_inner()
+    /// In the place of a failure that it caused. The messages may be held by others still, so it is a copy.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.0.get().cloned()
     }
 
     /// An answer that ends with the refusal where it would only break off.

@@ -231,7 +231,7 @@ impl Cache {
         }
         match landed {
             Ok(Ok(outcome)) => Ok((outcome, joined)),
-            Ok(Err(lost)) => Err(Error::Internal(Box::new(lost))),
+            Ok(Err(lost)) => Err(Error::Internal(Arc::new(lost))),
             Err(_elapsed) => {
                 let failure = Failure::Error(Arc::new(Error::DeadlineExceeded));
                 Ok((Arc::new(Outcome::Failed { failure, stale: None }), joined))

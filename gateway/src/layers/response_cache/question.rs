@@ -96,7 +96,7 @@ fn known(
     if let Some(id) = id {
         text.push_str(&format!(",point:{collection}/{}", utf8_percent_encode(id, TAG_ESCAPES)));
     }
-    let cache_tag = HeaderValue::try_from(text).map_err(|e| Error::Internal(Box::new(e)))?;
+    let cache_tag = HeaderValue::try_from(text).map_err(|e| Error::Internal(Arc::new(e)))?;
     let tags = Tags::new(tenant, collection, id);
     Ok(Known { key, tags, subject: Subject::Answer { content, cache_tag, units } })
 }
