@@ -26,7 +26,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use nearfield_auth::Authenticator;
 use nearfield_cache::feed::Name;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::audit::Audit;
 use crate::body::{self as bodies, Request, Response};
@@ -90,11 +90,14 @@ struct Job {
     regions: Arc<Regions>,
     /// Who answers, once that is known.
     chosen: Option<Chosen>,
+    /// The collection that it was chosen for; empty for none.
+    collection: String,
 }
 
 impl Job {
     /// Who answers calls about `collection`: the nearest region that can, and may hold it.
     async fn upstream(&mut self, collection: &str) -> Result<Upstream, Error> {
+        collection.clone_into(&mut self.collection);
         let chosen = self.regions.route_for(&self.context, collection).await?;
         Ok(self.choose(chosen))
     }
@@ -163,8 +166,9 @@ impl Inner {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let context = CallContext::of(&parts)?;
-        let mut job = Job { parts, body, context, regions: self.regions.get(), chosen: None };
-        let mut response = match route {
+        let mut job =
+            Job { parts, body, context, regions: self.regions.get(), chosen: None, collection: String::new() };
+        let answered = match route {
             Route::Collection => collections::one(&mut job).await,
             Route::Collections => collections::list(&mut job).await,
             Route::Delete => points::delete(&mut job).await,
@@ -188,7 +192,14 @@ impl Inner {
             | Route::Regions
             | Route::Unknown
             | Route::WebSocket => Err(Error::NotFound("there is nothing at this path".to_owned())),
-        }?;
+        };
+        if let Err(Error::Upstream(status)) = &answered
+            && status.code() == Code::PermissionDenied
+        {
+            // It may be elsewhere than was known. Who asks again is answered by who may.
+            job.regions.forget_residency(&job.context, &job.collection).await;
+        }
+        let mut response = answered?;
         let headers = response.headers_mut();
         let timing = format!("upstream;dur={:.3}", started.elapsed().as_secs_f64() * 1_000.0);
         headers.append("server-timing", HeaderValue::try_from(timing).expect("digits and a word"));

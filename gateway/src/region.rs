@@ -69,6 +69,8 @@ struct Inner {
 /// Why the regions cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error("the areas {0:?} are not printable ASCII")]
+    Area(String),
     #[error("the region's name {0:?} is not printable ASCII")]
     Name(String),
     #[error("reading the topology")]
@@ -121,10 +123,13 @@ impl Regions {
             }
             let start = |config: &forward::Config| {
                 let named = |source| StartError::Upstream { region: region.name.clone(), source };
+                let areas =
+                    region.areas().map(|areas| HeaderValue::try_from(&areas).map_err(|_| StartError::Area(areas)));
+                let areas = areas.transpose()?;
                 let known = before.and_then(|before| before.upstream_of(&region.name));
-                match known.filter(|known| known.is_by(config)) {
+                match known.filter(|known| known.is_by(config, areas.as_ref())) {
                     Some(known) => Ok(known.clone()),
-                    None => Upstream::start(config, &changes).map_err(named),
+                    None => Upstream::start(config, areas, &changes).map_err(named),
                 }
             };
             let is_empty = config.endpoints.is_empty() && !config.discovery.is_used();

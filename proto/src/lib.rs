@@ -30,3 +30,7 @@ pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors"
 
 /// The gRPC metadata key that carries the caller's tenant from the gateway to searchd.
 pub const TENANT_METADATA: &str = "nearfield-tenant";
+
+/// The gRPC metadata key by which a gateway says for which areas a searchd's region may hold data, with commas between; absent: for
+/// all.
+pub const AREAS_METADATA: &str = "nearfield-areas";

@@ -31,6 +31,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// This region's name: part of every stamp.
     pub region: String,
+    /// Areas whose data this searchd may hold; `*` stands for all, none for those that the gateway says.
+    pub residency: Vec<String>,
     /// This instance's name in logs and traces; empty for the number that the data directory keeps.
     pub instance: String,
     /// How long a shutdown waits for what was admitted.
@@ -44,6 +46,7 @@ impl Default for Server {
             listen: ([127, 0, 0, 1], 50051).into(),
             admin: ([127, 0, 0, 1], 9091).into(),
             region: "local".to_owned(),
+            residency: Vec::new(),
             instance: String::new(),
             drain: Duration::from_secs(30),
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State as Ready};
-use nearfield_telemetry::{admin, process};
+use nearfield_telemetry::{admin, otlp, process};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -126,6 +126,7 @@ impl Searchd {
         let readiness = Readiness::new();
         let mut registry = Registry::default();
         process::register(&mut registry);
+        otlp::register(&mut registry);
         if !restore_empty(&config).await? {
             arriving::complete(&config.storage.data_dir, config.archive.concurrency).await?;
         }
@@ -161,7 +162,9 @@ impl Searchd {
             built,
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
-        let parts = Parts { store, committer, pool: pool.clone(), results, backpressure, drain: drain.clone() };
+        let residency = config.server.residency.clone();
+        let parts =
+            Parts { store, committer, pool: pool.clone(), results, backpressure, drain: drain.clone(), residency };
         let service = Service::new(parts);
         let backups = archiving.as_ref().map(|archiving| archiving.backups.clone());
         let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };

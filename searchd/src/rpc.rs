@@ -12,6 +12,7 @@ pub mod load_report;
 pub mod observe;
 mod records;
 mod request;
+mod residency;
 mod status;
 mod stream;
 mod vector_search;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub results: Results,
     pub backpressure: Arc<Backpressure>,
     pub drain: Drain,
+    /// Areas whose data may be here; none: those that a gateway says.
+    pub residency: Vec<String>,
 }
 
 impl Service {

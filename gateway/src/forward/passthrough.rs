@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
-use nearfield_proto::TENANT_METADATA;
+use nearfield_proto::{AREAS_METADATA, TENANT_METADATA};
 
 use self::messages::{Messages, Refusal};
 pub(crate) use self::named::Named;
@@ -90,7 +90,7 @@ impl Upstream {
     /// [`Error::NoRegion`] when nobody can be asked.
     pub(crate) async fn pass(&self, context: &CallContext, call: Incoming) -> Result<Response, Error> {
         let Incoming { method, path, mut headers, named, body, refusal } = call;
-        context.write(&mut headers)?;
+        self.write(context, &mut headers)?;
         let mut outgoing = http::Request::new(body::empty());
         *outgoing.method_mut() = http::Method::POST;
         *outgoing.version_mut() = http::Version::HTTP_2;
@@ -118,7 +118,7 @@ impl Upstream {
             None => Ok(returned(answered?, writing)),
             Some(refusal) => match answered {
                 Ok(response) => Ok(returned(response.map(|answer| refusal.tell(answer)), writing)),
-                Err(error) => Err(refusal.take().unwrap_or(error)),
+                Err(error) => Err(refusal.error().unwrap_or(error)),
             },
         }
     }
@@ -196,7 +196,9 @@ fn rewrite(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP.iter().chain(&PRIVATE) {
         headers.remove(name);
     }
-    headers.remove(TENANT_METADATA);
+    for name in [AREAS_METADATA, TENANT_METADATA] {
+        headers.remove(name);
+    }
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
 }
 

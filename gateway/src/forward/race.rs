@@ -157,7 +157,7 @@ impl<'a> Race<'a> {
         let Some(endpoint) = chosen else { return Ok(None) };
         self.tried.add(endpoint);
         let mut headers = self.call.headers.cloned().unwrap_or_else(|| HeaderMap::with_capacity(8));
-        self.call.context.write(&mut headers)?;
+        self.cluster.write(self.call.context, &mut headers)?;
         let is_hedge = !self.flights.is_empty();
         let span = tracing::info_span!(
             target: "span",

@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+use nearfield_proto::AREAS_METADATA;
 use prost::Message;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -56,6 +57,8 @@ pub(super) struct Cluster {
     /// Of each class, in its order.
     latencies: [Window; Class::ALL.len()],
     maker: Maker,
+    /// For which areas its region may hold data, as searchds are told; none: for all.
+    areas: Option<HeaderValue>,
     /// Held while members are replaced, or ejected.
     changing: parking_lot::Mutex<()>,
 }
@@ -109,11 +112,11 @@ pub struct EndpointStatus {
 
 impl Upstream {
     /// Starts the health checks; the first ones at once. Needs a tokio runtime around it. Connections are made by the
-    /// runtimes that use them. Changes of health are told to `changes`.
+    /// runtimes that use them. Changes of health are told to `changes`, and to searchds, for which `areas` they may hold data.
     ///
     /// # Errors
     /// What [`Config::validate`] finds, and what is wrong with a file that names the endpoints.
-    pub fn start(config: &Config, changes: &Changes) -> Result<Self, discovery::Error> {
+    pub fn start(config: &Config, areas: Option<HeaderValue>, changes: &Changes) -> Result<Self, discovery::Error> {
         config.validate()?;
         let source = config.discovery.source()?;
         let first = match &source {
@@ -130,6 +133,7 @@ impl Upstream {
             counters: Counters::default(),
             latencies: std::array::from_fn(|_| Window::new()),
             maker,
+            areas,
             changing: parking_lot::Mutex::new(()),
         });
         let mut tasks = JoinSet::new();
@@ -158,8 +162,8 @@ impl Upstream {
     }
 
     /// Was it started by just these settings?
-    pub(crate) fn is_by(&self, config: &Config) -> bool {
-        self.cluster.config == *config
+    pub(crate) fn is_by(&self, config: &Config, areas: Option<&HeaderValue>) -> bool {
+        self.cluster.config == *config && self.cluster.areas.as_ref() == areas
     }
 
     /// Is there anybody to send a call to?
@@ -285,12 +289,27 @@ impl Upstream {
         owner(a) == owner(b)
     }
 
+    pub(super) fn write(&self, context: &CallContext, headers: &mut HeaderMap) -> Result<(), Error> {
+        self.cluster.write(context, headers)
+    }
+
     pub(crate) fn attempts(&self) -> u32 {
         self.cluster.config.retry.attempts
     }
 }
 
 impl Cluster {
+    /// Writes the metadata of a call that is made here.
+    ///
+    /// # Errors
+    /// As of [`CallContext::write`].
+    pub(super) fn write(&self, context: &CallContext, headers: &mut HeaderMap) -> Result<(), Error> {
+        if let Some(areas) = &self.areas {
+            headers.insert(AREAS_METADATA, areas.clone());
+        }
+        context.write(headers)
+    }
+
     pub(super) fn latency(&self, class: Class) -> &Window {
         &self.latencies[class as usize]
     }

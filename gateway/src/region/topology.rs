@@ -50,6 +50,12 @@ impl Region {
         areas.is_empty() || self.holds_all() || areas.iter().any(holds)
     }
 
+    /// All areas whose data may be here, with commas between; none: those are all that there are.
+    pub(crate) fn areas(&self) -> Option<String> {
+        let areas = std::iter::once(self.residency()).chain(self.also_holds.iter().map(String::as_str));
+        (!self.holds_all()).then(|| areas.collect::<Vec<_>>().join(","))
+    }
+
     pub fn holds_all(&self) -> bool {
         self.also_holds.iter().any(|area| area == EVERYWHERE)
     }

@@ -3,8 +3,13 @@
 use http::{Method, StatusCode};
 use nearfield_gateway::region::Config;
 use nearfield_gateway::websocket;
+use nearfield_proto::AREAS_METADATA;
+use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
-use nearfield_proto::v1::{InsertRequest, Point, SearchRequest};
+use nearfield_proto::v1::{
+    CollectionSettings, CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DescribeCollectionRequest,
+    FetchRequest, InsertRequest, Point, SearchRequest,
+};
 use nearfield_searchd::Searchd;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -16,6 +21,8 @@ struct World {
     inside: Inside,
     /// The searchd in Europe.
     europe: Option<Searchd>,
+    /// The one in America, as those reach it who go past the gateway.
+    america: String,
     _data: [tempfile::TempDir; 2],
 }
 
@@ -28,10 +35,10 @@ impl World {
         let file = data.path().join("topology.toml");
         fs_err::write(&file, regions.concat()).unwrap();
         let topology = Config { file: Some(file), ..Config::default() };
-        let upstream = Inside::config(vec![here]);
+        let upstream = Inside::config(vec![here.clone()]);
         let mut inside = Inside::placed(&topology, "us-east1", upstream, websocket::Config::default()).await;
         inside.searchd = Some(america);
-        let world = Self { inside, europe: Some(europe), _data: [data, more_data] };
+        let world = Self { inside, europe: Some(europe), america: here, _data: [data, more_data] };
         world.create("eu", &["europe"], StatusCode::CREATED).await;
         world.create("any", &[], StatusCode::CREATED).await;
         for collection in ["eu", "any"] {
@@ -127,6 +134,72 @@ async fn nothing_spills_over_to_where_it_may_not_be() {
         assert_eq!(answer.headers["retry-after"], "1", "{path}");
     }
     assert_eq!(world.inside.post("/search", search("any")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_knows_an_older_answer_gets_none_and_asks_anew() {
+    let world = World::start().await;
+    assert_eq!(world.inside.post("/search", search("any")).await.status, 200, "now it is known to be anywhere");
+    // By another gateway's mistake.
+    let mut past = CollectionsClient::connect(world.america.clone()).await.unwrap();
+    let name = "any".to_owned();
+    past.delete(DeleteCollectionRequest { name: name.clone() }).await.unwrap();
+    let settings =
+        CollectionSettings { dimension: 2, residency: vec!["europe".to_owned()], ..CollectionSettings::default() };
+    past.create(CreateCollectionRequest { name, settings: Some(settings) }).await.unwrap();
+
+    let body = json!({"collection": "any", "vectors": [{"id": "x", "values": [1, 0]}]});
+    let refused = world.inside.post("/insert", body.clone()).await;
+    assert_eq!((refused.status, &refused.json()["title"]), (StatusCode::FORBIDDEN, &json!("residency")));
+    let elsewhere = world.inside.post("/insert", body).await;
+    assert_eq!(elsewhere.status, StatusCode::NOT_FOUND, "Europe has none of that name: {}", elsewhere.text());
+}
+
+/// `message` to a searchd that the gateway takes for one of `areas`.
+fn within<T>(areas: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert(AREAS_METADATA, areas.parse().unwrap());
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_searchd_neither_takes_nor_gives_what_may_not_be_with_it() {
+    let (searchd, url, _data) = searchd().await;
+    let mut collections = CollectionsClient::connect(url.clone()).await.unwrap();
+    let mut points = VectorSearchClient::connect(url).await.unwrap();
+    let collection = || "eu".to_owned();
+    let settings =
+        CollectionSettings { dimension: 2, residency: vec!["europe".to_owned()], ..CollectionSettings::default() };
+    let create = CreateCollectionRequest { name: collection(), settings: Some(settings) };
+    let refused = collections.create(within("americas", create.clone())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    collections.create(within("africa,europe", create)).await.unwrap();
+
+    let search = SearchRequest { collection: collection(), query: vec![1.0, 0.0], k: 1, ..SearchRequest::default() };
+    let insert = InsertRequest {
+        collection: collection(),
+        vectors: vec![Point { id: "a".to_owned(), values: vec![1.0, 0.0], ..Point::default() }],
+    };
+    let fetch = FetchRequest { collection: collection(), ids: vec!["a".to_owned()], ..FetchRequest::default() };
+    let delete = DeleteRequest { collection: collection(), ids: vec!["a".to_owned()], ..DeleteRequest::default() };
+    for (areas, expected) in [("americas", Code::PermissionDenied), ("europe", Code::Ok), ("*", Code::Ok)] {
+        let codes = [
+            code(points.insert(within(areas, insert.clone())).await),
+            code(points.search(within(areas, search.clone())).await),
+            code(points.stream_search(within(areas, search.clone())).await),
+            code(points.fetch(within(areas, fetch.clone())).await),
+            code(points.delete(within(areas, delete.clone())).await),
+        ];
+        assert_eq!(codes, [expected; 5], "{areas}");
+    }
+    let describe = DescribeCollectionRequest { name: collection(), session: String::new() };
+    let described = collections.describe(within("americas", describe)).await.unwrap();
+    assert_eq!(described.into_inner().settings.unwrap().residency, ["europe"], "that is how gateways know");
+    searchd.shutdown().await;
+}
+
+fn code<T>(answer: Result<T, tonic::Status>) -> Code {
+    answer.err().map_or(Code::Ok, |status| status.code())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,7 +85,9 @@ impl Service {
     /// Waits for the search's session, and checks the search.
     pub(super) async fn checked(&self, message: v1::SearchRequest, caller: &Caller) -> Result<Query, Status> {
         self.await_session(&message.session).await?;
-        request::query(&caller.tenant, message, |address| self.settings(address))
+        let query = request::query(&caller.tenant, message, |address| self.settings(address))?;
+        self.confine(caller, &query.address)?;
+        Ok(query)
     }
 
     pub(super) fn look_up(&self, query: Query) -> Result<LookedUp, Status> {

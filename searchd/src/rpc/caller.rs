@@ -6,7 +6,7 @@ use nearfield_proto::TENANT_METADATA;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::status;
+use super::{residency, status};
 
 /// Longest tenant name.
 const MAX_TENANT_BYTES: usize = 256;
@@ -20,6 +20,8 @@ pub(super) struct Caller {
     /// Empty for none.
     pub tenant: String,
     pub deadline: Option<Instant>,
+    /// For which areas the gateway takes this to hold data.
+    pub areas: Option<Box<str>>,
 }
 
 impl Caller {
@@ -34,7 +36,7 @@ impl Caller {
         let timeout = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
         let deadline =
             timeout.and_then(|timeout| Instant::now().checked_add(timeout.saturating_sub(answering(timeout))));
-        Ok(Self { tenant: tenant.to_owned(), deadline })
+        Ok(Self { tenant: tenant.to_owned(), deadline, areas: residency::told(metadata)? })
     }
 
     /// `work`, as long as it matters.

@@ -37,6 +37,7 @@ impl Collections for Service {
                 return Err(status::violations(wrong));
             }
         };
+        self.confine_to(&caller, &address.name, &settings.residency)?;
         let creating = self.commit(&address, Change::CreateCollection { settings }, "");
         let done = caller.limit(creating).await?;
         let created = done.outcome == Outcome::Created(true);
@@ -93,6 +94,7 @@ impl Collections for Service {
         let message = request.into_inner();
         let address = request::address(&caller.tenant, &message.name, "/name");
         let address = address.map_err(|violation| status::violations(vec![violation]))?;
+        self.confine(&caller, &address)?;
         let samples = if message.samples == 0 { recall::SAMPLES } else { message.samples as usize };
         if samples > recall::MAX_SAMPLES {
             let description = format!("must be between 1 and {}, is {samples}", recall::MAX_SAMPLES);

@@ -31,7 +31,7 @@ impl Service {
         name: &str,
         ids: Vec<String>,
     ) -> Result<Vec<v1::Record>, Status> {
-        let address = request::address(&caller.tenant, name, "/collection").map_err(|v| status::violations(vec![v]))?;
+        let address = self.address(caller, name)?;
         if ids.len() > MAX_FETCH {
             let description = format!("has {} ids, at most {MAX_FETCH} are allowed", ids.len());
             return Err(status::violation("/ids", description));
@@ -63,8 +63,7 @@ impl Service {
         caller: &Caller,
         message: &v1::ScanRequest,
     ) -> Result<Outgoing<v1::Record>, Status> {
-        let address = request::address(&caller.tenant, &message.collection, "/collection");
-        let address = address.map_err(|violation| status::violations(vec![violation]))?;
+        let address = self.address(caller, &message.collection)?;
         let filter = request::filter(&message.filter).map_err(|violation| status::violations(vec![violation]))?;
         let store = &self.0.store;
         let opened = store.with_collection(&address, |collection, index| {

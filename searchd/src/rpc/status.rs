@@ -49,6 +49,14 @@ pub(super) fn no_point(collection: &str, id: &str) -> Status {
     Status::not_found(format!("the collection {collection:?} has no point {id:?}"))
 }
 
+/// The gateway's word for PERMISSION_DENIED: nothing else is denied here.
+pub(super) fn residency(collection: &str, areas: &[String]) -> Status {
+    Status::permission_denied(format!(
+        "the data of the collection {collection:?} stays in {}, and this is elsewhere",
+        areas.join(", ")
+    ))
+}
+
 pub(super) fn deadline() -> Status {
     Status::deadline_exceeded("the deadline passed before the answer was there")
 }

@@ -26,7 +26,7 @@ impl Service {
         message: v1::InsertRequest,
         caller: &Caller,
     ) -> Result<v1::InsertResponse, Status> {
-        let address = address(caller, &message.collection)?;
+        let address = self.address(caller, &message.collection)?;
         let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
         let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let inserted = message.vectors.len() as u64;
@@ -41,7 +41,7 @@ impl Service {
         message: v1::UpdateRequest,
         caller: &Caller,
     ) -> Result<v1::UpdateResponse, Status> {
-        let address = address(caller, &message.collection)?;
+        let address = self.address(caller, &message.collection)?;
         let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
         let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let mut wrong: Vec<_> = request::id(&message.id, "/id").err().into_iter().collect();
@@ -78,7 +78,7 @@ impl Service {
         message: v1::DeleteRequest,
         caller: &Caller,
     ) -> Result<v1::DeleteResponse, Status> {
-        let address = address(caller, &message.collection)?;
+        let address = self.address(caller, &message.collection)?;
         let change = match (message.ids.is_empty(), message.filter.is_empty()) {
             (false, true) => Change::Delete { ids: ids(message.ids)? },
             (true, false) => {
@@ -100,6 +100,14 @@ impl Service {
         let committing = self.0.committer.commit(address.clone(), change);
         committing.await.map_err(|refusal| status::refusal(refusal, &address.name, point))
     }
+
+    /// A collection whose points the caller may have here.
+    pub(super) fn address(&self, caller: &Caller, name: &str) -> Result<Address, Status> {
+        let address = request::address(&caller.tenant, name, "/collection");
+        let address = address.map_err(|violation| status::violations(vec![violation]))?;
+        self.confine(caller, &address)?;
+        Ok(address)
+    }
 }
 
 /// Checks points to be inserted: many of them beside the reactor, which has searches to answer meanwhile.
@@ -110,10 +118,6 @@ async fn check(points: Vec<v1::Point>, index: &Arc<Index>) -> Result<Vec<PutPoin
     let index = index.clone();
     let checked = tokio::task::spawn_blocking(move || request::points(points, &index.settings)).await;
     checked.unwrap_or_else(|_| Err(Status::internal("the points could not be checked")))
-}
-
-fn address(caller: &Caller, name: &str) -> Result<Address, Status> {
-    request::address(&caller.tenant, name, "/collection").map_err(|violation| status::violations(vec![violation]))
 }
 
 fn ids(mut ids: Vec<String>) -> Result<Vec<String>, Status> {
