@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures::future::{FutureExt, Shared};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// Questions in flight at once; beyond, each is asked for itself.
 const MAX_FLIGHTS: usize = 10_000;
@@ -75,8 +76,8 @@ where
             (answer, landing)
         };
         let cleared = Clear { flights: Arc::clone(&self.flights), key, landing: landing.clone() };
-        // A task that holds it in place would be moved with it, several times on its way.
-        let asked = Box::pin(ask());
+        // In its caller's trace, whose task this is not. A task that holds it in place would be moved with it, several times on its way.
+        let asked = Box::pin(ask().in_current_span());
         tokio::spawn(async move {
             let outcome = asked.await;
             // Off the list before the answer is out: who comes after this asks anew.

@@ -200,6 +200,7 @@ impl Gateway {
         let drain = Drain::new();
         let readiness = Readiness::new();
         nearfield_telemetry::process::register(&mut registry);
+        nearfield_telemetry::otlp::register(&mut registry);
         let authenticator = Current::from(Authenticator::start(&config.auth).await.map_err(Error::Auth)?);
         let audit = Audit::open(&config.audit, &mut registry).map_err(Error::Audit)?;
         let name = config.server.name();

@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nearfield_telemetry::exemplar::Latencies;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::Registry;
 
 use crate::backup::arriving::Arriving;
@@ -39,12 +40,12 @@ pub struct Method {
 #[derive(Clone)]
 pub struct Calls {
     pub total: Family<Call, Counter>,
-    pub duration: Family<Method, Histogram>,
+    pub duration: Family<Method, Latencies>,
 }
 
 impl Calls {
     pub fn register(registry: &mut Registry) -> Self {
-        let buckets = || Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        let buckets = || Latencies::new(exponential_buckets(0.000_1, 2.0, 16));
         let calls = Self { total: Family::default(), duration: Family::new_with_constructor(buckets) };
         registry.register("nearfield_searchd_calls", "gRPC calls answered", calls.total.clone());
         registry.register(

@@ -3,13 +3,15 @@
 //! `/health/live` answers while the process runs at all, `/health/ready` says whether it wants traffic, and `/metrics`
 //! is the registry in OpenMetrics text; `/debug` shows what is going on, for people, and `/debug.json` for programs. There are no credentials: the port belongs on a private address.
 
+mod exposition;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::exposition::{OPEN_METRICS, PROMETHEUS};
 use crate::debug::{self, Views};
 use crate::readiness::{Readiness, State};
 
@@ -31,8 +34,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Accepting fails for as long as the process is out of file descriptors: a breath, not a spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -159,16 +160,17 @@ impl Pages {
         match request.uri().path() {
             "/health/live" => page(StatusCode::OK, JSON, "{\"status\":\"live\"}\n"),
             "/health/ready" => ready(&self.readiness.state()),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(request.headers()),
             "/debug" | "/debug/" => page(StatusCode::OK, HTML, debug::page(&self.views.show(&self.text()))),
             "/debug.json" => page(StatusCode::OK, JSON, self.views.show(&self.text()).to_string()),
             _ => page(StatusCode::NOT_FOUND, TEXT, "here are /health/live, /health/ready, /metrics and /debug\n"),
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self, asked: &HeaderMap) -> Response<Full<Bytes>> {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) if exposition::asks_for_plain(asked) => page(StatusCode::OK, PROMETHEUS, exposition::plain(&text)),
             Ok(()) => page(StatusCode::OK, OPEN_METRICS, text),
             Err(_) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "a metric could not be encoded\n"),
         }

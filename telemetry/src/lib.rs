@@ -4,6 +4,7 @@ pub mod admin;
 pub mod allowance;
 pub mod debug;
 pub mod drain;
+pub mod exemplar;
 pub mod logging;
 pub mod otlp;
 pub mod process;

@@ -1,5 +1,7 @@
 //! Spans to an OpenTelemetry collector, by OTLP over gRPC, when `[otlp] endpoint` names one.
 
+mod spans;
+
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -8,6 +10,8 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use serde::Deserialize;
+
+pub use self::spans::register;
 
 /// How long one export may take before its spans are dropped.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ pub(crate) fn provider(config: &Config, identity: &Identity) -> Result<Option<Sd
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
     Ok(Some(
         SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
+            .with_span_processor(spans::Bounded::before(exporter))
             .with_resource(resource)
             .with_sampler(sampler)
             .build(),

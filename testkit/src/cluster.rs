@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Protocol};
 use crate::credentials::{AUDIENCE, Authority, Claims, ISSUER, KeyAlgorithm, TestCa};
+use crate::metrics;
 use crate::process::{Process, binary, free_port};
 use crate::redis::Redis;
 
@@ -22,6 +23,8 @@ pub struct ClusterOptions {
     pub rate_limits: bool,
     /// A Redis through which the gateway shares its quotas with others.
     pub quotas: Option<String>,
+    /// Where both tiers export their spans, "http://address:port".
+    pub otlp: Option<String>,
     /// What the gateway calls in place of searchds, each "http://address:port".
     pub upstreams: Vec<String>,
     /// The gateway's program, in place of the one that [`binary`] names.
@@ -40,6 +43,7 @@ impl Default for ClusterOptions {
             rate_limits: false,
             upstreams: Vec::new(),
             quotas: None,
+            otlp: None,
             gateway_program: None,
             gateway: Vec::new(),
             searchd: Vec::new(),
@@ -119,11 +123,14 @@ impl Cluster {
         let peers: Vec<String> =
             ports.iter().filter(|p| **p != port).map(|p| format!("\"http://127.0.0.1:{p}\"")).collect();
         let data = directory.path().join(format!("searchd-{i}"));
-        let config = format!(
+        let mut config = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:0\"\nregion = \"us-central1\"\n\
              instance = \"searchd-{i}\"\n\n[storage]\ndata_dir = {data:?}\n\n[replication]\npeers = [{}]\n",
             peers.join(", ")
         );
+        if let Some(endpoint) = &options.otlp {
+            let _ = write!(config, "\n[otlp]\nendpoint = {endpoint:?}\n");
+        }
         let file = directory.path().join(format!("searchd-{i}.toml"));
         fs_err::write(&file, config)?;
         let environment = options.searchd.clone();
@@ -180,6 +187,11 @@ impl Cluster {
 
     pub fn admin(&self) -> Result<String> {
         self.gateway.address("admin")
+    }
+
+    /// The value of one of the gateway's series, by [`metrics::value`].
+    pub async fn gateway_metric(&self, series: &str) -> Result<u64> {
+        metrics::value(&self.admin()?, series).await
     }
 
     pub fn ca(&self) -> PathBuf {
@@ -245,6 +257,9 @@ fn gateway_config(
         options.quotas.as_ref().map_or_else(String::new, |url| format!("redis_url = {url:?}\n")),
         endpoints.join(", "),
     );
+    if let Some(endpoint) = &options.otlp {
+        let _ = write!(config, "\n[otlp]\nendpoint = {endpoint:?}\n");
+    }
     if let Some(redis) = redis {
         let _ = write!(config, "\n[cache]\nredis_url = \"{}\"\n", redis.url());
     }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use nearfield_auth::Principal;
 use nearfield_cache::Invalidation;
 use nearfield_proto::TENANT_METADATA;
+use nearfield_telemetry::trace_context::TraceContext;
 
 use super::balance::Key;
 use crate::error::Error;
@@ -48,6 +49,16 @@ impl CallContext {
             tenant,
             principal,
         })
+    }
+
+    /// Makes `span`, which must be new, a part of the caller's trace, where spans are exported.
+    pub(crate) fn continue_trace(&self, span: &tracing::Span) {
+        if span.is_disabled() {
+            return;
+        }
+        let carried = TRACE_HEADERS.into_iter().zip(&self.trace);
+        let headers = carried.filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+        TraceContext::begin(&headers, span);
     }
 
     pub fn tenant(&self) -> &str {

@@ -190,7 +190,8 @@ impl Drop for Record {
         let outcome = self.outcome();
         let total = self.started.elapsed();
         let asked = Asked { route: self.route, transport: self.transport };
-        self.metrics.end(asked, self.answered_by.clone(), outcome, self.first_byte.unwrap_or(total));
+        let first_byte = self.first_byte.unwrap_or(total);
+        self.metrics.end(asked, self.answered_by.clone(), outcome, first_byte, self.trace.as_ref());
         if !self.is_logged(outcome, total) {
             return;
         }

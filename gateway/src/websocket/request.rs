@@ -7,6 +7,7 @@ use bytes::Bytes;
 use nearfield_auth::Scope;
 use nearfield_proto::v1::SearchRequest;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::message::{self, Ask, Message};
 use super::{Asked, Shared};
@@ -32,7 +33,12 @@ pub(crate) async fn run(
     context.deadline = Some(Instant::now() + patience);
     let id = message.id.as_deref();
     let done = match message.ask {
-        Ok(ask) => answer(&shared, &context, id, ask, &answers).await,
+        Ok(ask) => {
+            // The request that opened the connection has ended: each message is a part of the caller's trace by itself.
+            let span = tracing::info_span!(target: "span", "WebSocket message", otel.kind = "server");
+            context.continue_trace(&span);
+            answer(&shared, &context, id, ask, &answers).instrument(span).await
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = done {

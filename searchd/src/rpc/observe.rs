@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{Request, Response};
+use nearfield_telemetry::exemplar;
 use nearfield_telemetry::trace_context::TraceContext;
 use tower::{Layer, Service};
 use tracing::Instrument;
@@ -46,13 +47,16 @@ where
         let started = Instant::now();
         let span = tracing::info_span!(
             "grpc",
+            otel.name = method,
+            otel.kind = "server",
             "rpc.system" = "grpc",
             "rpc.method" = method,
             request_id = tracing::field::Empty,
             trace_id = tracing::field::Empty
         );
         let headers = request.headers();
-        span.record("trace_id", TraceContext::begin(headers, &span).trace_id());
+        let trace = TraceContext::begin(headers, &span);
+        span.record("trace_id", trace.trace_id());
         if let Some(id) = headers.get("x-request-id").and_then(|id| id.to_str().ok()) {
             span.record("request_id", id);
         }
@@ -63,7 +67,7 @@ where
             let code = answer.as_ref().map_or("2", |answer| code(answer.headers()));
             tracing::info!(code, seconds = started.elapsed().as_secs_f64(), "answered");
             calls.total.get_or_create(&Call { method, code }).inc();
-            calls.duration.get_or_create(&Method { method }).observe(started.elapsed().as_secs_f64());
+            exemplar::observe(&calls.duration.get_or_create(&Method { method }), started.elapsed(), Some(&trace));
             answer
         };
         Box::pin(observed.instrument(span))

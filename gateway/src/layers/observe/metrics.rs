@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use nearfield_telemetry::exemplar::{self, Latencies};
+use nearfield_telemetry::trace_context::TraceContext;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::request::Transport;
@@ -158,7 +159,7 @@ struct Ended {
 pub(crate) struct Metrics {
     ended: Family<Ended, Counter>,
     in_flight: Family<Asked, Gauge>,
-    seconds: Family<Asked, Histogram>,
+    seconds: Family<Asked, Latencies>,
 }
 
 /// From a cache hit to the longest deadline of a unary call; dense around the targets of 10, 30 and 50 ms.
@@ -171,7 +172,7 @@ impl Metrics {
         let metrics = Self {
             ended: Family::default(),
             in_flight: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            seconds: Family::new_with_constructor(|| Latencies::new(BUCKETS.into_iter())),
         };
         registry.register("requests", "requests that ended, by how", metrics.ended.clone());
         registry.register("requests_in_flight", "requests that have not ended", metrics.in_flight.clone());
@@ -187,10 +188,18 @@ impl Metrics {
         self.in_flight.get_or_create(&Asked { route, transport }).inc();
     }
 
-    pub(super) fn end(&self, asked: Asked, (tier, region): (Tier, Region), outcome: Outcome, first_byte: Duration) {
+    /// `trace` is the one that the request belongs to.
+    pub(super) fn end(
+        &self,
+        asked: Asked,
+        (tier, region): (Tier, Region),
+        outcome: Outcome,
+        first_byte: Duration,
+        trace: Option<&TraceContext>,
+    ) {
         let Asked { route, transport } = asked;
         self.in_flight.get_or_create(&asked).dec();
-        self.seconds.get_or_create(&asked).observe(first_byte.as_secs_f64());
+        exemplar::observe(&self.seconds.get_or_create(&asked), first_byte, trace);
         self.ended.get_or_create(&Ended { route, transport, tier, region, outcome }).inc();
     }
 }
