@@ -10,28 +10,50 @@ use serde_json::json;
 
 use crate::space::{Space, ids, points};
 
-const BINARY: &str = "application/grpc-web+proto";
+pub(crate) const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text";
 /// The flag of the frame that stands for the trailers.
 const TRAILERS: u8 = 0x80;
 
 /// What a call gave: messages, and the trailers' lines.
-struct Called {
-    messages: Vec<Vec<u8>>,
+pub(crate) struct Called {
+    pub(crate) messages: Vec<Vec<u8>>,
     trailers: String,
 }
 
 impl Called {
-    fn status(&self) -> Option<&str> {
+    /// From the bytes of an answer's body.
+    pub(crate) fn of(body: &[u8]) -> Result<Self> {
+        let mut called = Self { messages: Vec::new(), trailers: String::new() };
+        let mut rest = body;
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at_checked(5).context("a frame's head")?;
+            let length = u32::from_be_bytes(head[1..].try_into()?) as usize;
+            let (payload, tail) = tail.split_at_checked(length).context("a frame")?;
+            match head[0] {
+                0 => called.messages.push(payload.to_vec()),
+                TRAILERS => called.trailers = String::from_utf8(payload.to_vec())?,
+                other => anyhow::bail!("a frame with the flags {other:#x}"),
+            }
+            rest = tail;
+        }
+        Ok(called)
+    }
+
+    pub(crate) fn status(&self) -> Option<&str> {
         self.trailers.lines().find_map(|line| line.strip_prefix("grpc-status:")).map(str::trim)
     }
 }
 
-async fn call(client: &Client, kind: &str, method: &str, message: &impl Message) -> Result<Called> {
+/// A message as it goes out.
+pub(crate) fn frame(message: &impl Message) -> Vec<u8> {
     let bytes = message.encode_to_vec();
-    let mut body = vec![0];
-    body.extend_from_slice(&u32::try_from(bytes.len())?.to_be_bytes());
-    body.extend_from_slice(&bytes);
+    let length = u32::try_from(bytes.len()).expect("tests send short messages");
+    [&[0][..], &length.to_be_bytes(), &bytes].concat()
+}
+
+async fn call(client: &Client, kind: &str, method: &str, message: &impl Message) -> Result<Called> {
+    let mut body = frame(message);
     if kind == TEXT {
         body = STANDARD.encode(body).into_bytes();
     }
@@ -43,23 +65,11 @@ async fn call(client: &Client, kind: &str, method: &str, message: &impl Message)
 }
 
 fn called(kind: &str, answer: &Answer) -> Result<Called> {
-    let mut called = Called { messages: Vec::new(), trailers: String::new() };
+    let body = if kind == TEXT { decode_pieces(&answer.body)? } else { answer.body.to_vec() };
+    let mut called = Called::of(&body)?;
     // Refused before it began: the head says it all.
     if let Some(status) = answer.headers.get("grpc-status") {
         called.trailers = format!("grpc-status:{}", status.to_str()?);
-    }
-    let body = if kind == TEXT { decode_pieces(&answer.body)? } else { answer.body.to_vec() };
-    let mut rest = &body[..];
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at_checked(5).context("a frame's head")?;
-        let length = u32::from_be_bytes(head[1..].try_into()?) as usize;
-        let (payload, tail) = tail.split_at_checked(length).context("a frame")?;
-        match head[0] {
-            0 => called.messages.push(payload.to_vec()),
-            TRAILERS => called.trailers = String::from_utf8(payload.to_vec())?,
-            other => anyhow::bail!("a frame with the flags {other:#x}"),
-        }
-        rest = tail;
     }
     Ok(called)
 }
