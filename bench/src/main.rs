@@ -18,6 +18,7 @@ mod machine;
 mod mixed;
 mod overload;
 mod peers;
+mod restarts;
 mod server;
 mod table;
 mod tenants;
@@ -73,13 +74,17 @@ struct Arguments {
     /// Connections opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
+    /// Of the rows about idle connections, only those whose names begin so.
+    #[arg(long, global = true)]
+    only: Option<String>,
     /// TLS handshakes of each kind.
     #[arg(long, global = true, default_value_t = 2000)]
     handshakes: usize,
     /// Requests of each row of the edge's table.
     #[arg(long, global = true, default_value_t = 100_000)]
     requests: usize,
-    /// A gateway's program that the edge's rows are measured with too, in turn: an older one, or one of another profile.
+    /// A gateway's program that the rows about the edge and about idle connections are measured with too, in turn: an older
+    /// one, or one of another profile.
     #[arg(long, global = true)]
     beside: Option<PathBuf>,
 }
@@ -102,6 +107,8 @@ enum Part {
     Handshakes,
     /// Bytes per idle connection and WebSocket, and what is given back.
     Idle,
+    /// Requests that fail while the program, its certificates and its settings are replaced.
+    Restarts,
     /// Bytes per small collection.
     Tenants,
     /// Latency of searches beside writes, and while a backlog is indexed.
@@ -123,6 +130,9 @@ async fn main() -> Result<()> {
     }
     if wanted(Part::Overload) {
         overload::run(&arguments).await?;
+    }
+    if wanted(Part::Restarts) {
+        restarts::run().await?;
     }
     if wanted(Part::Tenants) {
         tenants::run().await?;

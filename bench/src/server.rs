@@ -1,5 +1,6 @@
 //! The two tiers under test, filled through the public API.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -47,8 +48,14 @@ impl Server {
 
     /// With environment overrides of the gateway's settings.
     pub(crate) fn start_with(gateway: &[(&'static str, &'static str)]) -> Result<Self> {
+        Self::start_program(None, gateway)
+    }
+
+    /// The same with another gateway's program, when there is one.
+    pub(crate) fn start_program(program: Option<PathBuf>, gateway: &[(&'static str, &'static str)]) -> Result<Self> {
         let options = ClusterOptions {
             searchds: 1,
+            gateway_program: program,
             // One line a request would be a good part of what is measured, and production samples its log.
             gateway: [&[("NEARFIELD_LOG__LEVEL", "warn")], gateway].concat(),
             searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],

@@ -1,26 +1,20 @@
 //! The program, its certificates and its settings are replaced under a load of every protocol, and no client can tell.
 //!
-//! `NEARFIELD_SWAPS=full` runs as many of each as the goal names; without it there are a few.
+//! A few of each; `nearfield-bench restarts` does as many as the goal names.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use nearfield_testkit::{
-    Answer, Claims, Client, Cluster, ClusterOptions, KeyAlgorithm, Process, Protocol, WebSocket, eventually,
+    Claims, Cluster, ClusterOptions, KeyAlgorithm, MixedLoad, Process, Protocol, Upload, WebSocket, eventually,
+    mixed_load,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::space::{API, Space, points};
+use crate::space::{API, Space};
 
 const WAIT: Duration = Duration::from_secs(60);
-
-/// Either of them by whether the full run was asked for.
-fn count(few: usize, full: usize) -> usize {
-    if std::env::var_os("NEARFIELD_SWAPS").is_some_and(|runs| runs == "full") { full } else { few }
-}
+const RESTARTS: usize = 3;
 
 fn cluster() -> Result<Cluster> {
     Cluster::start(&ClusterOptions {
@@ -30,131 +24,18 @@ fn cluster() -> Result<Cluster> {
     })
 }
 
-/// A request that fails is asked once more on a new connection, as RFC 9110 section 9.2.2 has it for those that are
-/// idempotent; what fails then has failed.
-async fn ask(client: &mut Client, i: usize, repeated: &AtomicUsize) -> Result<Answer> {
-    let send = |client: &Client| client.get(&format!("{API}/embed/p{:04}?collection=c", i % 200)).send();
-    match send(client).await {
-        Ok(answer) => Ok(answer),
-        Err(_gone) => {
-            repeated.fetch_add(1, Ordering::Relaxed);
-            *client = client.separate();
-            send(client).await
-        }
-    }
-}
-
-async fn ask_socket(socket: &mut WebSocket, i: usize) -> Result<()> {
-    let id = format!("q{i}");
-    let search =
-        json!({"type": "search", "id": id, "collection": "c", "query": [i % 7, 1, 2, 3], "k": 3, "stream": false});
-    socket.send(&search).await?;
-    let answers = socket.until(&id, &["results", "error"]).await?;
-    anyhow::ensure!(answers.last().is_some_and(|last| last["type"] == "results"), "{answers:?}");
+/// Everything was answered, or would have been by any client.
+async fn finish(load: MixedLoad) -> Result<()> {
+    let outcome = load.finish().await?;
+    println!("{outcome:?}");
+    anyhow::ensure!(outcome.failed == 0, "{outcome:?}");
     Ok(())
 }
 
-/// Searches on WebSockets, one after the other as the server closes them.
-async fn sockets(client: Client, stop: Arc<AtomicBool>, rounds: Arc<AtomicUsize>) -> Result<()> {
-    let mut socket = WebSocket::connect(&client).await?;
-    let mut i = 0;
-    while !stop.load(Ordering::Relaxed) {
-        if ask_socket(&mut socket, i).await.is_err() {
-            socket = WebSocket::connect(&client.separate()).await.context("a closed WebSocket is opened anew")?;
-            ask_socket(&mut socket, i).await.context("and answers")?;
-        }
-        i += 1;
-        rounds.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-struct Load {
-    stop: Arc<AtomicBool>,
-    rounds: Arc<AtomicUsize>,
-    repeated: Arc<AtomicUsize>,
-    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
-}
-
-impl Load {
-    fn start(cluster: &Cluster, claims: &Claims) -> Result<Self> {
-        let mut load =
-            Self { stop: Arc::default(), rounds: Arc::default(), repeated: Arc::default(), tasks: Vec::new() };
-        for protocol in Protocol::ALL {
-            let mut client = cluster.client_as(protocol, claims)?;
-            let (stop, rounds, repeated) = (load.stop.clone(), load.rounds.clone(), load.repeated.clone());
-            load.tasks.push(tokio::spawn(async move {
-                for i in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    // New handshakes beside old connections.
-                    if i % 20 == 0 {
-                        client = client.separate();
-                    }
-                    let answer = ask(&mut client, i, &repeated).await.with_context(|| format!("{protocol:?}"))?;
-                    answer.expect(200).with_context(|| format!("{protocol:?}"))?;
-                    rounds.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            }));
-        }
-        let client = cluster.client_as(Protocol::Http1, claims)?;
-        load.tasks.push(tokio::spawn(sockets(client, load.stop.clone(), load.rounds.clone())));
-        Ok(load)
-    }
-
-    /// Waits until so many more requests were answered, or one has failed.
-    async fn more(&self, rounds: usize) -> Result<()> {
-        let target = self.rounds.load(Ordering::Relaxed) + rounds;
-        let failed = || self.tasks.iter().any(tokio::task::JoinHandle::is_finished);
-        let done = || async { (self.rounds.load(Ordering::Relaxed) >= target || failed()).then_some(()) };
-        eventually("the load goes on", WAIT, done).await
-    }
-
-    async fn finish(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await??;
-        }
-        println!(
-            "{} requests, {} of them sent twice",
-            self.rounds.load(Ordering::Relaxed),
-            self.repeated.load(Ordering::Relaxed)
-        );
-        Ok(())
-    }
-}
-
-/// An insert of any length that is under way: only the process that it began in can finish it.
-struct Upload {
-    lines: tokio::sync::mpsc::UnboundedSender<std::io::Result<Bytes>>,
-    answer: tokio::task::JoinHandle<Result<Answer>>,
-}
-
-impl Upload {
-    fn start(client: &Client) -> Self {
-        let (lines, body) = tokio::sync::mpsc::unbounded_channel();
-        let body = tokio_stream::wrappers::UnboundedReceiverStream::new(body);
-        let request = client.separate().post(&format!("{API}/insert?collection=uploads"));
-        let request = request.header("content-type", "application/x-ndjson").stream(body);
-        Self { lines, answer: tokio::spawn(request.send()) }
-    }
-
-    fn line(&self, id: &str) -> Result<()> {
-        let line = json!({"id": id, "values": [1, 2, 3, 4]});
-        self.lines.send(Ok(format!("{line}\n").into())).map_err(|_| anyhow::anyhow!("the upload has ended early"))
-    }
-
-    async fn finish(self) -> Result<Value> {
-        drop(self.lines);
-        self.answer.await??.expect(200)
-    }
-}
-
+/// What the load asks for, and a collection for uploads, of one tenant.
 async fn filled(cluster: &Cluster, claims: &Claims) -> Result<Space> {
+    mixed_load::fill(cluster, claims).await?;
     let space = Space::with(cluster.client_as(Protocol::Http2, claims)?, cluster.token(claims)?);
-    space.fill("c", json!({"dimension": 4}), &points(131, 200, 4)).await?;
     space.create("uploads", json!({"dimension": 4})).await?;
     Ok(space)
 }
@@ -164,13 +45,13 @@ async fn a_newer_program_takes_over_and_no_request_fails() -> Result<()> {
     let mut cluster = cluster()?;
     let claims = Claims::of_tenant("restarts");
     let space = filled(&cluster, &claims).await?;
-    let load = Load::start(&cluster, &claims)?;
+    let load = MixedLoad::start(&cluster, &claims).await?;
     let mut leaving: Vec<Process> = Vec::new();
-    for round in 0..count(3, 20) {
+    for round in 0..RESTARTS {
         load.more(50).await?;
         let uploads: Vec<Upload> = Protocol::ALL
             .into_iter()
-            .map(|protocol| Ok(Upload::start(&cluster.client_as(protocol, &claims)?)))
+            .map(|protocol| Ok(Upload::start(&cluster.client_as(protocol, &claims)?, "uploads")))
             .collect::<Result<_>>()?;
         for (i, upload) in uploads.iter().enumerate() {
             upload.line(&format!("r{round}-{i}-before"))?;
@@ -184,13 +65,13 @@ async fn a_newer_program_takes_over_and_no_request_fails() -> Result<()> {
             assert_eq!(stored["inserted"], 2, "{:?} goes on in the process that it began in", Protocol::ALL[i]);
         }
     }
-    load.finish().await?;
+    finish(load).await?;
     for process in leaving {
         let exit = process.wait_exit(WAIT)?;
         assert!(exit.success(), "{exit}:\n{}", process.tail(40));
     }
     let stored = space.get("/collections/uploads").await?.expect(200)?;
-    assert_eq!(stored["count"], count(3, 20) * 2 * Protocol::ALL.len());
+    assert_eq!(stored["count"], RESTARTS * 2 * Protocol::ALL.len());
     Ok(())
 }
 
@@ -199,7 +80,7 @@ async fn a_newer_program_that_cannot_start_changes_nothing() -> Result<()> {
     let mut cluster = cluster()?;
     let claims = Claims::of_tenant("restarts-bad");
     let _space = filled(&cluster, &claims).await?;
-    let load = Load::start(&cluster, &claims)?;
+    let load = MixedLoad::start(&cluster, &claims).await?;
     let good = fs_err::read_to_string(cluster.gateway_config())?;
     let level = "\n[log]\nlevel = \"loud=x=y\"\n";
     fs_err::write(cluster.gateway_config(), format!("{good}{level}"))?;
@@ -212,20 +93,14 @@ async fn a_newer_program_that_cannot_start_changes_nothing() -> Result<()> {
     fs_err::write(cluster.gateway_config(), good)?;
     let old = cluster.upgrade_gateway()?;
     load.more(100).await?;
-    load.finish().await?;
+    finish(load).await?;
     assert!(old.wait_exit(WAIT)?.success());
     Ok(())
 }
 
-async fn metric(cluster: &Cluster, line: &str) -> Option<u64> {
-    let text = reqwest::get(format!("{}/metrics", cluster.admin().ok()?)).await.ok()?.text().await.ok()?;
-    let value = text.lines().find_map(|l| l.strip_prefix(line))?;
-    value.trim().parse().ok()
-}
-
-async fn reaches(cluster: &Cluster, line: &str, least: u64) -> Result<()> {
-    let reached = || async { metric(cluster, line).await.filter(|&n| n >= least).map(drop) };
-    eventually(line, WAIT, reached).await
+async fn reaches(cluster: &Cluster, series: &str, least: u64) -> Result<()> {
+    let reached = || async { cluster.gateway_metric(series).await.ok().filter(|&n| n >= least).map(drop) };
+    eventually(series, WAIT, reached).await
 }
 
 const SERVED: &str = "gateway_tls_reloads_total{outcome=\"served\"}";
@@ -237,17 +112,17 @@ async fn certificates_and_settings_change_and_no_request_fails() -> Result<()> {
     let cluster = cluster()?;
     let claims = Claims::of_tenant("swaps");
     let space = filled(&cluster, &claims).await?;
-    let load = Load::start(&cluster, &claims)?;
-    for _ in 0..count(4, 20) {
-        let before = metric(&cluster, SERVED).await.context("the metric")?;
+    let load = MixedLoad::start(&cluster, &claims).await?;
+    for _ in 0..4 {
+        let before = cluster.gateway_metric(SERVED).await?;
         cluster.renew_certificate(KeyAlgorithm::EcdsaP256)?;
         reaches(&cluster, SERVED, before + 1).await?;
         load.more(20).await?;
     }
     let good = fs_err::read_to_string(cluster.gateway_config())?;
-    let too_large = json!({"collection": "c", "query": [1, 2, 3, 4], "k": 1, "filter": {"x": "y".repeat(3000)}});
-    for round in 0..count(12, 100) {
-        let before = metric(&cluster, APPLIED).await.context("the metric")?;
+    let too_large = json!({"collection": "mixed", "query": [1, 2, 3, 4], "k": 1, "filter": {"x": "y".repeat(3000)}});
+    for round in 0..12 {
+        let before = cluster.gateway_metric(APPLIED).await?;
         let small = round % 2 == 0;
         let limit = if small { 2000 } else { 100_000 };
         fs_err::write(cluster.gateway_config(), format!("{good}\n[body]\nmax_bytes = {limit}\n# {round}\n"))?;
@@ -262,7 +137,8 @@ async fn certificates_and_settings_change_and_no_request_fails() -> Result<()> {
     let warned = || async { cluster.gateway().log().iter().any(|l| l.contains("stream.ping_interval")).then_some(()) };
     eventually("a key that needs a restart is named", WAIT, warned).await?;
     load.more(50).await?;
-    load.finish().await
+    assert_eq!(load.reconnected(), 0, "connections outlive what they were made under");
+    finish(load).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ pub mod tls;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,8 @@ struct Inner {
     protocol: Protocol,
     tls: Arc<rustls::ClientConfig>,
     connection: tokio::sync::Mutex<Option<Connection>>,
+    /// Connections made so far.
+    made: AtomicUsize,
 }
 
 impl Client {
@@ -67,7 +70,8 @@ impl Client {
         let tls = Arc::new(tls::config(ca, protocol)?);
         let connection = tokio::sync::Mutex::new(None);
         let way = Way { to: addr, from: None };
-        Ok(Self { inner: Arc::new(Inner { base, way, protocol, tls, connection }), headers: HeaderMap::new() })
+        let inner = Inner { base, way, protocol, tls, connection, made: AtomicUsize::new(0) };
+        Ok(Self { inner: Arc::new(inner), headers: HeaderMap::new() })
     }
 
     /// The same client with another connection of its own.
@@ -89,6 +93,7 @@ impl Client {
             protocol: self.inner.protocol,
             tls: self.inner.tls.clone(),
             connection: tokio::sync::Mutex::new(None),
+            made: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner), headers: self.headers.clone() }
     }
@@ -115,6 +120,11 @@ impl Client {
 
     pub fn protocol(&self) -> Protocol {
         self.inner.protocol
+    }
+
+    /// How many connections this client, with its clones, has made.
+    pub fn connections(&self) -> usize {
+        self.inner.made.load(Ordering::Relaxed)
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {
@@ -149,6 +159,7 @@ impl Client {
     /// Opens a connection of its own: for upgrades, and for tests of connections.
     pub(crate) async fn connect(&self) -> Result<Connection> {
         let inner = &self.inner;
+        inner.made.fetch_add(1, Ordering::Relaxed);
         let host = inner.base.host().context("an address with a host")?.trim_matches(['[', ']']).to_owned();
         match inner.protocol {
             Protocol::Http1 => Connection::http1(inner.way, &host, inner.tls.clone()).await,

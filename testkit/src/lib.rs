@@ -28,7 +28,6 @@ mod websocket;
 
 pub use client::{Answer, AnswerBody, Client, Protocol, Quic, RequestBuilder, StreamingAnswer, tls};
 pub use browser::{Browser, Page};
-pub use client::{Answer, AnswerBody, Client, Protocol, RequestBuilder, StreamingAnswer, tls};
 pub use cluster::{Cluster, ClusterOptions};
 pub use collector::{Collected, Collector};
 pub use credentials::{Authority, Claims, KeyAlgorithm, Signer, TestCa};
