@@ -2,6 +2,7 @@
 //! open, and after they have been closed.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -37,61 +38,103 @@ enum Kind {
     WebSocket,
 }
 
-const KINDS: [(&str, Kind, Protocol); 6] = [
-    ("WebSocket, h1", Kind::WebSocket, Protocol::Http1),
-    ("connection, h1", Kind::Connection, Protocol::Http1),
-    ("connection, h2", Kind::Connection, Protocol::Http2),
-    ("WebSocket, h2, a connection each", Kind::WebSocket, Protocol::Http2),
-    ("connection, h3", Kind::Connection, Protocol::Http3),
-    ("WebSocket, h3, a connection each", Kind::WebSocket, Protocol::Http3),
+/// What is opened, how, and how many KiB it may take.
+struct Row {
+    name: &'static str,
+    kind: Kind,
+    protocol: Protocol,
+    goal: Option<u64>,
+}
+
+const fn row(name: &'static str, kind: Kind, protocol: Protocol, goal: Option<u64>) -> Row {
+    Row { name, kind, protocol, goal }
+}
+
+const ROWS: [Row; 6] = [
+    row("WebSocket, h1", Kind::WebSocket, Protocol::Http1, Some(20)),
+    row("connection, h1", Kind::Connection, Protocol::Http1, None),
+    row("connection, h2", Kind::Connection, Protocol::Http2, Some(20)),
+    row("WebSocket, h2, a connection each", Kind::WebSocket, Protocol::Http2, None),
+    row("connection, h3", Kind::Connection, Protocol::Http3, Some(48)),
+    row("WebSocket, h3, a connection each", Kind::WebSocket, Protocol::Http3, None),
 ];
+
+/// What one row measured.
+struct Weighed {
+    before: u64,
+    open: u64,
+    closed: u64,
+    each: u64,
+    given_back: f64,
+    after: Duration,
+}
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     raise_descriptor_limit(arguments.sockets as u64 + SPARE_DESCRIPTORS)?;
-    let mut table = Table::new(&[
+    let head = [
         "idle",
+        "gateway",
         "how many",
         "before MiB",
         "open MiB",
-        "bytes each",
+        "KiB each",
+        "goal",
         "closed MiB",
         "given back",
         "after s",
-    ]);
-    for (name, kind, protocol) in KINDS {
-        // A gateway of its own: what an earlier run left in its allocator would be counted.
-        let server = Server::start_with(&SETTINGS)?;
-        let resident = || server.cluster.gateway().resident_bytes();
-        // Past the first handshakes, whatever is made once has been made.
-        let warm = open(&server, kind, protocol, OPENING).await?;
-        let before = resident()?;
-        let mut idle = open(&server, kind, protocol, arguments.sockets).await?;
-        for one in idle.iter_mut().take(OPENING) {
-            one.is_alive().await?;
+    ];
+    let mut table = Table::new(&head);
+    let programs = [("now", None), ("beside", arguments.beside.clone())];
+    let programs = programs.into_iter().filter(|(name, program)| *name == "now" || program.is_some());
+    let programs: Vec<_> = programs.collect();
+    let wanted = |row: &&Row| arguments.only.as_ref().is_none_or(|only| row.name.starts_with(only));
+    for row in ROWS.iter().filter(wanted) {
+        for (name, program) in &programs {
+            let weighed = weigh(row, program.clone(), arguments.sockets).await?;
+            let each = weighed.each as f64 / 1024.0;
+            // A row takes a minute where not all is given back: whoever waits is told what there is.
+            println!("{}, {name}: {each:.1} KiB each, {:.0} % given back", row.name, weighed.given_back * 100.0);
+            table.row([
+                row.name.to_owned(),
+                (*name).to_owned(),
+                arguments.sockets.to_string(),
+                (weighed.before >> 20).to_string(),
+                (weighed.open >> 20).to_string(),
+                format!("{each:.1}"),
+                row.goal.map_or_else(|| "–".to_owned(), |goal| format!("≤ {goal}")),
+                (weighed.closed >> 20).to_string(),
+                format!("{:.0} %", 100.0 * weighed.given_back),
+                format!("{:.1}", weighed.after.as_secs_f64()),
+            ]);
         }
-        let open = resident()?;
-        let count = idle.len();
-        drop(idle);
-        let closed = Instant::now();
-        let taken = open.saturating_sub(before).max(1);
-        let given_back = || resident().map(|now| open.saturating_sub(now) as f64 / taken as f64);
-        while given_back()? < GIVEN_BACK && closed.elapsed() < GIVING_BACK {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        table.row([
-            name.to_owned(),
-            count.to_string(),
-            (before >> 20).to_string(),
-            (open >> 20).to_string(),
-            (taken / count as u64).to_string(),
-            (resident()? >> 20).to_string(),
-            format!("{:.0} %", 100.0 * given_back()?),
-            format!("{:.1}", closed.elapsed().as_secs_f64()),
-        ]);
-        drop(warm);
     }
+    println!();
     table.print();
     Ok(())
+}
+
+async fn weigh(row: &Row, program: Option<PathBuf>, sockets: usize) -> Result<Weighed> {
+    // A gateway of its own: what an earlier run left in its allocator would be counted.
+    let server = Server::start_program(program, &SETTINGS)?;
+    let resident = || server.cluster.gateway().resident_bytes();
+    // Past the first handshakes, whatever is made once has been made.
+    let warm = open(&server, row.kind, row.protocol, OPENING).await?;
+    let before = resident()?;
+    let mut idle = open(&server, row.kind, row.protocol, sockets).await?;
+    for one in idle.iter_mut().take(OPENING) {
+        one.is_alive().await?;
+    }
+    let open = resident()?;
+    let each = open.saturating_sub(before) / idle.len().max(1) as u64;
+    drop(idle);
+    let gone = Instant::now();
+    let taken = open.saturating_sub(before).max(1);
+    let given_back = || resident().map(|now| open.saturating_sub(now) as f64 / taken as f64);
+    while given_back()? < GIVEN_BACK && gone.elapsed() < GIVING_BACK {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(warm);
+    Ok(Weighed { before, open, each, given_back: given_back()?, closed: resident()?, after: gone.elapsed() })
 }
 
 /// Nothing but the number of connections is to end the measurement.
