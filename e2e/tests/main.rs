@@ -6,8 +6,8 @@
 mod auth;
 mod backlog;
 mod bodies;
-mod cache_disk;
 mod browser;
+mod cache_disk;
 mod caching;
 mod cluster;
 mod collections;

@@ -26,8 +26,8 @@ mod upload;
 pub mod vectors;
 mod websocket;
 
-pub use client::{Answer, AnswerBody, Client, Protocol, Quic, RequestBuilder, StreamingAnswer, tls};
 pub use browser::{Browser, Page};
+pub use client::{Answer, AnswerBody, Client, Protocol, Quic, RequestBuilder, StreamingAnswer, tls};
 pub use cluster::{Cluster, ClusterOptions};
 pub use collector::{Collected, Collector};
 pub use credentials::{Authority, Claims, KeyAlgorithm, Signer, TestCa};

@@ -11,16 +11,16 @@ use h3::server::{RequestResolver, RequestStream};
 use http::{Method, header};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 
 use super::allowance::{Allowance, Purse};
 use super::connection::{Peer, Shared};
-use super::door::{Limit, Place};
+use super::door::Limit;
 use super::quic_answer::{answer, date, taken};
 use super::quic_body::QuicBody;
-use super::quic_early::{self, Opened};
+use super::quic_early::{self, Client, Opened};
 use super::quic_fields::Protocol;
 use super::quic_head::well_formed;
 use super::quic_recv::Recv;
@@ -31,7 +31,7 @@ use super::tls::{self, Certificates, Material};
 use super::{Http3, Mark, QuicSecrets, SharedSocket, tcp};
 use crate::body::{self, Request};
 use crate::gateway::Error;
-use crate::request::Transport;
+use crate::request::{PeerIdentity, Transport};
 use crate::upgrade::Offer;
 
 /// Whatever ends a connection or an answer early; it is only logged.
@@ -126,7 +126,8 @@ pub(super) async fn serve(
             // Boxed, both: what is begun and left costs no room for what would follow, and that none for what was.
             match Box::pin(quic_early::open(incoming, timeout)).await {
                 Ok(opened) => {
-                    if let Err(error) = Box::pin(connection(opened, (handshake, place), shared)).await {
+                    let client = Client::Outside(handshake, place);
+                    if let Err(error) = Box::pin(connection(opened, client, shared)).await {
                         tracing::debug!(error = &*error, "connection ended");
                     }
                 }
@@ -139,26 +140,10 @@ pub(super) async fn serve(
     endpoint.wait_idle().await;
 }
 
-/// A client's place, once its handshake is done: until then it may be anybody's address. Without one the connection is closed.
-fn enter(quic: &quinn::Connection, place: Place, shared: &Shared) -> Option<Place> {
-    let entered = place.of(quic.remote_address().ip(), &shared.door);
-    if entered.is_none() {
-        quic.close(quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value()), b"too many connections");
-    }
-    entered
-}
-
-/// What counts a handshake that is under way, and the connection's place.
-type Outside = (Option<OwnedSemaphorePermit>, Place);
-
-async fn connection(opened: Opened, outside: Outside, shared: Arc<Shared>) -> Result<(), Cause> {
+async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> Result<(), Cause> {
     let Opened { quic, first, mut handshake } = opened;
-    let (mut outside, mut inside) = (Some(outside), None);
     if handshake.is_done() {
-        inside = outside.take().and_then(|(_done, place)| enter(&quic, place, &shared));
-        if inside.is_none() {
-            return Ok(());
-        }
+        client.enter(&quic, &shared.door)?;
     }
     let max_fields = shared.config.http3.max_header_bytes;
     let (streams, accepted_streams) =
@@ -170,17 +155,15 @@ async fn connection(opened: Opened, outside: Outside, shared: Arc<Shared>) -> Re
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
     // Of the TLS handshake: a client may move to another address, not to another certificate.
-    let identity = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let identity = tls::identity(identity.as_deref().map(Vec::as_slice));
+    let identity = identity(&quic);
     let (mut draining, mut wasted, mut answered) = (false, Purse::new(WASTED), 0);
     let ended = loop {
         tokio::select! {
             accepted = h3.accept() => match accepted {
                 Ok(Some(resolver)) => {
                     let beside = accepted_streams.take();
-                    let early = if beside.early { handshake.early() } else { None };
-                    let addr = tcp::canonical(quic.remote_address());
-                    let peer = Peer { addr, identity: identity.clone(), early };
+                    let early = handshake.early().filter(|_| beside.early);
+                    let peer = Peer { addr: tcp::canonical(quic.remote_address()), identity: identity.clone(), early };
                     requests.spawn(request(resolver, beside, quic.clone(), peer, shared.clone()));
                 }
                 Ok(None) => break Ok(()),
@@ -204,10 +187,7 @@ async fn connection(opened: Opened, outside: Outside, shared: Arc<Shared>) -> Re
             },
             done = handshake.rest() => {
                 done?;
-                inside = outside.take().and_then(|(_done, place)| enter(&quic, place, &shared));
-                if inside.is_none() {
-                    return Ok(());
-                }
+                client.enter(&quic, &shared.door)?;
             }
             () = shared.drain.started(), if !draining => {
                 draining = true;
@@ -221,18 +201,19 @@ async fn connection(opened: Opened, outside: Outside, shared: Arc<Shared>) -> Re
     };
     if ended.is_ok() {
         // What is still being answered, or has not been acknowledged yet, ends first: closing throws it away.
-        while !requests.is_empty() {
-            tokio::select! {
-                _ = requests.join_next() => {}
-                done = handshake.rest() => done?,
-            }
-        }
+        let answering = async { while requests.join_next().await.is_some() {} };
+        handshake.beside(answering).await?;
     }
     drop(h3);
     match ended {
         Err(error) if !error.is_h3_no_error() => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+fn identity(quic: &quinn::Connection) -> Option<PeerIdentity> {
+    let chain = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    tls::identity(chain.as_deref().map(Vec::as_slice))
 }
 
 /// What a request came to.

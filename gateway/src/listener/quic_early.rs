@@ -3,13 +3,18 @@
 //! A handshake sets nothing else up until it is done or a request is there, so that one that leads nowhere costs no more than
 //! it has to. Whether early data is taken at all is in the TLS configuration; see [`tls`](super::tls).
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use h3::error::Code;
 use quinn::{Connection, ConnectionError, Incoming, ZeroRttAccepted};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::quic_streams::Streams;
+use super::door::{Door, Place};
+use super::quic_streams::{Streams, varint};
 use crate::request::Early;
 
 /// A connection on which there is something to do.
@@ -68,6 +73,39 @@ fn ended_well(quic: &Connection) -> Result<(), ConnectionError> {
     quic.close_reason().map_or(Ok(()), Err)
 }
 
+/// Who connects. Until its handshake is done it may be anybody's address, so only then it counts as a client's.
+pub(super) enum Client {
+    /// With what counts a handshake that is under way.
+    Outside(Option<OwnedSemaphorePermit>, Place),
+    Inside {
+        _place: Place,
+    },
+    Refused,
+}
+
+/// There are as many connections of one client as there may be.
+#[derive(Debug, thiserror::Error)]
+#[error("too many connections")]
+pub(super) struct TooMany;
+
+impl Client {
+    /// The handshake is done.
+    ///
+    /// # Errors
+    /// When the client has its connections already; then this one is closed.
+    pub(super) fn enter(&mut self, quic: &Connection, door: &Arc<Door>) -> Result<(), TooMany> {
+        let before = std::mem::replace(self, Self::Refused);
+        if let Self::Outside(_under_way, place) = before
+            && let Some(place) = place.of(quic.remote_address().ip(), door)
+        {
+            *self = Self::Inside { _place: place };
+            return Ok(());
+        }
+        quic.close(varint(Code::H3_EXCESSIVE_LOAD.value()), TooMany.to_string().as_bytes());
+        Err(TooMany)
+    }
+}
+
 pub(super) enum Handshake {
     Done,
     UnderWay(Rest),
@@ -105,5 +143,19 @@ impl Handshake {
         rest.settled.cancel();
         *self = Self::Done;
         Ok(())
+    }
+
+    /// Goes on with it while `work` is done, which may wait for it.
+    ///
+    /// # Errors
+    /// As of [`Self::rest`].
+    pub(super) async fn beside(&mut self, work: impl Future<Output = ()>) -> Result<(), Failure> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                () = &mut work => return Ok(()),
+                done = self.rest() => done?,
+            }
+        }
     }
 }
