@@ -47,7 +47,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         "grown MiB",
         "goals",
     ]);
-    for flood in Flood::ALL {
+    let wanted = |flood: &Flood| arguments.only.as_ref().is_none_or(|only| flood.name().starts_with(only));
+    for flood in Flood::ALL.into_iter().filter(wanted) {
         // A gateway of its own: what an earlier flood left in its allocator would hide this one's.
         let server = Server::start()?;
         table.row(measure(&server, flood, arguments.time).await?);

@@ -74,7 +74,7 @@ struct Arguments {
     /// Connections opened to weigh an idle one.
     #[arg(long, global = true, default_value_t = 2000)]
     sockets: usize,
-    /// Of the rows about idle connections, only those whose names begin so.
+    /// Of the floods and of the rows about idle connections, only those whose names begin so.
     #[arg(long, global = true)]
     only: Option<String>,
     /// TLS handshakes of each kind.

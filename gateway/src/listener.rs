@@ -200,7 +200,7 @@ impl Default for Http3 {
             max_concurrent_streams: 100,
             max_header_bytes: 64 * 1024,
             header_timeout: Duration::from_secs(10),
-            max_handshakes: 256,
+            max_handshakes: 64,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             alt_svc_max_age: Duration::from_secs(86_400),

@@ -41,6 +41,8 @@ type Resolver = RequestResolver<quic_streams::Connection, Bytes>;
 type SendHalf = RequestStream<quic_streams::Send, Bytes>;
 type RecvHalf = RequestStream<Recv, Bytes>;
 
+/// First datagrams that wait to be taken up, for each handshake that may be under way: many come at once.
+const WAITING_PER_HANDSHAKE: usize = 4;
 /// Requests of a connection that come to nothing: given up, malformed, or without a head in time.
 const WASTED: Allowance = Allowance { burst: 1_000, per_second: 100 };
 /// Requests answered for which one more may be wasted.
@@ -84,7 +86,8 @@ pub(super) fn server_config(
         .max_idle_timeout(Some(IdleTimeout::try_from(idle).unwrap_or_else(|_too_long| VarInt::MAX.into())))
         .datagram_receive_buffer_size(None);
     let mut config = secrets.server_config(material.quic.clone());
-    config.transport_config(Arc::new(transport)).max_incoming(limits.max_handshakes);
+    let waiting = limits.max_handshakes.saturating_mul(WAITING_PER_HANDSHAKE);
+    config.transport_config(Arc::new(transport)).max_incoming(waiting);
     config
 }
 
