@@ -25,6 +25,8 @@ const MAX_HELD: usize = 200_000;
 const MAX_PARTS: u32 = 4;
 /// A share that nobody asked for in this time is given up.
 const UNUSED: Duration = Duration::from_secs(2);
+/// A gateway that Redis has not heard of is counted so much longer: it is more likely late than gone.
+const LATE: Duration = Duration::from_secs(5);
 
 /// What there is for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub(crate) struct Shares {
     shards: Vec<Mutex<HashMap<(&'static str, Key), Held>>>,
     /// As far as is known; none while Redis is out of sight.
     gateways: AtomicU32,
+    /// Since when fewer have been seen than are counted.
+    fewer_since: Mutex<Option<Instant>>,
     /// Where the next claims begin: where the last ones had to end.
     turn: AtomicUsize,
 }
@@ -59,7 +63,7 @@ pub(crate) struct Shares {
 impl Default for Shares {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, gateways: AtomicU32::new(0), turn: AtomicUsize::new(0) }
+        Self { shards, gateways: AtomicU32::new(0), fewer_since: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 }
 
@@ -75,7 +79,9 @@ impl Shares {
         if shard.len() >= MAX_HELD / SHARDS && !shard.contains_key(&(policy, key)) {
             return Taken::Alone { sharers: 1 };
         }
-        let new = || Held { limit, units: 0, asked: 0, sharers: 1, settled: None, used: now };
+        // Others may count a key that is new here: should sight of them be lost before it is settled, it stays a part.
+        let parts = gateways.clamp(1, MAX_PARTS);
+        let new = || Held { limit, units: 0, asked: 0, sharers: parts, settled: None, used: now };
         let held = shard.entry((policy, key)).or_insert_with(new);
         held.asked = held.asked.saturating_add(u64::from(units));
         (held.used, held.limit) = (now, limit);
@@ -91,7 +97,7 @@ impl Shares {
                 Taken::Share { left: held.units, sharers: held.sharers }
             }
             Some(_) => Taken::Alone { sharers: held.sharers },
-            None => Taken::Alone { sharers: gateways.min(MAX_PARTS) },
+            None => Taken::Alone { sharers: parts },
         }
     }
 
@@ -131,7 +137,7 @@ impl Shares {
 
     /// Takes in what was settled. What was taken from the shares since the claims were made stays taken.
     fn settle(&self, claims: &[Claim], settled: &Settled, now: Instant) {
-        self.gateways.store(settled.gateways.max(1), Ordering::Relaxed);
+        self.count_gateways(settled.gateways.max(1), now);
         // Those that were given up are held no more; one that is held again by now began anew.
         let kept = claims.iter().zip(&settled.shares).filter(|(claim, _)| claim.asked > 0);
         for (claim, share) in kept {
@@ -140,6 +146,15 @@ impl Shares {
                 held.units += i64::from(share.units) - claim.left;
                 (held.sharers, held.settled) = (share.sharers.max(1), Some(now));
             }
+        }
+    }
+
+    fn count_gateways(&self, seen: u32, now: Instant) {
+        let mut fewer_since = self.fewer_since.lock();
+        if seen >= self.gateways.load(Ordering::Relaxed) || now.duration_since(*fewer_since.get_or_insert(now)) >= LATE
+        {
+            self.gateways.store(seen, Ordering::Relaxed);
+            *fewer_since = None;
         }
     }
 
@@ -211,6 +226,21 @@ mod tests {
         assert_eq!(take(&shares, 1, now + LEASE), Taken::Alone { sharers: 2 });
         shares.lose_sight();
         assert_eq!(take(&shares, 1, now), Taken::Alone { sharers: 2 });
+    }
+
+    #[test]
+    fn a_gateway_that_is_late_and_one_out_of_sight_do_not_make_a_part_the_whole() {
+        let (shares, now) = (Shares::default(), Instant::now());
+        let settle = |gateways, now| shares.settle(&[], &Settled { gateways, shares: Vec::new() }, now);
+        let take = |key, now| shares.take("user", Key(key), 100, 1, now);
+        settle(3, now);
+        settle(1, now);
+        assert_eq!(take(1, now), Taken::Alone { sharers: 3 });
+        settle(2, now + LATE);
+        assert_eq!(take(2, now + LATE), Taken::Alone { sharers: 2 });
+        shares.lose_sight();
+        assert_eq!(take(2, now + LATE), Taken::Alone { sharers: 2 }, "met while others were seen");
+        assert_eq!(take(3, now + LATE), Taken::Alone { sharers: 1 });
     }
 
     #[test]
