@@ -56,7 +56,8 @@ struct Arguments {
     /// Queries that recall is measured with.
     #[arg(long, global = true, default_value_t = 500)]
     recall_queries: usize,
-    /// A folder with described texts (base.f16.npy, queries.f16.npy, metadata.jsonl.gz), for the part about filters.
+    /// A folder with described texts (base.f16.npy, queries.f16.npy, metadata.jsonl.gz): the part about filters needs it, the
+    /// mixed load takes vectors like them.
     #[arg(long, global = true, env = "NEARFIELD_BENCH_TEXTS")]
     texts: Option<PathBuf>,
     /// Points of the collection that is searched and written to at once.

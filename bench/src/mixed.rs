@@ -1,15 +1,17 @@
 //! Searches beside writes: latency under a mixed load, and while much is stored and indexed.
 //!
-//! Over searchd's own gRPC port, on a collection of random clusters. Arrivals are open-loop and latency counts from when
-//! a request was due. No search is asked twice.
+//! Over searchd's own gRPC port, on a collection of vectors like real ones, or of random clusters. Arrivals are open-loop and
+//! latency counts from when a request was due. No search is asked twice.
 
 mod slowest;
+mod vectors;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::future::ready;
 use futures::{StreamExt, TryStreamExt};
 use hdrhistogram::Histogram;
 use nearfield_proto::v1;
@@ -18,21 +20,24 @@ use nearfield_proto::v1::vector_search_client::VectorSearchClient;
 use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Code;
 
 use crate::Arguments;
 use crate::server::{Server, is_at_rest};
 use crate::table::Table;
 use slowest::Slowest;
+use vectors::{Kind, Vectors};
 
 const COLLECTION: &str = "mixed";
-const DIMENSION: usize = 384;
-const CENTRES: u64 = 2_000;
 const K: i32 = 10;
 /// Points of one message while the collection is filled, and messages in flight.
 const BATCH: usize = 1_000;
 const IN_FLIGHT: usize = 4;
 const INDEXING: Duration = Duration::from_secs(3_600);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// An insert that finds no room comes back after so long, so many times.
+const COME_BACK: Duration = Duration::from_millis(200);
+const MAX_WAITS: usize = 3_000;
 /// Of so many requests one is a write of one point.
 const WRITE_EVERY: usize = 10;
 /// The part of the closed loop's rate at which the mixed load arrives, and searches beside the indexing.
@@ -44,32 +49,37 @@ const BACKLOG_PART: usize = 5;
 type Points = VectorSearchClient<AuthorizedChannel>;
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    let vectors = Arc::new(Vectors::open(arguments.texts.as_deref()).await?);
     let server = Server::start()?;
     let channel = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
-    let points = VectorSearchClient::new(channel.clone());
-    let settings = v1::CollectionSettings { dimension: DIMENSION as u32, ..Default::default() };
+    let collection = Collection { points: VectorSearchClient::new(channel.clone()), vectors: vectors.clone() };
+    let settings = v1::CollectionSettings { dimension: vectors.dimension() as u32, ..Default::default() };
     let request = v1::CreateCollectionRequest { name: COLLECTION.into(), settings: Some(settings) };
     CollectionsClient::new(channel).create(request).await?;
     let rows = arguments.rows;
     let started = Instant::now();
-    fill(&points, 0..rows).await?;
+    let waits = collection.fill(0..rows).await?;
     let stored = started.elapsed();
-    settle(&points).await?;
+    collection.settle().await?;
     let searchd = server.cluster.searchd(0);
     println!(
-        "{rows} points of {DIMENSION} dimensions stored in {:.0} s, at rest after {:.0} s; searchd: {:.0} s CPU, {} MiB resident, {} MiB at its peak\n",
+        "{rows} points of {} dimensions, {}, stored in {:.0} s, at rest after {:.0} s; searchd: {:.0} s CPU, {} MiB resident, \
+         {} MiB at its peak{}\n",
+        vectors.dimension(),
+        vectors.describe(),
         stored.as_secs_f64(),
         started.elapsed().as_secs_f64(),
         searchd.cpu_time()?.as_secs_f64(),
         searchd.resident_bytes()? >> 20,
         searchd.peak_resident_bytes()? >> 20,
+        told_to_wait(waits),
     );
     let filled = built(&server).await?;
     let mut table = Table::new(&["load", "per s", "p50 ms", "p99 ms", "p99.9 ms"]);
     // Whoever stores much has a connection of its own: what it sends is not before what others ask.
     let writer = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
     let load = Load {
-        points,
+        collection,
         writer: VectorSearchClient::new(writer),
         rows,
         concurrency: arguments.concurrency,
@@ -81,7 +91,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     peak.report("90 % searches, closed loop", &mut table);
     let mixed = load.during(arguments.time * 4, Some(peak.rate() * LOAD), WRITE_EVERY).await?;
     mixed.report(&format!("90 % searches, {:.0} % of that rate", LOAD * 100.0), &mut table);
-    settle(&load.points).await?;
+    load.collection.settle().await?;
     let peak = load.during(arguments.time, None, 0).await?;
     let rate = peak.rate() * LOAD_WHILE_INDEXING;
     let steady = load.during(arguments.time * 4, Some(rate), 0).await?;
@@ -102,7 +112,7 @@ async fn backlog(
     let count = rows / BACKLOG_PART;
     let started = Instant::now();
     let (before, cpu) = (built(server).await?, searchd.cpu_time()?);
-    let storing = load.during_fill(rate, rows..rows + count).await?;
+    let (storing, waits) = load.during_fill(rate, rows..rows + count).await?;
     let stored = started.elapsed();
     let indexing = load.until_settled(rate).await?;
     let (after, cpu) = (built(server).await?, searchd.cpu_time()? - cpu);
@@ -121,12 +131,13 @@ async fn backlog(
     }
     println!(
         "p99 of searches while storing and indexing is {ratio:.2} × that of the steady state; stored in {:.1} s, at rest after {:.1} s \
-         and {:.1} s of CPU, searches included.\n\
+         and {:.1} s of CPU, searches included{}.\n\
          For each row stored {:.2} looked for their neighbours and {:.2} kept those which they had ({:.2} and {:.2} when the \
          collection was filled).\n",
         stored.as_secs_f64(),
         started.elapsed().as_secs_f64(),
         cpu.as_secs_f64(),
+        told_to_wait(waits),
         (after[0] - before[0]) / count as f64,
         (after[1] - before[1]) / count as f64,
         filled[0] / rows as f64,
@@ -149,69 +160,72 @@ async fn built(server: &Server) -> Result<[f64; 2]> {
     Ok([value("placed")?, value("kept")?])
 }
 
-async fn fill(points: &Points, rows: std::ops::Range<usize>) -> Result<()> {
-    let end = rows.end;
-    let inserts = rows.step_by(BATCH).map(|first| {
-        let mut points = points.clone();
-        async move {
-            let vectors = (first..end.min(first + BATCH)).map(point).collect();
-            points.insert(v1::InsertRequest { collection: COLLECTION.into(), vectors }).await.map(|_| ())
-        }
-    });
-    Ok(futures::stream::iter(inserts).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?)
+/// What to say of it, if anything.
+fn told_to_wait(waits: usize) -> String {
+    if waits == 0 { String::new() } else { format!("; inserts were told to wait {waits} times") }
 }
 
-async fn settle(points: &Points) -> Result<()> {
-    // Each look is a search itself.
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    let start = Instant::now();
-    loop {
-        looks.tick().await;
-        let probe = v1::SearchRequest { explain: true, ..search(usize::MAX) };
-        let explanation = points.clone().search(probe).await?.into_inner().explanation;
-        if is_at_rest(&explanation.context("an explanation")?) {
-            return Ok(());
-        }
-        ensure!(start.elapsed() < INDEXING, "not at rest within {INDEXING:?}");
+/// What is asked and stored.
+#[derive(Clone)]
+struct Collection {
+    points: Points,
+    vectors: Arc<Vectors>,
+}
+
+impl Collection {
+    /// Returns how often an insert was told to come back later; it did.
+    async fn fill(&self, rows: std::ops::Range<usize>) -> Result<usize> {
+        let end = rows.end;
+        let inserts = rows.step_by(BATCH).map(|first| async move {
+            let vectors: Vec<_> = (first..end.min(first + BATCH)).map(|i| self.point(i, i, Kind::Stored)).collect();
+            for wait in 0..MAX_WAITS {
+                let request = v1::InsertRequest { collection: COLLECTION.into(), vectors: vectors.clone() };
+                match self.points.clone().insert(request).await {
+                    Err(status) if status.code() == Code::ResourceExhausted => tokio::time::sleep(COME_BACK).await,
+                    answer => return answer.map(|_| wait).map_err(anyhow::Error::from),
+                }
+            }
+            anyhow::bail!("an insert was told to wait {MAX_WAITS} times")
+        });
+        futures::stream::iter(inserts)
+            .buffer_unordered(IN_FLIGHT)
+            .try_fold(0, |sum, waits| ready(Ok(sum + waits)))
+            .await
     }
-}
 
-fn point(i: usize) -> v1::Point {
-    v1::Point { id: format!("p{i:08}"), values: near(i as u64, 0), metadata: format!("{{\"n\":{i}}}").into() }
-}
-
-fn search(i: usize) -> v1::SearchRequest {
-    v1::SearchRequest {
-        collection: COLLECTION.into(),
-        query: near(i as u64, 1),
-        k: K,
-        include: vec!["id".into()],
-        ..Default::default()
+    async fn settle(&self) -> Result<()> {
+        // Each look is a search itself.
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let start = Instant::now();
+        loop {
+            looks.tick().await;
+            let probe = v1::SearchRequest { explain: true, ..self.search(usize::MAX) };
+            let explanation = self.points.clone().search(probe).await?.into_inner().explanation;
+            if is_at_rest(&explanation.context("an explanation")?) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < INDEXING, "not at rest within {INDEXING:?}");
+        }
     }
-}
 
-/// A vector near one of the centres, another one for each number and kind.
-fn near(number: u64, kind: u64) -> Vec<f32> {
-    let mut centre = Mix(number.wrapping_mul(7_919) % CENTRES);
-    let mut noise = Mix((number << 8 | kind).wrapping_add(CENTRES << 32));
-    (0..DIMENSION).map(|_| centre.next() + noise.next()).collect()
-}
+    fn point(&self, i: usize, number: usize, kind: Kind) -> v1::Point {
+        let metadata = format!("{{\"n\":{i}}}").into();
+        v1::Point { id: format!("p{i:08}"), values: self.vectors.of(number, kind), metadata }
+    }
 
-/// SplitMix64: numbers between -1 and 1, cheap enough to be made while the load runs.
-struct Mix(u64);
-
-impl Mix {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    fn search(&self, i: usize) -> v1::SearchRequest {
+        v1::SearchRequest {
+            collection: COLLECTION.into(),
+            query: self.vectors.of(i, Kind::Asked),
+            k: K,
+            include: vec!["id".into()],
+            ..Default::default()
+        }
     }
 }
 
 struct Load {
-    points: Points,
+    collection: Collection,
     /// Stores the backlog.
     writer: Points,
     rows: usize,
@@ -241,20 +255,25 @@ impl Load {
         self.drive(rate, write_every, move || Instant::now() >= end).await
     }
 
-    /// Searches at `rate` while `more` points are stored.
-    async fn during_fill(&self, rate: f64, more: std::ops::Range<usize>) -> Result<Outcome> {
-        let writer = self.writer.clone();
-        self.beside(rate, async move { fill(&writer, more).await }).await
+    /// Searches at `rate` while `more` points are stored, and how often an insert was told to wait.
+    async fn during_fill(&self, rate: f64, more: std::ops::Range<usize>) -> Result<(Outcome, usize)> {
+        let writer = Collection { points: self.writer.clone(), ..self.collection.clone() };
+        self.beside(rate, async move { writer.fill(more).await }).await
     }
 
     /// Searches at `rate` until everything is in one segment.
     async fn until_settled(&self, rate: f64) -> Result<Outcome> {
-        let points = self.points.clone();
-        self.beside(rate, async move { settle(&points).await }).await
+        let collection = self.collection.clone();
+        let (outcome, ()) = self.beside(rate, async move { collection.settle().await }).await?;
+        Ok(outcome)
     }
 
     /// Searches at `rate` until `work` is done.
-    async fn beside(&self, rate: f64, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<Outcome> {
+    async fn beside<T: Send + 'static>(
+        &self,
+        rate: f64,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<(Outcome, T)> {
         let is_done = Arc::new(AtomicBool::new(false));
         let done = is_done.clone();
         let working = tokio::spawn(async move {
@@ -263,8 +282,8 @@ impl Load {
             outcome
         });
         let outcome = self.drive(Some(rate), 0, move || is_done.load(Ordering::Relaxed)).await;
-        working.await??;
-        outcome
+        let worked = working.await??;
+        Ok((outcome?, worked))
     }
 
     async fn drive(
@@ -277,7 +296,8 @@ impl Load {
         // Enough for an open loop to go on while some answers are late.
         let senders = if rate.is_some() { 8 * self.concurrency } else { self.concurrency };
         let tasks = (0..senders).map(|_| {
-            let (mut points, next, sent, rows) = (self.points.clone(), self.next.clone(), sent.clone(), self.rows);
+            let (collection, next, sent, rows) = (self.collection.clone(), self.next.clone(), sent.clone(), self.rows);
+            let mut points = collection.points.clone();
             let explain = self.explain;
             let is_over = is_over.clone();
             tokio::spawn(async move {
@@ -289,12 +309,12 @@ impl Load {
                     tokio::time::sleep_until(due.into()).await;
                     if write_every > 0 && number.is_multiple_of(write_every) {
                         // Some are new, most are known.
-                        let vectors =
-                            vec![v1::Point { values: near(i as u64, 2), ..point(i * 7_919 % (rows + rows / 50)) }];
+                        let vectors = vec![collection.point(i * 7_919 % (rows + rows / 50), i, Kind::Replaced)];
                         points.insert(v1::InsertRequest { collection: COLLECTION.into(), vectors }).await?;
                         writes.saturating_record(due.elapsed().as_micros() as u64);
                     } else {
-                        let answer = points.search(v1::SearchRequest { explain, ..search(i) }).await?.into_inner();
+                        let answer =
+                            points.search(v1::SearchRequest { explain, ..collection.search(i) }).await?.into_inner();
                         let took = due.elapsed();
                         searches.saturating_record(took.as_micros() as u64);
                         slowest.add(took, answer.explanation);
