@@ -137,9 +137,11 @@ async fn weigh(row: &Row, program: Option<PathBuf>, sockets: usize) -> Result<We
     Ok(Weighed { before, open, each, given_back: given_back()?, closed: resident()?, after: gone.elapsed() })
 }
 
-/// Nothing but the number of connections is to end the measurement.
-const SETTINGS: [(&str, &str); 4] = [
+/// Nothing but the number of connections is to end the measurement: 100,000 take longer to open than a silent one stays.
+const SETTINGS: [(&str, &str); 6] = [
     ("NEARFIELD_LISTENER__IDLE_TIMEOUT", "1h"),
+    ("NEARFIELD_WEBSOCKET__PING_INTERVAL", "1h"),
+    ("NEARFIELD_WEBSOCKET__IDLE_TIMEOUT", "2h"),
     ("NEARFIELD_LISTENER__MAX_CONNECTIONS", "1000000"),
     ("NEARFIELD_LISTENER__MAX_CONNECTIONS_PER_CLIENT", "1000000"),
     ("NEARFIELD_SHED__MAX_STREAMS", "1000000"),

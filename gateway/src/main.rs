@@ -1,5 +1,6 @@
 //! The gateway's process: settings, logs, signals around [`Gateway`].
 
+use std::ffi::c_char;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,9 +14,17 @@ use nearfield_telemetry::logging;
 use nearfield_telemetry::otlp::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Memory that a storm took goes back to the system afterwards.
+/// Connections come in storms, and end on other workers than they began on. In jemalloc a page is no thread's own, so what a
+/// storm took goes back to the system whoever frees it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Read by jemalloc before `main`; an environment variable of the same name has precedence. A thread of its own tells the
+/// system of pages that have been free for some seconds, so that no request waits for it, and nothing is kept beyond that.
+// SAFETY: it is what jemalloc declares under this name: a string that ends with a zero, or null.
+#[unsafe(export_name = "malloc_conf")]
+pub static MALLOC_CONF: Option<&'static c_char> =
+    unsafe { c"background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0".as_ptr().as_ref() };
 
 /// Nearfield's edge: TLS, HTTP/1.1, HTTP/2, HTTP/3, gRPC and WebSocket in, searchd behind.
 #[derive(Parser)]

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use crate::client::{Answer, Client, PATIENCE, Protocol, RequestBody};
 
@@ -22,6 +22,13 @@ pub struct WebSocket {
     stream: WebSocketStream<Box<dyn Io>>,
     /// What the server chose; not known over HTTP/3, whose answer is not decoded.
     pub subprotocol: Option<String>,
+}
+
+/// Bytes of a socket's buffer, each way: very many are open at once when idle ones are weighed.
+const BUFFER: usize = 4 << 10;
+
+fn settings() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER)
 }
 
 impl WebSocket {
@@ -93,7 +100,7 @@ impl WebSocket {
         let subprotocol = subprotocol.map(|v| v.to_str().map(str::to_owned)).transpose()?;
         let upgraded = hyper::upgrade::on(&mut response).await?;
         let io: Box<dyn Io> = Box::new(TokioIo::new(upgraded));
-        let stream = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        let stream = WebSocketStream::from_raw_socket(io, Role::Client, Some(settings())).await;
         Ok(Ok(Self { stream, subprotocol }))
     }
 
@@ -105,7 +112,7 @@ impl WebSocket {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&subprotocols.join(", "))?);
         }
         let io: Box<dyn Io> = Box::new(client.connect_http3(Self::PATH, &headers).await?);
-        let stream = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        let stream = WebSocketStream::from_raw_socket(io, Role::Client, Some(settings())).await;
         Ok(Self { stream, subprotocol: None })
     }
 

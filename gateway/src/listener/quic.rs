@@ -153,8 +153,8 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
         quic_streams::Connection::new(quic.clone(), first, max_fields, shared.door.clone());
     let mut builder = h3::server::builder();
     let building = builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams);
-    // It needs streams, which the client has to allow.
-    let mut h3: Connection = tokio::time::timeout(shared.config.http3.header_timeout, building).await??;
+    // It needs streams, which the client has to allow. Boxed, as is what is said at the end: idle connections have no room for it.
+    let mut h3: Connection = Box::pin(tokio::time::timeout(shared.config.http3.header_timeout, building)).await??;
     // Dropped with the connection: what its client asked for is cancelled when it goes.
     let mut requests = JoinSet::new();
     // Of the TLS handshake: a client may move to another address, not to another certificate.
@@ -195,7 +195,7 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
             () = shared.drain.started(), if !draining => {
                 draining = true;
                 // GOAWAY names the first request that will not be served: the one after the last accepted.
-                h3.shutdown(1).await?;
+                Box::pin(h3.shutdown(1)).await?;
             }
         }
         if draining && requests.is_empty() {

@@ -122,6 +122,10 @@ impl Elder {
     }
 }
 
+/// Datagrams of a connection that one system call takes. quinn keeps room for as many, of the largest size, with each connection for
+/// as long as it lasts; answers have one or two, and twice as many would be 6 KB of an idle connection.
+const SEGMENTS: usize = 4;
+
 /// What is known of a relayed datagram beside its bytes.
 struct Header {
     source: SocketAddr,
@@ -252,7 +256,7 @@ impl AsyncUdpSocket for SharedSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.socket.max_transmit_segments()
+        self.socket.max_transmit_segments().min(SEGMENTS)
     }
 
     fn max_receive_segments(&self) -> usize {
