@@ -42,6 +42,7 @@ mod small_disk;
 mod smuggling;
 mod space;
 mod sse;
+mod storm;
 mod streaming;
 mod traces;
 mod websocket;

@@ -179,6 +179,11 @@ impl Process {
         self.memory("VmRSS:")
     }
 
+    /// The part of it that was allocated, and is no file's.
+    pub fn anonymous_bytes(&self) -> Result<u64> {
+        self.memory("RssAnon:")
+    }
+
     /// The most that it ever was.
     pub fn peak_resident_bytes(&self) -> Result<u64> {
         self.memory("VmHWM:")
