@@ -1,8 +1,8 @@
 //! Caches: answers of searches, what filters admit, and vectors that searches start from. Bounded in bytes, and never stale.
 //!
 //! An answer is kept under the collection's incarnation and generation, which grows with every change that is applied
-//! here; so a write makes all older answers unreachable at once. A row of a segment never changes, so a vector is kept
-//! under its row.
+//! here; so a write makes all older answers unreachable at once. What a filter admits is kept with the moment at which it
+//! was so, from which whoever uses it goes on. A row of a segment never changes, so a vector is kept under its row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use crate::engine::settings::Effort;
 use crate::filter::Filter;
 use crate::index::Row;
 use crate::index::admitted::Admitted;
+use crate::metadata::recent::Moment;
 use crate::search::{Answer, Query, Target};
 
 /// What the bookkeeping of one entry costs, about.
@@ -126,39 +127,47 @@ impl Results {
 /// What filters admit. Clones share one cache.
 #[derive(Clone)]
 pub struct Masks {
-    cache: Option<Cache<[u8; 32], Arc<Admitted>>>,
+    cache: Option<Cache<Name, (Moment, Arc<Admitted>)>>,
     pub counts: Arc<Counts>,
 }
+
+/// What a filter's mask is kept under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Name([u8; 32]);
 
 impl Masks {
     /// 0 bytes for no cache.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &[u8; 32], mask: &Arc<Admitted>| u32::try_from(mask.bytes() + OVERHEAD).unwrap_or(u32::MAX);
+        let weigh =
+            |_: &Name, (_, mask): &(Moment, Arc<Admitted>)| u32::try_from(mask.bytes() + OVERHEAD).unwrap_or(u32::MAX);
         let cache = (bytes > 0).then(|| Cache::builder().max_capacity(bytes).weigher(weigh).build());
         Self { cache, counts: Arc::default() }
     }
 
-    pub fn get(&self, filter: &Filter, incarnation: u64, generation: u64) -> Option<Arc<Admitted>> {
-        let cache = self.cache.as_ref()?;
-        self.counts.count(cache.get(&mask_key(filter, incarnation, generation)))
+    /// None where nothing is kept.
+    pub fn name(&self, filter: &Filter, incarnation: u64) -> Option<Name> {
+        self.cache.as_ref()?;
+        let mut hash = blake3::Hasher::new();
+        hash.update(&incarnation.to_le_bytes()).update(filter.canonical().as_bytes());
+        Some(Name(*hash.finalize().as_bytes()))
     }
 
-    /// Keeps a mask that is exactly of the generation.
-    pub fn put(&self, filter: &Filter, incarnation: u64, generation: u64, mask: &Arc<Admitted>) {
+    /// A mask, and what leads from its moment to now; none where nothing does.
+    pub fn get<T>(&self, name: Name, lead: impl FnOnce(Moment) -> Option<T>) -> Option<(Arc<Admitted>, T)> {
+        let kept = self.cache.as_ref()?.get(&name);
+        self.counts.count(kept.and_then(|(then, mask)| Some((mask, lead(then)?))))
+    }
+
+    /// Keeps a mask that is exactly of the moment.
+    pub fn put(&self, name: Name, moment: Moment, mask: &Arc<Admitted>) {
         if let Some(cache) = &self.cache {
-            cache.insert(mask_key(filter, incarnation, generation), mask.clone());
+            cache.insert(name, (moment, mask.clone()));
         }
     }
 
     pub fn bytes(&self) -> u64 {
         self.cache.as_ref().map_or(0, Cache::weighted_size)
     }
-}
-
-fn mask_key(filter: &Filter, incarnation: u64, generation: u64) -> [u8; 32] {
-    let mut hash = blake3::Hasher::new();
-    hash.update(&incarnation.to_le_bytes()).update(&generation.to_le_bytes()).update(filter.canonical().as_bytes());
-    *hash.finalize().as_bytes()
 }
 
 /// A row of a collection, by its incarnation.

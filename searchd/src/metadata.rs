@@ -12,6 +12,7 @@
 
 pub mod bounds;
 pub mod catch_up;
+pub mod recent;
 
 mod column;
 mod evaluate;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value};
 use crate::engine::{Collection, Slot};
 use crate::filter::MAX_DEPTH;
 use column::Column;
+use recent::{Moment, Recent};
 
 /// Collections of up to this many slots have no index.
 pub const SMALL: Slot = 64;
@@ -49,6 +51,7 @@ pub struct Index {
     partly: RoaringBitmap,
     limits: Limits,
     bytes: usize,
+    recent: Recent,
     /// It is queued to be read.
     pub is_awaited: bool,
 }
@@ -91,6 +94,7 @@ impl Index {
 
     /// A slot's metadata was `before` and is `after`: JSON objects, absent while the record does not live.
     pub fn change(&mut self, slot: Slot, before: Option<&[u8]>, after: Option<&[u8]>) {
+        self.recent.note(slot);
         if matches!(self.read, Read::Below(end) if slot >= end) {
             // It is read when its turn comes.
             return;
@@ -101,6 +105,16 @@ impl Index {
         if let Some(after) = after {
             self.insert(slot, after);
         }
+    }
+
+    /// Is another one after each change of the collection's metadata.
+    pub fn now(&self) -> Moment {
+        self.recent.now()
+    }
+
+    /// The slots whose metadata changed since then, ascending; none where that is not known any more.
+    pub fn changed_since(&self, then: Moment) -> Option<Vec<Slot>> {
+        self.recent.since(then)
     }
 
     /// Reads the next slots of the collection, at most about `count`; true when none is left. The collection must not

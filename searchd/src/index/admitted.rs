@@ -20,17 +20,33 @@ pub struct Admitted {
 
 impl Admitted {
     pub fn new(slots: RoaringBitmap) -> Self {
-        let len = slots.len();
-        let end = slots.max().map_or(0, |last| u64::from(last) + 1);
-        let dense = (len * DENSE >= end).then(|| {
-            let mut bits = Bits::with_capacity(end as usize);
+        let dense = is_dense(&slots).then(|| {
+            let mut bits = Bits::with_capacity(slots.max().map_or(0, |last| last as usize + 1));
             let mut slots = slots.iter();
             while let Some(run) = slots.next_range() {
                 bits.insert_range(run);
             }
             bits
         });
-        Self { slots, len: len as usize, dense }
+        Self { len: slots.len() as usize, slots, dense }
+    }
+
+    /// The same, where some slots are admitted now, and others are not.
+    pub fn with(&self, changes: &[(Slot, bool)]) -> Self {
+        let (mut slots, mut dense) = (self.slots.clone(), self.dense.clone());
+        for (slot, is_admitted) in changes {
+            if *is_admitted {
+                slots.insert(*slot);
+                dense.iter_mut().for_each(|bits| bits.insert(*slot));
+            } else {
+                slots.remove(*slot);
+                dense.iter_mut().for_each(|bits| bits.remove(*slot));
+            }
+        }
+        match dense {
+            Some(bits) if is_dense(&slots) => Self { len: slots.len() as usize, slots, dense: Some(bits) },
+            _ => Self::new(slots),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -60,6 +76,10 @@ impl Admitted {
     }
 }
 
+fn is_dense(slots: &RoaringBitmap) -> bool {
+    slots.len() * DENSE >= slots.max().map_or(0, |last| u64::from(last) + 1)
+}
+
 impl FromIterator<Slot> for Admitted {
     fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
         Self::new(slots.into_iter().collect())
@@ -77,13 +97,21 @@ mod tests {
         fn dense_or_not_it_holds_what_was_put_in(
             slots in prop::collection::btree_set(prop_oneof![0u32..300, 0u32..200_000], 0..200),
             run in 0u32..1_000,
+            changes in prop::collection::vec((prop_oneof![0u32..300, 0u32..200_000], any::<bool>()), 0..100),
         ) {
             let all: std::collections::BTreeSet<u32> = slots.iter().copied().chain(70_000..70_000 + run).collect();
             let admitted: Admitted = all.iter().copied().collect();
-            prop_assert_eq!(admitted.len(), all.len());
-            prop_assert_eq!(admitted.iter().collect::<Vec<_>>(), all.iter().copied().collect::<Vec<_>>());
-            for slot in all.iter().flat_map(|slot| [slot.saturating_sub(1), *slot, slot + 1]) {
-                prop_assert_eq!(admitted.contains(slot), all.contains(&slot));
+            let mut changed = all.clone();
+            for (slot, is_admitted) in &changes {
+                if *is_admitted { changed.insert(*slot); } else { changed.remove(slot); }
+            }
+            for (admitted, all) in [(admitted.with(&changes), changed), (admitted, all)] {
+                prop_assert_eq!(admitted.len(), all.len());
+                prop_assert_eq!(admitted.iter().collect::<Vec<_>>(), all.iter().copied().collect::<Vec<_>>());
+                let changed = changes.iter().map(|(slot, _)| *slot);
+                for slot in all.iter().flat_map(|slot| [slot.saturating_sub(1), *slot, slot + 1]).chain(changed) {
+                    prop_assert_eq!(admitted.contains(slot), all.contains(&slot));
+                }
             }
         }
     }

@@ -22,6 +22,12 @@ impl Bits {
         self.words[word] |= 1 << (bit % 64);
     }
 
+    pub fn remove(&mut self, bit: u32) {
+        if let Some(word) = self.words.get_mut(bit as usize / 64) {
+            *word &= !(1 << (bit % 64));
+        }
+    }
+
     pub fn contains(&self, bit: u32) -> bool {
         self.words.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
     }
@@ -89,6 +95,9 @@ mod tests {
     fn a_set_holds_what_was_put_in() {
         let mut set = Bits::with_capacity(10);
         set.insert(200);
+        set.insert(199);
+        set.remove(199);
+        set.remove(1_000_000);
         for range in [0..=0, 62..=65, 130..=130, 250..=400] {
             set.insert_range(range);
         }

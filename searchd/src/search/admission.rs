@@ -8,6 +8,7 @@ use crate::filter::Filter;
 use crate::index::admitted::Admitted;
 use crate::metadata;
 use crate::metadata::bounds::Bounds;
+use crate::metadata::recent::Moment;
 
 use super::explain::{Coverage, FilterUse};
 use super::stop::Stop;
@@ -22,40 +23,54 @@ pub(super) fn admitted(
     stop: &Stop,
 ) -> Result<(Arc<Admitted>, FilterUse), Error> {
     let masks = view.store.masks();
-    if let Some(kept) = masks.get(filter, opened.incarnation, opened.generation) {
-        let index = view.look(|state| {
-            let collection = current(state, query, opened).ok_or(Error::NoCollection)?;
-            let metadata = view.store.metadata(opened.incarnation).ok_or(Error::NoCollection)?;
-            Ok::<_, Error>(coverage(&metadata.read(), collection))
-        })?;
-        let used = FilterUse { admitted: kept.len() as u64, kept: true, index, read: 0 };
-        return Ok((kept, used));
-    }
-    let (Bounds { mut sure, doubt }, coverage, generation) = view.look(|state| {
+    let name = masks.name(filter, opened.incarnation);
+    let (known, coverage, moment) = view.look(|state| {
         let collection = current(state, query, opened).ok_or(Error::NoCollection)?;
         let metadata = view.store.metadata(opened.incarnation).ok_or(Error::NoCollection)?;
         let metadata = metadata.read();
-        let bounds = metadata.evaluate(filter, collection.slots());
-        Ok::<_, Error>((bounds, coverage(&metadata, collection), collection.generation))
+        let kept = name.and_then(|name| masks.get(name, |then| metadata.changed_since(then)));
+        let known = match kept {
+            Some((mask, changed)) => {
+                let look = |slot: Slot| (slot, matches(collection, slot, filter));
+                Known::Before(mask, changed.into_iter().map(look).collect())
+            }
+            None => Known::Now(metadata.evaluate(filter, collection.slots())),
+        };
+        Ok::<_, Error>((known, coverage(&metadata, collection), metadata.now()))
     })?;
-    let doubtful: Vec<Slot> = doubt.iter().collect();
-    // Block by block, so that writes get in between.
-    for block in doubtful.chunks(READ_BLOCK) {
-        stop.check()?;
-        view.look(|state| {
-            let Some(collection) = current(state, query, opened) else { return };
-            sure.extend(block.iter().copied().filter(|slot| matches(collection, *slot, filter)));
-        });
+    let (admitted, kept, read, is_of_moment) = match known {
+        Known::Before(mask, changed) if changed.is_empty() => (mask, true, 0, false),
+        Known::Before(mask, changed) => (Arc::new(mask.with(&changed)), true, changed.len(), true),
+        Known::Now(Bounds { mut sure, doubt }) => {
+            let doubtful: Vec<Slot> = doubt.iter().collect();
+            // Block by block, so that writes get in between.
+            for block in doubtful.chunks(READ_BLOCK) {
+                stop.check()?;
+                view.look(|state| {
+                    let Some(collection) = current(state, query, opened) else { return };
+                    sure.extend(block.iter().copied().filter(|slot| matches(collection, *slot, filter)));
+                });
+            }
+            let is_of_moment = doubtful.is_empty() || now(view, opened) == Some(moment);
+            (Arc::new(Admitted::new(sure)), false, doubtful.len(), is_of_moment)
+        }
+    };
+    if let (Some(name), true) = (name, is_of_moment) {
+        masks.put(name, moment, &admitted);
     }
-    let admitted = Arc::new(Admitted::new(sure));
-    let now = view.look(|state| current(state, query, opened).map(|collection| collection.generation));
-    // What is kept is exactly of one generation.
-    if now == Some(generation) {
-        masks.put(filter, opened.incarnation, generation, &admitted);
-    }
-    let read = doubtful.len() as u64;
-    let used = FilterUse { admitted: admitted.len() as u64, kept: false, index: coverage, read };
+    let used = FilterUse { admitted: admitted.len() as u64, kept, index: coverage, read: read as u64 };
     Ok((admitted, used))
+}
+
+/// What is known of a filter at one moment.
+enum Known {
+    /// What it admitted before, and whether it admits slots that changed since.
+    Before(Arc<Admitted>, Vec<(Slot, bool)>),
+    Now(Bounds),
+}
+
+fn now(view: &View<'_>, opened: &Opened) -> Option<Moment> {
+    view.look(|_| view.store.metadata(opened.incarnation).map(|metadata| metadata.read().now()))
 }
 
 /// Every slot of a collection that the filter admits, in ascending order. The collection must not change meanwhile.

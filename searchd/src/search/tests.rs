@@ -40,9 +40,14 @@ fn values(random: &mut SmallRng) -> Vec<f32> {
 
 impl World {
     fn new() -> Self {
+        Self::keeping(0)
+    }
+
+    /// With so many bytes for what filters admit.
+    fn keeping(filter_bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let kept_nothing = config::Cache { result_bytes: 0, vector_bytes: 1 << 20, filter_bytes: 0 };
-        let store = Store::new(State::default(), Caches::new(&kept_nothing));
+        let cache = config::Cache { result_bytes: 0, vector_bytes: 1 << 20, filter_bytes };
+        let store = Store::new(State::default(), Caches::new(&cache));
         let mut world = Self { store, _directory: directory, sequence: 0, points: BTreeMap::new() };
         let settings =
             v1::CollectionSettings { dimension: DIMENSION as u32, metric: "euclidean".into(), ..Default::default() };
@@ -81,13 +86,13 @@ impl World {
     }
 
     /// What an exact search must find.
-    fn truth(&self, query: &Query, below: Option<u64>) -> Vec<String> {
+    fn truth(&self, query: &Query, admitted: std::ops::Range<u64>) -> Vec<String> {
         let (target, own) = match &query.target {
             Target::Values(values) => (values, None),
             Target::Point(id) => (&self.points[id].0, Some(id)),
         };
         let distance = |values: &[f32]| target.iter().zip(values).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-        let admitted = self.points.iter().filter(|(id, (_, n))| Some(*id) != own && below.is_none_or(|end| *n < end));
+        let admitted = self.points.iter().filter(|(id, (_, n))| Some(*id) != own && admitted.contains(n));
         let mut all: Vec<_> = admitted.map(|(id, (values, _))| (distance(values), id.clone())).collect();
         all.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         all.into_iter().take(query.k).map(|(_, id)| id).collect()
@@ -178,7 +183,7 @@ fn a_batch_answers_what_its_searches_answer_alone() {
             match (run(&world.store, query, &Stop::default()), found) {
                 (Ok(alone), Ok(found)) => {
                     prop_assert_eq!(&found, &alone);
-                    let truth = world.truth(query, *below);
+                    let truth = world.truth(query, 0..below.unwrap_or(u64::MAX));
                     prop_assert_eq!(found.hits.len(), truth.len(), "as many as there are");
                     if query.exact {
                         prop_assert_eq!(found.hits.into_iter().map(|hit| hit.id).collect::<Vec<_>>(), truth);
@@ -280,6 +285,50 @@ fn a_filter_that_several_have_is_evaluated_once_and_each_is_explained() {
         let steps = |explanation: &Explanation| explanation.trail.iter().map(without_time).collect::<Vec<_>>();
         assert_eq!((steps(explanation), explanation.points, explanation.attempts), (steps(&alone), alone.points, 1));
     }
+}
+
+#[test]
+fn what_a_filter_admitted_before_is_known_again_after_a_few_writes() {
+    let mut world = World::keeping(1 << 20);
+    let address = address();
+    while world
+        .store
+        .with_collection(&address, |collection, _| collection.incarnation)
+        .is_some_and(|incarnation| world.store.read_metadata(&address, incarnation, 512))
+    {}
+    let query = Query {
+        address,
+        target: Target::Values(vec![0.5; DIMENSION]),
+        k: 100,
+        effort: None,
+        exact: true,
+        filter: filter::parse(br#"{"n":{"$lt":500},"$not":{"n":{"$lt":100}}}"#, "").ok().map(Arc::new),
+        include: Include::default(),
+        explain: true,
+    };
+    let mut random = SmallRng::seed_from_u64(3);
+    let mut kept = 0;
+    for round in 0..60 {
+        let changes = if round % 7 == 6 { 600 } else { round % 4 };
+        for _ in 0..changes {
+            let number = random.random_range(0..ROWS + 50);
+            if random.random_range(0..4) == 0 && number < ROWS {
+                world.delete(number);
+            } else {
+                world.put(number, &mut random);
+            }
+        }
+        let answer = run(&world.store, &query, &Stop::default()).unwrap();
+        let used = answer.explanation.unwrap().filter.unwrap();
+        let admitted = world.points.values().filter(|(_, n)| (100..500).contains(n)).count();
+        assert_eq!(used.admitted, admitted as u64, "round {round}");
+        let found: Vec<String> = answer.hits.into_iter().map(|hit| hit.id).collect();
+        assert_eq!(found, world.truth(&query, 100..500), "round {round}");
+        assert_eq!(used.kept, round > 0 && changes < 600, "round {round}");
+        assert!(used.read <= changes, "round {round}: only what changed is looked at");
+        kept += u64::from(used.kept);
+    }
+    assert_eq!(world.store.masks().counts.hits.load(Atomic::Relaxed), kept);
 }
 
 #[test]
