@@ -9,11 +9,13 @@
 //! ([`kernel`]), which is chosen at run time and gives the same sums on every machine.
 
 pub mod adjacency;
+mod axes;
 pub mod build;
 mod checks;
 pub mod codes;
 pub mod exact;
 pub mod file;
+mod filter;
 pub mod flat;
 pub mod kernel;
 pub mod memory;
@@ -35,6 +37,7 @@ mod tests;
 use std::sync::OnceLock;
 
 use adjacency::Lists;
+use axes::Axes;
 use build::Plan;
 use build::grow::Source;
 use checks::Checks;
@@ -131,7 +134,12 @@ impl Graph {
 
     /// Packs the rows that the graph was built of into codes of another width.
     pub fn repack(&mut self, rows: &dyn Rows, width: Width) {
-        let shape = Grid::learn(&self.space, rows).shape(width, &self.space, self.space.metric == Metric::Euclidean);
+        let axes = std::mem::take(&mut self.space.axes);
+        let grid = Grid::learn(&self.space, rows);
+        if Shape::has_axes(width) {
+            self.space.axes = if axes.count() > 0 { axes } else { Axes::learn(&self.space, rows, self.kernel) };
+        }
+        let shape = grid.shape(width, &self.space, self.space.metric == Metric::Euclidean);
         let order = self.rows.get();
         self.codes = pack(&self.space, rows, shape, |row| order[row] as usize);
     }
@@ -151,7 +159,7 @@ impl Graph {
         if dimension == 0 || dimension >= MAX_DIMENSION {
             return Err(BuildError::Dimension(dimension));
         }
-        let space = Space::learn(metric, rows, plan.seed, kernel);
+        let mut space = Space::learn(metric, rows, plan.seed, kernel);
         let grid = Grid::learn(&space, rows);
         let exact = pack(&space, rows, grid.shape(Width::Eight, &space, true), |row| row);
         let middle = build::middle(&exact);
@@ -169,6 +177,9 @@ impl Graph {
         let moved = |list: &[u32]| list.iter().map(|row| place[*row as usize]).collect::<Vec<u32>>();
         let lists = Lists::new(len, |row| moved(draft.list(order[row])));
         let entries = moved(&entries);
+        if Shape::has_axes(width) {
+            space.axes = Axes::learn(&space, rows, kernel);
+        }
         let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
         let (rows, places, inherited) = (Words::copied(&order), OnceLock::new(), draft.inherited);
@@ -215,10 +226,11 @@ impl Graph {
         self.space.dimension
     }
 
-    /// Bytes that searches read: codes, lists and the caller's row numbers.
+    /// Bytes that searches read: codes, axes, lists and the caller's row numbers.
     pub fn bytes(&self) -> usize {
         let places = self.places.get().map_or(0, |places| places.len());
-        let words = self.len() + places + self.entries.len() + self.lists.starts().len();
+        let words =
+            self.len() + places + self.entries.len() + self.lists.starts().len() + self.space.axes.values().len();
         self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>()
     }
 
@@ -269,7 +281,7 @@ impl Grid {
     }
 
     fn shape(&self, width: Width, space: &Space, lengths: bool) -> Shape {
-        Shape::fit(width, space.dims(), lengths, self.spread, self.highest)
+        Shape::fit(width, space.dims(), lengths, self.spread, self.highest).along(&space.axes)
     }
 }
 

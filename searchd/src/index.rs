@@ -23,6 +23,7 @@ pub mod recall;
 pub mod score;
 pub mod seal;
 pub mod segment;
+pub mod values;
 pub mod vectors;
 
 mod hnsw;

@@ -32,7 +32,7 @@ use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 const K: usize = 10;
 /// Each figure is the best of this many runs: the machine is shared.
 const RUNS: usize = 3;
-const EFS: [usize; 16] = [10, 15, 20, 30, 40, 50, 64, 80, 104, 130, 160, 200, 260, 340, 450, 700];
+const EFS: [usize; 19] = [4, 6, 8, 10, 15, 20, 30, 40, 50, 64, 80, 104, 130, 160, 200, 260, 340, 450, 700];
 const RECALLS: [f64; 2] = [0.95, 0.99];
 
 fn main() -> Result<()> {

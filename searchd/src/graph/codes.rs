@@ -2,10 +2,12 @@
 //!
 //! A code is a step of a uniform grid around 0. Eight and four bits share one grid for all rows; with two bits, or one,
 //! each row has its own step, chosen so that the estimate of an inner product is right on average (as in RaBitQ and its
-//! extension to more bits).
+//! extension to more bits). These are of what is left beside the axes of the space ([`super::axes`]), if it has some; the
+//! coordinates along them come first in a row, a byte each.
 
 use bytes::Bytes;
 
+use super::axes::{Axes, MAX_AXES};
 use super::kernel::{Kernel, Packed, Query, Width, prefetch};
 use super::memory::{LINE, Lines};
 use super::space::squared_length;
@@ -14,6 +16,9 @@ use super::space::squared_length;
 const STEP_FOUR: f32 = 0.3352;
 const STEP_TWO: f32 = 0.9957;
 const STEP_ONE: f32 = 1.5958;
+/// What a kernel reads of a row's coordinates along axes; where these are fewer, of what follows them as well, and makes nothing
+/// of it.
+const AXES_PLANE: usize = MAX_AXES;
 
 /// The shape of packed rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +29,9 @@ pub struct Shape {
     pub lengths: bool,
     /// The step of the grid that all rows share; with two bits, in lengths of the row.
     pub step: f32,
+    /// Coordinates along axes, and the step of their grid.
+    pub axes: usize,
+    pub axis_step: f32,
 }
 
 impl Shape {
@@ -36,7 +44,13 @@ impl Shape {
             Width::Two => STEP_TWO / (dims as f32).sqrt(),
             Width::One => STEP_ONE / (dims as f32).sqrt(),
         };
-        Self { width, dims, lengths, step: if step > 0.0 && step.is_finite() { step } else { 1.0 } }
+        let step = if step > 0.0 && step.is_finite() { step } else { 1.0 };
+        Self { width, dims, lengths, step, axes: 0, axis_step: 0.0 }
+    }
+
+    /// The same, of points of a space with axes.
+    pub(super) fn along(self, axes: &Axes) -> Self {
+        Self { axes: axes.count(), axis_step: axes.step(), ..self }
     }
 
     /// Bytes of a plane: see [`Packed`].
@@ -56,20 +70,28 @@ impl Shape {
 
     /// Bytes from one row to the next. Wide codes begin on a cache line; narrow ones are for the least memory.
     pub fn stride(&self) -> usize {
-        let bytes = self.plane() + size_of::<f32>() * (usize::from(self.own_step()) + usize::from(self.lengths));
+        let bytes =
+            self.axes + self.plane() + size_of::<f32>() * (usize::from(self.own_step()) + usize::from(self.lengths));
         match self.width {
             Width::One | Width::Two => bytes,
             Width::Four | Width::Eight => bytes.next_multiple_of(LINE),
         }
     }
 
+    /// Whether rows are so coarse that coordinates along axes are worth their bytes.
+    pub(super) fn has_axes(width: Width) -> bool {
+        matches!(width, Width::One | Width::Two)
+    }
+}
+
+impl Width {
     /// The code in the middle of the grid is worth 0.
-    fn middle(&self) -> f32 {
-        match self.width {
-            Width::Eight => 128.0,
-            Width::Four => 7.5,
-            Width::Two => 1.5,
-            Width::One => 0.5,
+    fn middle(self) -> f32 {
+        match self {
+            Self::Eight => 128.0,
+            Self::Four => 7.5,
+            Self::Two => 1.5,
+            Self::One => 0.5,
         }
     }
 }
@@ -86,6 +108,9 @@ pub struct Codes {
 /// A query as the kernels take it.
 pub struct PackedQuery {
     query: Query,
+    /// Along the axes, and what one unit of that is worth.
+    along: Query,
+    along_unit: f32,
     /// Of the codes it is compared with.
     shape: Shape,
     /// What one unit of `query` is worth.
@@ -130,26 +155,18 @@ impl Codes {
     }
 
     pub fn empty_query(&self) -> PackedQuery {
-        PackedQuery { query: Query::empty(self.plane, self.shape.width), shape: self.shape, unit: 0.0 }
+        let (query, along) = (Query::empty(self.plane, self.shape.width), Query::empty(AXES_PLANE, Width::Eight));
+        PackedQuery { query, along, along_unit: 0.0, shape: self.shape, unit: 0.0 }
     }
 
     pub fn pack(&self, point: &[f32], into: &mut PackedQuery) {
         if into.shape != self.shape {
             *into = self.empty_query();
         }
-        let highest = point.iter().fold(0f32, |highest, value| highest.max(value.abs()));
-        let unit = if highest > 0.0 { highest / 127.0 } else { 1.0 };
-        into.unit = unit;
-        let inverse = 1.0 / unit;
-        let Query { values, padded, sum } = &mut into.query;
-        *sum = 0;
-        for (values, point) in values.chunks_exact_mut(*padded).zip(point.chunks(self.plane)) {
-            for (to, value) in values.iter_mut().zip(point) {
-                // Rounds by cutting a positive number.
-                let rounded = (value * inverse + 128.5) as i32 - 128;
-                *to = rounded as i8;
-                *sum += rounded;
-            }
+        let (point, along) = point.split_at(self.shape.dims);
+        into.unit = quantize(point, self.plane, &mut into.query);
+        if self.shape.axes > 0 {
+            into.along_unit = quantize(along, AXES_PLANE, &mut into.along);
         }
     }
 
@@ -166,9 +183,19 @@ impl Codes {
     /// rows, less the row's as well.
     #[inline]
     pub fn distances(&self, kernel: Kernel, query: &PackedQuery, ids: &[u32], sums: &mut [i32], distances: &mut [f32]) {
-        let packed = Packed { data: &self.data, stride: self.stride, plane: self.plane };
+        let (stride, axes) = (self.stride, self.shape.axes);
+        if axes > 0 {
+            let packed = Packed { data: &self.data, stride, offset: 0, plane: AXES_PLANE };
+            kernel.dots(Width::Eight, packed, &query.along, ids, sums);
+            let zero = Width::Eight.middle() * query.along.sum as f32;
+            let factor = -2.0 * query.along_unit * self.shape.axis_step;
+            for (distance, sum) in distances.iter_mut().zip(sums.iter()).take(ids.len()) {
+                *distance = factor * (*sum as f32 - zero);
+            }
+        }
+        let packed = Packed { data: &self.data, stride, offset: axes, plane: self.plane };
         kernel.dots(self.shape.width, packed, &query.query, ids, sums);
-        let zero = self.shape.middle() * query.query.sum as f32;
+        let zero = self.shape.width.middle() * query.query.sum as f32;
         let factor = -2.0 * query.unit * self.shape.step;
         let own = self.shape.own_step();
         if !own && !self.shape.lengths {
@@ -177,20 +204,24 @@ impl Codes {
             }
             return;
         }
-        let length_at = self.plane + if own { size_of::<f32>() } else { 0 };
+        let (scale_at, length_at) = (axes + self.plane, self.length_at());
         for (i, id) in ids.iter().enumerate() {
             let row = &self.data[*id as usize * self.stride..][..self.stride];
-            let scale = if own { float(row, self.plane) } else { 1.0 };
+            let scale = if own { float(row, scale_at) } else { 1.0 };
             let length = if self.shape.lengths { float(row, length_at) } else { 0.0 };
-            distances[i] = length + scale * factor * (sums[i] as f32 - zero);
+            let along = if axes > 0 { distances[i] } else { 0.0 };
+            distances[i] = along + (length + scale * factor * (sums[i] as f32 - zero));
         }
+    }
+
+    fn length_at(&self) -> usize {
+        self.shape.axes + self.plane + if self.shape.own_step() { size_of::<f32>() } else { 0 }
     }
 
     /// The squared length of a row, where rows carry it.
     #[inline]
     pub fn squared_length(&self, row: u32) -> f32 {
-        let at = self.plane + if self.shape.own_step() { size_of::<f32>() } else { 0 };
-        float(&self.data[row as usize * self.stride..][..self.stride], at)
+        float(&self.data[row as usize * self.stride..][..self.stride], self.length_at())
     }
 
     #[inline(always)]
@@ -208,15 +239,53 @@ fn float(row: &[u8], at: usize) -> f32 {
     f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }
 
+/// Puts numbers on a grid of bytes, and returns what one step of it is worth.
+fn quantize(point: &[f32], plane: usize, into: &mut Query) -> f32 {
+    let highest = highest(point);
+    let unit = if highest > 0.0 { highest / 127.0 } else { 1.0 };
+    let inverse = 1.0 / unit;
+    let Query { values, padded, sum } = into;
+    *sum = 0;
+    for (values, point) in values.chunks_exact_mut(*padded).zip(point.chunks(plane)) {
+        for (to, value) in values.iter_mut().zip(point) {
+            // Rounds by cutting a positive number.
+            let rounded = (value * inverse + 128.5) as i32 - 128;
+            *to = rounded as i8;
+            *sum += rounded;
+        }
+    }
+    unit
+}
+
+/// The largest absolute value, by lanes: one after the other they would wait for each other.
+fn highest(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut highest = [0f32; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    let larger =
+        |highest: &mut f32, value: &f32| *highest = if value.abs() > *highest { value.abs() } else { *highest };
+    for block in blocks {
+        highest.iter_mut().zip(block).for_each(|(highest, value)| larger(highest, value));
+    }
+    highest.iter_mut().zip(rest).for_each(|(highest, value)| larger(highest, value));
+    highest.iter().fold(0f32, |highest, value| highest.max(*value))
+}
+
 fn encode(shape: &Shape, point: &[f32], bytes: &mut [u8]) {
+    let (point, along) = point.split_at(shape.dims);
     let plane = shape.plane();
     let bits = shape.width.bits();
     let highest = ((1u32 << bits) - 1) as f32;
-    let middle = shape.middle();
+    let middle = shape.width.middle();
     let length = squared_length(point).sqrt();
     let step = if shape.own_step() { shape.step * length } else { shape.step };
     let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
     bytes.fill(0);
+    let (first, bytes) = bytes.split_at_mut(shape.axes);
+    let on_axes = if shape.axis_step > 0.0 { 1.0 / shape.axis_step } else { 0.0 };
+    for (byte, value) in first.iter_mut().zip(along) {
+        *byte = (value * on_axes + Width::Eight.middle()).clamp(0.0, 255.0).round_ties_even() as u8;
+    }
     let mut aligned = 0f32;
     for (i, value) in point.iter().enumerate() {
         let code = (value * inverse + middle).clamp(0.0, highest).round_ties_even();
@@ -231,6 +300,7 @@ fn encode(shape: &Shape, point: &[f32], bytes: &mut [u8]) {
         at += 4;
     }
     if shape.lengths {
-        bytes[at..at + 4].copy_from_slice(&(length * length).to_le_bytes());
+        let whole = length * length + squared_length(along);
+        bytes[at..at + 4].copy_from_slice(&whole.to_le_bytes());
     }
 }

@@ -4,17 +4,18 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0..8 | `NFGRAPH` and the version of the layout, 2 |
+//! | 0..8 | `NFGRAPH` and the version of the layout: 3, or 2 where there are no axes |
 //! | 8..12 | CRC-32 of bytes 12..128 |
-//! | 12..16 | metric, width in bits, whether rows carry lengths, 0 |
+//! | 12..16 | metric, width in bits, whether rows carry lengths, number of axes |
 //! | 16..24 | dimension, number of entries |
 //! | 24..32 | rows |
 //! | 32..40 | seed of the rotation |
 //! | 40..48 | step of the grid and length of the longest row, f32 |
 //! | 48..96 | bytes of each section |
 //! | 96..100 | CRC-32 of the table of checksums |
-//! | 100..128 | 0 |
-//! | 128.. | the sections centre, entries, rows, list starts, lists, codes |
+//! | 100..104 | step of the grid of coordinates along axes, f32 |
+//! | 104..128 | 0 |
+//! | 128.. | the sections centre and axes, entries, rows, list starts, lists, codes |
 //! | … | the table: CRC-32 of each [`BLOCK`] bytes of the sections and the gaps between them |
 
 use std::ops::Range;
@@ -23,6 +24,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use super::adjacency::Lists;
+use super::axes::Axes;
 use super::checks::{BLOCK, Checks, sums};
 use super::codes::{Codes, Shape};
 use super::kernel::{Kernel, Width};
@@ -30,7 +32,11 @@ use super::memory::{LINE, Words};
 use super::space::Space;
 use super::{Graph, MAX_DIMENSION, MAX_ROWS, Metric, Unchecked};
 
-const MAGIC: [u8; 8] = *b"NFGRAPH\x02";
+/// The name, without the version.
+const NAME: [u8; 7] = *b"NFGRAPH";
+/// Graphs without axes, as all were before: searchds of then read them, too.
+const PLAIN: u8 = 2;
+const WITH_AXES: u8 = 3;
 const HEADER: usize = 128;
 /// Where the lengths of the sections are.
 const LENGTHS: usize = 48;
@@ -64,8 +70,10 @@ pub enum OpenError {
 impl Graph {
     /// The graph as bytes for [`Graph::open`].
     pub fn to_bytes(&self) -> Vec<u8> {
+        let axes = &self.space.axes;
+        let middle = [&self.space.centre[..], axes.values()].concat();
         let sections: [&[u8]; SECTIONS] = [
-            bytemuck::cast_slice(&self.space.centre),
+            bytemuck::cast_slice(&middle),
             bytemuck::cast_slice(&self.entries),
             bytemuck::cast_slice(self.rows.get()),
             bytemuck::cast_slice(self.lists.starts()),
@@ -74,16 +82,19 @@ impl Graph {
         ];
         let shape = self.codes.shape;
         let mut bytes = vec![0; HEADER];
-        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[..NAME.len()].copy_from_slice(&NAME);
+        bytes[NAME.len()] = if axes.count() > 0 { WITH_AXES } else { PLAIN };
         bytes[12] = self.space.metric as u8;
         bytes[13] = shape.width.bits() as u8;
         bytes[14] = u8::from(shape.lengths);
+        bytes[15] = axes.count() as u8;
         put(&mut bytes, 16, &(self.space.dimension as u32).to_le_bytes());
         put(&mut bytes, 20, &(self.entries.len() as u32).to_le_bytes());
         put(&mut bytes, 24, &(self.len() as u64).to_le_bytes());
         put(&mut bytes, 32, &self.space.seed.to_le_bytes());
         put(&mut bytes, 40, &shape.step.to_le_bytes());
         put(&mut bytes, 44, &self.space.longest.to_le_bytes());
+        put(&mut bytes, 100, &axes.step().to_le_bytes());
         for (i, section) in sections.iter().enumerate() {
             put(&mut bytes, LENGTHS + i * 8, &(section.len() as u64).to_le_bytes());
         }
@@ -144,9 +155,11 @@ struct Header {
 
 impl Header {
     fn read(bytes: &[u8]) -> Result<Self, OpenError> {
-        if bytes.get(..8) != Some(&MAGIC) {
-            return Err(OpenError::Magic);
-        }
+        let has_axes = match bytes.get(..8).and_then(|magic| magic.strip_prefix(&NAME)) {
+            Some([PLAIN]) => false,
+            Some([WITH_AXES]) => true,
+            _ => return Err(OpenError::Magic),
+        };
         if bytes.len() < HEADER {
             return Err(OpenError::Length);
         }
@@ -161,6 +174,8 @@ impl Header {
         let rows = long(bytes, 24);
         let (Some(metric), Some(width)) = (metric, width) else { return Err(OpenError::Content("header")) };
         fits(rows <= MAX_ROWS as u64 && (1..MAX_DIMENSION).contains(&dimension), "header")?;
+        let axes = usize::from(bytes[15]);
+        fits(has_axes == (axes > 0), "header")?;
         fits(step.is_finite() && step > 0.0 && longest.is_finite(), "header")?;
         Ok(Self {
             metric,
@@ -169,7 +184,14 @@ impl Header {
             rows: rows as usize,
             seed: long(bytes, 32),
             longest,
-            shape: Shape { width, dims: 0, lengths: bytes[14] == 1, step },
+            shape: Shape {
+                width,
+                dims: 0,
+                lengths: bytes[14] == 1,
+                step,
+                axes,
+                axis_step: f32::from_bits(word(bytes, 100)),
+            },
             lengths: std::array::from_fn(|i| long(bytes, LENGTHS + i * 8)),
             table: word(bytes, 96),
         })
@@ -191,18 +213,23 @@ impl Header {
     /// The graph of these sections.
     fn graph(self, part: impl Fn(usize) -> Bytes, unchecked: Option<Unchecked>) -> Result<Graph, OpenError> {
         let words = |i: usize, name| Words::open(part(i)).ok_or(OpenError::Content(name));
-        let centre: Vec<f32> = words(0, "centre")?.get().iter().map(|word| f32::from_bits(*word)).collect();
+        let mut centre: Vec<f32> = words(0, "centre")?.get().iter().map(|word| f32::from_bits(*word)).collect();
+        let dims = Space::coordinates(self.metric, self.dimension);
+        let axes = centre.split_off(dims.min(centre.len()));
+        let axes = Axes::open(axes, dims, self.shape.axis_step).ok_or(OpenError::Content("axes"))?;
+        fits(axes.count() == self.shape.axes, "axes")?;
         let (entries, rows) = (words(1, "entries")?.get().to_vec(), words(2, "row table")?);
         let kernel = Kernel::detect();
-        let space = Space::new(self.metric, self.dimension, self.longest, centre, self.seed, kernel);
-        let is_space = space.centre.len() == space.dims() && space.centre.iter().all(|value| value.is_finite());
+        let mut space = Space::new(self.metric, self.dimension, self.longest, centre, self.seed, kernel);
+        space.axes = axes;
+        let is_space = space.centre.len() == dims && space.centre.iter().all(|value| value.is_finite());
         fits(is_space, "centre")?;
         let are_rows = |rows: &[u32]| rows.iter().all(|row| (*row as usize) < self.rows);
         fits(rows.get().len() == self.rows && are_rows(rows.get()), "row table")?;
         let has_entries = entries.len() == self.entries && (self.rows == 0) == entries.is_empty();
         fits(has_entries && are_rows(&entries), "entries")?;
         let lists = Lists::open(self.rows, words(3, "list table")?, part(LISTS)).ok_or(OpenError::Content("lists"))?;
-        let shape = Shape { dims: space.dims(), ..self.shape };
+        let shape = Shape { dims, ..self.shape };
         let codes = Codes::open(shape, self.rows, part(CODES)).ok_or(OpenError::Content("codes"))?;
         Ok(Graph { space, codes, lists, rows, places: OnceLock::new(), entries, kernel, unchecked, inherited: 0 })
     }

@@ -71,11 +71,12 @@ impl Width {
 
 /// Rows of packed codes, seen by a kernel.
 ///
-/// A row holds `plane` bytes at its start: byte `j` carries, from its low bits up, the coordinates `j`, `j + plane`, …
+/// A row holds `plane` bytes at `offset`: byte `j` carries, from its low bits up, the coordinates `j`, `j + plane`, …
 #[derive(Clone, Copy)]
 pub struct Packed<'a> {
     pub data: &'a [u8],
     pub stride: usize,
+    pub offset: usize,
     pub plane: usize,
 }
 
@@ -111,6 +112,8 @@ pub const POOL_SPARE: usize = 9;
 type Offer = unsafe fn(&mut [u64], &mut Filled, &[u32], &[f32]);
 type Halves = unsafe fn(&[f16], &[f32]) -> f32;
 type Butterflies = unsafe fn(&mut [f32], usize);
+type Inner = unsafe fn(&[f32], &[f32]) -> f32;
+type Add = unsafe fn(&mut [f32], f32, &[f32]);
 type Dots = unsafe fn(Packed<'_>, &Query, &[u32], &mut [i32]);
 
 /// The kernels of one instruction set.
@@ -123,6 +126,8 @@ pub struct Kernel {
     one: Dots,
     offer: Offer,
     butterflies: Butterflies,
+    inner: Inner,
+    add: Add,
     dot: Halves,
     squared_distance: Halves,
 }
@@ -144,6 +149,8 @@ impl Kernel {
                 one: x86::avx512::one,
                 offer: x86::avx512::offer,
                 butterflies: x86::avx512::butterflies,
+                inner: x86::avx512::inner,
+                add: x86::avx512::add,
                 dot: x86::avx512::dot,
                 squared_distance: x86::avx512::squared_distance,
             },
@@ -156,6 +163,8 @@ impl Kernel {
                 one: x86::avx2::one,
                 offer: portable::offer,
                 butterflies: x86::avx2::butterflies,
+                inner: x86::avx2::inner,
+                add: x86::avx2::add,
                 dot: x86::avx2::dot,
                 squared_distance: x86::avx2::squared_distance,
             },
@@ -167,6 +176,8 @@ impl Kernel {
                 one: portable::one,
                 offer: portable::offer,
                 butterflies: portable::butterflies,
+                inner: portable::inner,
+                add: portable::add,
                 dot: portable::dot,
                 squared_distance: portable::squared_distance,
             },
@@ -185,7 +196,7 @@ impl Kernel {
     pub fn dots(&self, width: Width, rows: Packed<'_>, query: &Query, ids: &[u32], sums: &mut [i32]) {
         let count = rows.data.len() / rows.stride;
         assert!(ids.iter().fold(true, |fits, id| fits & ((*id as usize) < count)), "ids are of rows");
-        assert!(sums.len() >= ids.len() && rows.plane <= rows.stride, "shapes fit");
+        assert!(sums.len() >= ids.len() && rows.offset + rows.plane <= rows.stride, "shapes fit");
         // Kernels read rows in steps of 16 bytes and queries in whole lines.
         assert!(rows.plane.is_multiple_of(16) && query.padded.is_multiple_of(LINE), "steps fit");
         assert!(rows.plane <= query.padded && query.padded * (8 / width.bits()) <= query.values.len(), "query fits");
@@ -228,6 +239,28 @@ impl Kernel {
     pub fn butterflies(&self, values: &mut [f32], lowest: usize) {
         // SAFETY: `of` hands a kernel out only where its instructions are present; it is safe code otherwise.
         unsafe { (self.butterflies)(values, lowest) }
+    }
+
+    /// The inner product, summed in one order on every machine.
+    ///
+    /// # Panics
+    /// If they are not of one length.
+    #[inline]
+    pub fn inner(&self, left: &[f32], right: &[f32]) -> f32 {
+        assert_eq!(left.len(), right.len(), "one length");
+        // SAFETY: `of` hands a kernel out only where its instructions are present; it is safe code otherwise.
+        unsafe { (self.inner)(left, right) }
+    }
+
+    /// Adds so many times the values, the same on every machine.
+    ///
+    /// # Panics
+    /// If they are not of one length.
+    #[inline]
+    pub fn add(&self, sums: &mut [f32], times: f32, values: &[f32]) {
+        assert_eq!(sums.len(), values.len(), "one length");
+        // SAFETY: as for `inner`.
+        unsafe { (self.add)(sums, times, values) }
     }
 
     /// Puts those candidates in their places in the sorted `pool` that are better than its worst; all while it is not

@@ -5,22 +5,15 @@
 
 use super::adjacency::Lists;
 use super::codes::{Codes, PackedQuery};
+pub use super::filter::{Filter, Through};
 use super::kernel::Kernel;
-use super::pool::Pool;
+use super::pool::{Candidate, Pool};
 use super::rank::Ranking;
 use super::two_hop::Hops;
 use super::walk::{Alone, Guide, Scratch, Terrain};
 pub use super::walk::{Effort, Halted};
 use super::{Graph, Unchecked};
 
-/// The first walk under a filter keeps at most this many times the candidates of an open one.
-const MAX_WIDENING: f32 = 16.0;
-/// A filtered walk may look at this many times the rows that would do if those admitted were spread evenly, for they
-/// often are not.
-const CORRELATION: f32 = 8.0;
-/// Where so many of the nearest rows should be admitted, and so many times fewer are, the filter goes against the query.
-const TELLING: f32 = 6.0;
-const AGAINST: f32 = 4.0;
 /// A walk that met too few of the admitted rows (a filter may admit all but the neighbourhood of the query) is walked anew
 /// with this many times the candidates.
 const AGAIN: usize = 4;
@@ -41,58 +34,11 @@ pub struct Wanted<'a> {
     pub stop: Option<&'a dyn Fn() -> bool>,
 }
 
-/// Which rows may be found.
-#[derive(Clone, Copy)]
-pub struct Filter<'a> {
-    /// By the row's number as it was built.
-    pub admits: &'a dyn Fn(u32) -> bool,
-    /// The part of all rows that is admitted, as well as is known.
-    pub fraction: f32,
-    /// All that are admitted, by the same numbers, where they are known.
-    pub listed: Option<&'a [u32]>,
-    pub through: Through,
-}
-
-/// How a search under a filter goes through a graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Through {
-    /// A walk over all rows; those that are admitted are kept.
-    All,
-    /// A walk over admitted rows, from one to the next directly or through one that is not.
-    Admitted,
-    /// No walk: the codes of all that is admitted are compared.
-    Codes,
-}
-
-impl Filter<'_> {
-    /// Candidates to keep at first where an open walk keeps `ef`.
-    fn widened(&self, ef: usize) -> usize {
-        let kept_out = (1.0 / self.fraction - 1.0).max(0.0);
-        let widening = (1.0 + CORRELATION * kept_out).min(MAX_WIDENING);
-        (ef as f32 * widening) as usize
-    }
-
-    /// Whether so few of the `near` rows are admitted that the filter keeps out just what is near.
-    pub(super) fn is_against(&self, admitted: usize, near: usize) -> bool {
-        let expected = self.fraction * near as f32;
-        expected >= TELLING && (admitted as f32) * AGAINST < expected
-    }
-
-    /// Of `rows` rows, how many a walk must have met that are admitted, for its best `rescored` to be the best there are.
-    /// Half of what is admitted does: the part is an estimate.
-    fn enough(&self, rows: usize, rescored: usize) -> usize {
-        rescored.min((self.fraction * rows as f32 / 2.0) as usize)
-    }
-}
-
 /// What a walk found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Proposed<'s> {
     /// The rows worth an exact comparison, the likeliest first.
     pub rows: &'s [u32],
-    /// Their squared distances as the codes have them, less what is the same for all rows; only of [`Through::Codes`], where
-    /// more rows than are worth a comparison cost little.
-    pub estimates: &'s [f32],
     /// The walk met few of the rows that the filter admits: nearer ones may be elsewhere.
     pub is_short: bool,
 }
@@ -113,15 +59,21 @@ pub struct Hit {
 /// What one thread needs to search, whatever graphs.
 #[derive(Default)]
 pub struct Searcher {
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
     admitted: Pool,
     hops: Hops,
-    ranking: Ranking,
+    pub(super) ranking: Ranking,
+    pub(super) turned: Turned,
+    pub(super) found: Vec<u32>,
+    pub(super) estimates: Vec<f32>,
+}
+
+/// A query as a graph's codes are.
+#[derive(Default)]
+pub(super) struct Turned {
     point: Vec<f32>,
     spare: Vec<f32>,
     query: Option<PackedQuery>,
-    found: Vec<u32>,
-    estimates: Vec<f32>,
 }
 
 impl Searcher {
@@ -136,6 +88,8 @@ struct Sieve<'a, 'b> {
     rows: &'a [u32],
     filter: Option<Filter<'b>>,
     admitted: &'a mut Pool,
+    /// Candidates that an open walk would keep.
+    ef: usize,
     stop: Option<&'b dyn Fn() -> bool>,
 }
 
@@ -159,6 +113,15 @@ impl Guide for Sieve<'_, '_> {
     fn is_stopped(&self) -> bool {
         self.stop.is_some_and(|stop| stop())
     }
+
+    /// What lies beyond a hole in the middle is so much alike that candidates of the usual number are a lottery.
+    fn is_astray(&self, candidates: &[Candidate]) -> bool {
+        let Some(filter) = self.filter else { return false };
+        // Farther than these the walk met only what happened to be on its way.
+        let nearest = &candidates[..self.ef.min(candidates.len())];
+        let near = nearest.last().map_or(0, |last| self.admitted.within(last.distance()));
+        filter.is_against(near, nearest.len())
+    }
 }
 
 /// Checks what was not checked yet on behalf of another guide.
@@ -180,6 +143,10 @@ impl<G: Guide> Guide for Wary<'_, G> {
 
     fn is_stopped(&self) -> bool {
         self.guide.is_stopped()
+    }
+
+    fn is_astray(&self, candidates: &[Candidate]) -> bool {
+        self.guide.is_astray(candidates)
     }
 
     fn believes_list(&self, row: u32) -> bool {
@@ -208,7 +175,7 @@ impl Unchecked {
 impl Graph {
     /// Walks, and believes nothing that was not checked.
     #[inline(always)]
-    fn walk<G: Guide>(
+    pub(super) fn walk<G: Guide>(
         &self,
         query: &PackedQuery,
         ef: usize,
@@ -248,13 +215,11 @@ impl Graph {
     /// # Panics
     /// If the query is not of the graph's dimension, or a listed row not one of the graph's.
     pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
-        let Searcher { scratch, admitted, hops, ranking, point, spare, query, found, estimates } = searcher;
+        let Searcher { scratch, admitted, hops, ranking, turned, found, .. } = searcher;
         let ef = wanted.ef.max(wanted.k);
         // No more can be found than are kept.
         let rescored = wanted.rescored.clamp(wanted.k, ef);
-        self.space.query(wanted.query, point, spare);
-        let query = query.get_or_insert_with(|| self.codes.empty_query());
-        self.codes.pack(point, query);
+        let query = self.turn(wanted.query, turned);
         let rows = self.rows.get();
         let mut is_short = false;
         let candidates = match (wanted.filter, wanted.stop) {
@@ -263,7 +228,7 @@ impl Graph {
                 scratch.pool.candidates()
             }
             (None, stop) => {
-                self.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, stop })?;
+                self.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, ef, stop })?;
                 scratch.pool.candidates()
             }
             (Some(filter), stop) => {
@@ -278,18 +243,25 @@ impl Graph {
                         is_short = is_against || scratch.pool.candidates().len() < enough;
                         scratch.pool.candidates()
                     }
-                    Through::Codes => self.rank(query, ef, &filter, stop, scratch, ranking)?,
+                    Through::Codes => {
+                        self.rank_admitted(query, ef, Some(&filter), stop, scratch, ranking)?;
+                        ranking.run(ef)
+                    }
                 }
             }
         };
         let candidates = &candidates[..candidates.len().min(rescored)];
         found.clear();
         found.extend(candidates.iter().map(|candidate| rows[candidate.row() as usize]));
-        estimates.clear();
-        if wanted.filter.is_some_and(|filter| filter.through == Through::Codes) {
-            estimates.extend(candidates.iter().map(|candidate| candidate.distance()));
-        }
-        Ok(Proposed { rows: found, estimates, is_short })
+        Ok(Proposed { rows: found, is_short })
+    }
+
+    pub(super) fn turn<'t>(&self, query: &[f32], turned: &'t mut Turned) -> &'t PackedQuery {
+        let Turned { point, spare, query: packed } = turned;
+        self.space.query(query, point, spare);
+        let packed = packed.get_or_insert_with(|| self.codes.empty_query());
+        self.codes.pack(point, packed);
+        packed
     }
 
     /// Walks over all rows, ever farther, until `enough` that are admitted were met. True if they were not.
@@ -308,14 +280,10 @@ impl Graph {
         let mut effort = Effort::default();
         loop {
             admitted.reset(ef);
-            let mut sieve = Sieve { rows: self.rows.get(), filter: Some(filter), admitted, stop };
+            let mut sieve = Sieve { rows: self.rows.get(), filter: Some(filter), admitted, ef, stop };
             self.walk(query, walked, scratch, &mut sieve)?;
             effort = effort + scratch.effort;
-            // Farther than its last candidate the walk met only what happened to be on its way.
-            let nearest = &scratch.pool.candidates()[..ef.min(scratch.pool.candidates().len())];
-            let near = nearest.last().map_or(0, |last| admitted.within(last.distance()));
-            // What lies beyond a hole in the middle is so much alike that candidates of the usual number are a lottery.
-            if filter.is_against(near, nearest.len()) {
+            if sieve.is_astray(scratch.pool.candidates()) {
                 scratch.effort = effort;
                 return Ok(true);
             }

@@ -4,6 +4,7 @@
 //! row up to the length of the longest (Bachrach et al. 2014); that of a query is 0. Then rows are centred, for the part
 //! that all have in common tells nothing, and rotated, so that all coordinates can be packed alike.
 
+use super::axes::Axes;
 use super::kernel::Kernel;
 use super::random::Random;
 use super::rotation::Rotation;
@@ -21,7 +22,10 @@ pub(super) struct Space {
     pub longest: f32,
     pub centre: Vec<f32>,
     pub seed: u64,
+    /// On what is left beside these points are rotated.
+    pub axes: Axes,
     rotation: Rotation,
+    kernel: Kernel,
 }
 
 impl Space {
@@ -34,7 +38,7 @@ impl Space {
         kernel: Kernel,
     ) -> Self {
         let rotation = Rotation::new(Self::coordinates(metric, dimension), seed, kernel);
-        Self { metric, dimension, longest, centre, seed, rotation }
+        Self { metric, dimension, longest, centre, seed, axes: Axes::default(), rotation, kernel }
     }
 
     /// Learns the centre and the longest row.
@@ -72,15 +76,26 @@ impl Space {
         Self::coordinates(self.metric, self.dimension)
     }
 
-    fn coordinates(metric: Metric, dimension: usize) -> usize {
+    pub(super) fn coordinates(metric: Metric, dimension: usize) -> usize {
         dimension + usize::from(metric == Metric::Dot)
     }
 
-    /// The point of a row.
+    /// The point of a row: its coordinates off the axes, rotated, and those along them.
     pub(super) fn row(&self, values: &[f32], point: &mut Vec<f32>, spare: &mut Vec<f32>) {
+        self.place(values, point);
+        self.turn(point, spare);
+    }
+
+    /// The point of a row, not turned.
+    pub(super) fn place(&self, values: &[f32], point: &mut Vec<f32>) {
         self.lift(values, true, point);
         self.centre(point);
+    }
+
+    fn turn(&self, point: &mut Vec<f32>, spare: &mut Vec<f32>) {
+        let along = self.axes.split(point, self.kernel);
         self.rotation.apply(point, spare);
+        point.extend_from_slice(&along[..self.axes.count()]);
     }
 
     /// The point of a query: centred where distances are asked for. Inner products with centred rows differ from those
@@ -90,7 +105,7 @@ impl Space {
         if self.metric == Metric::Euclidean {
             self.centre(point);
         }
-        self.rotation.apply(point, spare);
+        self.turn(point, spare);
     }
 
     fn centre(&self, point: &mut [f32]) {

@@ -52,8 +52,8 @@ impl Guide for Stoppable<'_> {
 }
 
 impl Graph {
-    /// Leaves the nearest `ef` admitted rows that were met in the scratch's pool. True if the filter keeps out just what is
-    /// near the query.
+    /// Leaves the nearest `ef` admitted rows that were met in the scratch's pool. True, and none, if the filter keeps out just
+    /// what is near the query.
     pub(super) fn walk_admitted(
         &self,
         query: &PackedQuery,
@@ -66,32 +66,35 @@ impl Graph {
         let rows = self.rows.get();
         let admits = |row: u32| (filter.admits)(rows[row as usize]);
         let mut guide = Stoppable(stop);
+        self.walk(query, APPROACH, scratch, &mut guide)?;
+        hops.front.clear();
+        hops.front.extend(scratch.pool.candidates().iter().map(|candidate| candidate.row()));
+        scratch.pool.reset(ef);
+        let near = hops.front.iter().filter(|row| admits(**row)).count();
+        if filter.is_against(near, hops.front.len()) {
+            return Ok(true);
+        }
         let terrain = self.terrain();
         match self.wary(&mut guide) {
-            Ok(mut wary) => terrain.walk_admitted(query, ef, &admits, scratch, hops, &mut wary)?,
-            Err(guide) => terrain.walk_admitted(query, ef, &admits, scratch, hops, guide)?,
+            Ok(mut wary) => terrain.walk_admitted(query, &admits, scratch, hops, &mut wary)?,
+            Err(guide) => terrain.walk_admitted(query, &admits, scratch, hops, guide)?,
         }
-        let near = hops.front.iter().filter(|row| admits(**row)).count();
-        Ok(filter.is_against(near, hops.front.len()))
+        Ok(false)
     }
 }
 
 impl Terrain<'_, Lists> {
+    /// From the front on.
     fn walk_admitted<G: Guide>(
         &self,
         query: &PackedQuery,
-        ef: usize,
         admits: &impl Fn(u32) -> bool,
         scratch: &mut Scratch,
         hops: &mut Hops,
         guide: &mut G,
     ) -> Result<(), Halted> {
-        self.walk(query, APPROACH, scratch, guide)?;
-        hops.front.clear();
-        hops.front.extend(scratch.pool.candidates().iter().map(|candidate| candidate.row()));
         hops.crossed.reset(self.codes.len());
         scratch.visited.reset(self.codes.len());
-        scratch.pool.reset(ef);
         hops.gathered.clear();
         for at in 0..hops.front.len() {
             let row = hops.front[at];

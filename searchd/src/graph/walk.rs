@@ -3,7 +3,7 @@
 use super::adjacency::{MAX_DEGREE, Neighbours, Room};
 use super::codes::{Codes, PackedQuery};
 use super::kernel::Kernel;
-use super::pool::Pool;
+use super::pool::{Candidate, Pool};
 use super::visited::Visited;
 
 /// Rows asked for before the first is compared; the kernel asks for the others as it goes.
@@ -19,6 +19,11 @@ pub(super) trait Guide {
     fn has_enough(&self, distance: f32) -> bool;
     /// Whether to give up.
     fn is_stopped(&self) -> bool;
+    /// Whether what is looked for is not where the walk goes, by the best candidates so far; asked as often as
+    /// [`Guide::is_stopped`].
+    fn is_astray(&self, _candidates: &[Candidate]) -> bool {
+        false
+    }
     /// Whether the row's list of neighbours is what was written; asked before it is read.
     #[inline(always)]
     fn believes_list(&self, _row: u32) -> bool {
@@ -129,8 +134,13 @@ impl<A: Neighbours> Terrain<'_, A> {
                 break;
             }
             effort.hops += 1;
-            if effort.hops.is_multiple_of(HOPS_PER_CHECK) && guide.is_stopped() {
-                return Err(Halted::Stopped);
+            if effort.hops.is_multiple_of(HOPS_PER_CHECK) {
+                if guide.is_stopped() {
+                    return Err(Halted::Stopped);
+                }
+                if guide.is_astray(pool.candidates()) {
+                    break;
+                }
             }
             if !guide.believes_list(candidate.row()) {
                 return Err(Halted::Damaged);

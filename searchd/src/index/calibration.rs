@@ -111,10 +111,12 @@ impl<'a> Trial<'a> {
             .map(|i| {
                 let (row, other) = (any(), any());
                 let own = i.is_multiple_of(2).then_some(row);
-                let pairs = vectors.row(row).iter().zip(vectors.row(other));
-                let between: Vec<f32> = pairs.map(|(a, b)| f32::midpoint(*a, *b)).collect();
-                let values = if own.is_some() { vectors.row(row) } else { &between };
-                let scorer = Scorer::new(settings.metric, kernel, values);
+                let mut values = vectors.row(row).to_vec();
+                if own.is_none() {
+                    let others = vectors.row(other).to_vec();
+                    values.iter_mut().zip(others).for_each(|(value, other)| *value = f32::midpoint(*value, other));
+                }
+                let scorer = Scorer::new(settings.metric, kernel, &values);
                 Question { scorer, own, nearest: Vec::with_capacity(K + 1) }
             })
             .collect();

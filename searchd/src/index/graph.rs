@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::calibration::{Calibration, Trial};
-use super::plan::{Proposing, Way};
+use super::plan::{Proposing, Row, Way};
 use super::vectors::Vectors;
 use crate::engine::settings::Settings;
 use crate::graph;
@@ -74,14 +74,15 @@ pub struct Admission<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Proposal {
     pub rows: Vec<u32>,
-    /// How far the graph takes each row to be: its squared distance less what is the same for all rows. Empty where all are
-    /// worth a comparison.
-    pub estimates: Vec<f32>,
     /// The walk met so few of the admitted rows that nearer ones may be where it did not come.
     pub is_short: bool,
     /// Distances that were computed for it, where they are counted.
     pub computed: Option<usize>,
 }
+
+/// Is told of rows and how far the graph takes each to be: its squared distance less what is the same for all rows. Returns
+/// whether it wants to hear of more.
+pub type Each<'a> = &'a mut dyn FnMut(&[u32], &[f32]) -> bool;
 
 /// A search whose cost is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,7 +94,7 @@ pub struct Cost {
     pub is_narrowed: bool,
     /// Whether the rows that are admitted are known.
     pub is_listed: bool,
-    pub dimension: usize,
+    pub row: Row,
 }
 
 /// A graph over the rows of one segment.
@@ -103,6 +104,12 @@ pub trait Graph: Send + Sync {
     /// Rows that are worth an exact comparison, the likeliest first, none that is not admitted. Fewer than `k` only
     /// where the walk met no more.
     fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error>;
+
+    /// Ranks all that is admitted without a walk, and tells `each` of the rows in runs, the likeliest first. Returns how many
+    /// distances that took. Where there is no such way nothing is told.
+    fn rank(&self, _asked: &Asked<'_>, _each: Each<'_>) -> Result<usize, Error> {
+        Ok(0)
+    }
 
     /// What `propose` and the comparison of what it proposes take, about, by each way that it has.
     fn costs(&self, search: Cost) -> Proposing;

@@ -52,7 +52,7 @@ impl Hnsw {
         let index = empty(settings, &space)?;
         index.reserve_capacity_and_threads(vectors.len(), self.threads).map_err(engine)?;
         for row in 0..vectors.len() as u32 {
-            index.add(u64::from(row), &space.row(vectors.row(row))).map_err(engine)?;
+            index.add(u64::from(row), &space.row(vectors.row(row).to_vec())).map_err(engine)?;
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped(Stopped::Cancelled));
             }
@@ -92,12 +92,12 @@ impl Graph for HnswGraph {
         };
         let rows = found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect();
         // It goes on until it has met `count` that are admitted.
-        Ok(Proposal { rows, estimates: Vec::new(), is_short: false, computed: None })
+        Ok(Proposal { rows, is_short: false, computed: None })
     }
 
     /// Measured on sets of 50 to 784 dimensions: it looks at the inverse of the share that is admitted.
     fn costs(&self, search: Cost) -> Proposing {
-        let graph = search.ef as f64 * (400.0 + 2.0 * search.dimension as f64) / search.share.max(1e-9);
+        let graph = search.ef as f64 * (400.0 + 2.0 * search.row.dimension as f64) / search.share.max(1e-9);
         Proposing { graph: Some(graph), ..Proposing::default() }
     }
 
@@ -112,7 +112,7 @@ impl Graph for HnswGraph {
     fn unreachable(&self, vectors: &Vectors) -> Result<Vec<u32>, Error> {
         let mut lost = Vec::new();
         for row in 0..vectors.len() as u32 {
-            let found = self.index.search(&self.space.row(vectors.row(row)), SELF_EF).map_err(engine)?;
+            let found = self.index.search(&self.space.row(vectors.row(row).to_vec()), SELF_EF).map_err(engine)?;
             // Among more equals than there are candidates any will do: one that is there leads to its like.
             let is_full = found.distances.last() == found.distances.first();
             if !is_full && !found.keys.contains(&u64::from(row)) {

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::calibration::{Calibration, Trial};
 use super::engines::Crew;
-use super::graph::{Admission, Asked, Cost, Error, Graph, Kind, Proposal, Source, Stored};
-use super::plan::{Proposing, TURN, Way, compare_at_random, compare_code};
+use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Source, Stored};
+use super::plan::{Proposing, TURN, Way, compare_code};
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::{Plan, grow};
@@ -21,6 +21,10 @@ const DEGREE_PER_M: u32 = 4;
 const MAX_DEGREE: u32 = 80;
 /// Candidates above which codes of more bits are tried: past these a search spends more on wrong turns than on bytes.
 const SANE_EF: usize = 240;
+/// Of how many times the candidates that a walk would keep a ranking without one tells at most, and at first: how many are
+/// worth a comparison is seen meanwhile.
+const RANKED: usize = 256;
+const RANKED_FIRST: usize = 2;
 /// Below so many dimensions two bits are not tried: there is too little to average over.
 const MIN_TWO_BITS: usize = 96;
 /// The same of one bit, where rows are long enough for it to save memory worth an eighth more time.
@@ -128,6 +132,26 @@ impl Packed {
         };
         worth.min(ef)
     }
+
+    /// Candidates of a walk.
+    fn kept(&self, asked: &Asked<'_>) -> usize {
+        asked.ef.min(self.0.len()).max(asked.k)
+    }
+}
+
+/// As the graph has it.
+fn filter<'a>(asked: &Asked<'a>) -> Option<Filter<'a>> {
+    let through = if asked.way == Way::TwoHop { Through::Admitted } else { Through::All };
+    let Admission { admits, share, listed } = asked.admission?;
+    Some(Filter { admits, fraction: share as f32, listed, through })
+}
+
+/// The search asked and was told to stop; a deadline doesn't come back.
+fn halted(halted: Halted, asked: &Asked<'_>) -> Error {
+    match halted {
+        Halted::Stopped => asked.stop.check().err().map_or(Error::Foreign, Error::Stopped),
+        Halted::Damaged => Error::Damaged,
+    }
 }
 
 impl Graph for Packed {
@@ -137,41 +161,35 @@ impl Graph for Packed {
 
     fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error> {
         let stop = || asked.stop.check().is_err();
-        let Asked { query, k, .. } = *asked;
-        let through = match asked.way {
-            Way::Codes => Through::Codes,
-            Way::TwoHop => Through::Admitted,
-            _ => Through::All,
-        };
-        let filter = asked.admission.map(|Admission { admits, share, listed }| Filter {
-            admits,
-            fraction: share as f32,
-            listed,
-            through,
-        });
-        let ef = asked.ef.min(self.0.len()).max(k);
-        // Without a walk all that is kept may be compared: how many are worth it is seen meanwhile.
-        let rescored = if asked.way == Way::Codes { ef } else { self.rescored(k, ef) };
-        let wanted = Wanted { query, k, ef, rescored, filter, stop: Some(&stop) };
+        let (Asked { query, k, .. }, ef) = (*asked, self.kept(asked));
+        let rescored = self.rescored(k, ef);
+        let wanted = Wanted { query, k, ef, rescored, filter: filter(asked), stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
-            let proposed = self.0.propose(searcher, &wanted).map_err(|halted| match halted {
-                // The walk asked and was told; a deadline doesn't come back.
-                Halted::Stopped => asked.stop.check().err().map_or(Error::Foreign, Error::Stopped),
-                Halted::Damaged => Error::Damaged,
-            })?;
-            let (rows, estimates) = (proposed.rows.to_vec(), proposed.estimates.to_vec());
-            let is_short = proposed.is_short;
-            Ok(Proposal { rows, estimates, is_short, computed: Some(searcher.effort().distances) })
+            let proposed = self.0.propose(searcher, &wanted).map_err(|reason| halted(reason, asked))?;
+            let (rows, is_short) = (proposed.rows.to_vec(), proposed.is_short);
+            Ok(Proposal { rows, is_short, computed: Some(searcher.effort().distances) })
+        })
+    }
+
+    fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<usize, Error> {
+        let stop = || asked.stop.check().is_err();
+        let (Asked { query, k, .. }, ef) = (*asked, self.kept(asked));
+        let (first, all) = (ef * RANKED_FIRST, ef * RANKED);
+        let wanted = Wanted { query, k, ef: first, rescored: all, filter: filter(asked), stop: Some(&stop) };
+        SEARCHER.with_borrow_mut(|searcher| {
+            self.0.rank(searcher, &wanted, each).map_err(|reason| halted(reason, asked))?;
+            Ok(searcher.effort().distances)
         })
     }
 
     fn costs(&self, search: Cost) -> Proposing {
-        let Cost { k, ef, share, dimension, .. } = search;
+        let Cost { k, ef, share, row, .. } = search;
+        let dimension = row.dimension;
         let (rows, share) = (self.0.len() as f64, share.max(1e-9));
         let bits = (self.0.width().bits() * dimension) as f64;
         let candidate = CANDIDATE + BIT * bits;
         let wading = if share < 1.0 { FILTERED / share } else { 1.0 };
-        let compared = self.rescored(k, ef) as f64 * compare_at_random(dimension);
+        let compared = self.rescored(k, ef) as f64 * row.compare_at_random();
         let listing = if search.is_listed { 0.0 } else { rows * ASK };
         let codes = TURN + listing + share * rows * compare_code(dimension) + compared;
         let two_hop = START + ef as f64 * (candidate * FILTERED + CROSS * (1.0 - share)) + compared;

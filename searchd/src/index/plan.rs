@@ -77,11 +77,11 @@ pub struct Plan {
 impl Plan {
     /// The cheapest way through a part of so many `rows`, dead ones included. `proposing` is what the graph would cost;
     /// nothing where there is none, or where the search must be exact. Costs are good to a factor of two, so is the choice.
-    pub fn cheapest(rows: usize, findable: Findable, dimension: usize, proposing: Proposing) -> Self {
+    pub fn cheapest(rows: usize, findable: Findable, row: Row, proposing: Proposing) -> Self {
         let gaps = (1.0 - findable.number() / rows.max(1) as f64).max(0.0);
-        let scan = rows as f64 * ROW_IN_ORDER + findable.number() * (compare(dimension) + gaps * reach(dimension));
+        let scan = rows as f64 * ROW_IN_ORDER + findable.number() * (row.compare() + gaps * row.reach());
         let counted = matches!(findable, Findable::Counted(_));
-        let rows = counted.then(|| findable.number() * compare_at_random(dimension));
+        let rows = counted.then(|| findable.number() * row.compare_at_random());
         let mut plan = Self { way: Way::Scan, rows, proposing, scan };
         plan.way = match findable {
             Findable::Counted(0) => Way::Skip,
@@ -113,23 +113,36 @@ pub fn pays_to_list(admitted: usize, listed: f64, otherwise: f64) -> bool {
     listing + listed <= otherwise || listing <= otherwise / 8.0
 }
 
-/// Nanoseconds to compare a row with the query in full precision, wherever it is.
-pub(super) fn compare_at_random(dimension: usize) -> f64 {
-    reach(dimension) + compare(dimension)
+/// A row as it is compared in full precision: its coordinates, and the bytes that they take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    pub dimension: usize,
+    pub bytes: usize,
 }
 
 // All of these are from `graph_bench --costs` on sets of 384 and 784 dimensions, on a machine with AVX-512, in CPU time: a
 // search by each way, divided by the rows that it compared or the candidates that it kept.
 
-/// Nanoseconds to compare a row that follows the one before, or is in a cache: 53 for 384 dimensions, 115 for 784.
-fn compare(dimension: usize) -> f64 {
-    5.0 + 0.14 * dimension as f64
-}
+impl Row {
+    pub fn of_floats(dimension: usize) -> Self {
+        Self { dimension, bytes: dimension * size_of::<f32>() }
+    }
 
-/// Nanoseconds on top of that for a row that lies apart: 60 to 130 for 384 dimensions, 100 to 280 for 784, by how many are
-/// compared and who else uses the memory.
-fn reach(dimension: usize) -> f64 {
-    20.0 + 0.2 * dimension as f64
+    /// Nanoseconds to compare it with the query, wherever it is.
+    pub(super) fn compare_at_random(self) -> f64 {
+        self.reach() + self.compare()
+    }
+
+    /// Nanoseconds where it follows the one before, or is in a cache: 53 for 384 dimensions, 115 for 784.
+    fn compare(self) -> f64 {
+        5.0 + 0.14 * self.dimension as f64
+    }
+
+    /// Nanoseconds on top of that where it lies apart: 60 to 130 for 384 floats, 100 to 280 for 784, by how many are
+    /// compared and who else uses the memory.
+    fn reach(self) -> f64 {
+        20.0 + 0.05 * self.bytes as f64
+    }
 }
 
 /// Nanoseconds to turn a query, as codes are.
@@ -183,7 +196,7 @@ mod tests {
     fn way(findable: Findable, exact: bool) -> Way {
         // A graph that costs the inverse of the share.
         let graph = (!exact).then_some(100_000.0 * 100_000.0 / findable.number().max(1.0));
-        Plan::cheapest(100_000, findable, 384, Proposing { graph, ..Proposing::default() }).way
+        Plan::cheapest(100_000, findable, Row::of_floats(384), Proposing { graph, ..Proposing::default() }).way
     }
 
     #[test]

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::calibration::{Calibration, K, Point, Trial};
-use super::graph::{self, Asked, Builder, Check, Cost, Graph, Kind, Proposal, Source, Stored};
+use super::graph::{self, Asked, Builder, Check, Cost, Each, Graph, Kind, Proposal, Source, Stored};
 use super::plan::Proposing;
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Quantization, Settings};
@@ -110,23 +110,38 @@ impl Proposer {
     /// Rows for an exact comparison. See [`Graph::propose`].
     pub fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, graph::Error> {
         let mut proposal = self.graph.propose(asked)?;
-        let admits = |row: u32| asked.admission.is_none_or(|admission| (admission.admits)(row));
-        for stray in self.strays.iter().filter(|stray| admits(**stray)) {
-            let Proposal { rows, estimates, .. } = &mut proposal;
-            let known = rows.iter().position(|row| row == stray);
-            if estimates.is_empty() && known.is_none() {
-                rows.push(*stray);
-            } else if !estimates.is_empty() {
-                // First, wherever it was ranked, so that a ranking of more rows begins like one of fewer.
-                if let Some(place) = known {
-                    rows.remove(place);
-                    estimates.remove(place);
-                }
-                rows.insert(0, *stray);
-                estimates.insert(0, f32::NEG_INFINITY);
+        for stray in self.strays(asked) {
+            if !proposal.rows.contains(&stray) {
+                proposal.rows.push(stray);
             }
         }
         Ok(proposal)
+    }
+
+    /// All that is admitted, in order. See [`Graph::rank`].
+    pub fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<usize, graph::Error> {
+        let mut strays: Vec<u32> = self.strays(asked).collect();
+        if strays.is_empty() {
+            return self.graph.rank(asked, each);
+        }
+        // First, wherever they are ranked, and not again.
+        let mut first = vec![f32::NEG_INFINITY; strays.len()];
+        let is_stray = |row: &u32| self.strays.contains(row);
+        self.graph.rank(asked, &mut |rows, estimates| {
+            let (mut run, mut estimated) = (std::mem::take(&mut strays), std::mem::take(&mut first));
+            for (row, estimate) in rows.iter().zip(estimates).filter(|(row, _)| !is_stray(row)) {
+                run.push(*row);
+                estimated.push(*estimate);
+            }
+            each(&run, &estimated)
+        })
+    }
+
+    /// Those that are admitted.
+    fn strays(&self, asked: &Asked<'_>) -> impl Iterator<Item = u32> {
+        let admission = asked.admission;
+        let admits = move |row: &u32| admission.is_none_or(|admission| (admission.admits)(*row));
+        self.strays.iter().copied().filter(admits)
     }
 
     /// See [`Graph::is_sound`].

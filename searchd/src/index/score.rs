@@ -1,6 +1,7 @@
 //! Scores: what a client sees, and the rank by which hits are ordered.
 
 use super::kernel::Kernel;
+use super::values::Values;
 use crate::engine::settings::Metric;
 
 /// Longest vector, by Euclidean norm: with longer ones inner products leave the range of f32.
@@ -29,13 +30,20 @@ impl Scorer {
         &self.query
     }
 
+    /// Whether ranks depend on the norms of rows.
+    #[inline]
+    pub fn has_norms(&self) -> bool {
+        self.metric == Metric::Cosine
+    }
+
     /// Higher is better, whatever the metric.
     #[inline]
-    pub fn rank(&self, row: &[f32], inverse_norm: f32) -> f32 {
+    pub fn rank<'r>(&self, row: impl Into<Values<'r>>, inverse_norm: f32) -> f32 {
+        let row = row.into();
         match self.metric {
-            Metric::Cosine => ((self.kernel.dot)(&self.query, row) * inverse_norm).clamp(-1.0, 1.0),
-            Metric::Dot => (self.kernel.dot)(&self.query, row),
-            Metric::Euclidean => -(self.kernel.squared_distance)(&self.query, row).sqrt(),
+            Metric::Cosine => (self.kernel.dot(&self.query, row) * inverse_norm).clamp(-1.0, 1.0),
+            Metric::Dot => self.kernel.dot(&self.query, row),
+            Metric::Euclidean => -self.kernel.squared_distance(&self.query, row).sqrt(),
         }
     }
 }

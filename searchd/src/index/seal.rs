@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 use super::graph::{Builder, Source};
 use super::head::Chunk;
 use super::segment::{Error, Segment, graph_file, unfinished_graph_file, vectors_file};
+use super::values::{Fitting, Form};
 use super::vectors::Writer;
 use super::{Index, Row};
 use crate::engine::Slot;
@@ -48,6 +49,20 @@ impl Sources {
 
     pub(super) fn of_segments(segments: Vec<Arc<Segment>>) -> Self {
         Self { chunks: Vec::new(), segments }
+    }
+
+    /// The narrowest form that holds the rows which live.
+    fn form(&self) -> Form {
+        let mut fitting = Fitting::default();
+        for segment in &self.segments {
+            match segment.vectors.form() {
+                // They may have been written before there were other forms.
+                Form::Floats => segment.for_each(|_, _, values| fitting.take(values)),
+                form => fitting.take_all(form),
+            }
+        }
+        self.chunks.iter().for_each(|chunk| chunk.for_each(|_, _, values| fitting.take(values)));
+        fitting.form()
     }
 
     /// The graphs that the rows come from, with the new numbers of these.
@@ -162,7 +177,7 @@ impl Index {
     ) -> Result<Built, Error> {
         let file = vectors_file(directory, part);
         let io = |source| Error::Io { doing: "writing", file: file.clone(), source };
-        let mut writer = Writer::create(&file, self.settings.dimension as usize).map_err(io)?;
+        let mut writer = Writer::create(&file, self.settings.dimension as usize, sources.form()).map_err(io)?;
         // Where each row of the new segment comes from.
         let mut origins: Vec<Row> = Vec::new();
         let mut failure = None;

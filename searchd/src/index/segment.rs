@@ -15,6 +15,7 @@ use super::proposer::{self, Proposer};
 use super::vectors::Vectors;
 use crate::engine::Slot;
 use crate::engine::settings::Settings;
+use crate::graph::Rows;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -202,8 +203,10 @@ impl Segment {
     /// Calls `each` with the rows that live and are not damaged.
     pub fn for_each(&self, mut each: impl FnMut(u32, Slot, &[f32])) {
         let is_there = |row: &u32| !self.dead.contains(*row) && self.vectors.is_sound(*row);
+        let mut values = vec![0.0; self.vectors.dimension()];
         for row in (0..self.vectors.len() as u32).filter(is_there) {
-            each(row, self.vectors.slot(row), self.vectors.row(row));
+            self.vectors.row(row).read(&mut values);
+            each(row, self.vectors.slot(row), &values);
         }
     }
 }

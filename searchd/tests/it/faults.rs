@@ -274,7 +274,8 @@ pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if std::fs::metadata(&path).unwrap().len() > 0 {
+        // One that is written under another name first may have got its own meanwhile.
+        } else if std::fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
             found.push(path);
         }
     }

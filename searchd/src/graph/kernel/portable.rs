@@ -7,7 +7,7 @@ use super::{Filled, Packed, Query, candidate};
 #[inline(always)]
 fn planes<const BITS: usize>(rows: Packed<'_>, query: &Query, ids: &[u32], sums: &mut [i32]) {
     for (id, sum) in ids.iter().zip(sums) {
-        let row = &rows.data[*id as usize * rows.stride..][..rows.plane];
+        let row = &rows.data[*id as usize * rows.stride + rows.offset..][..rows.plane];
         *sum = (0..8 / BITS)
             .map(|p| {
                 let query = &query.values[p * query.padded..][..rows.plane];
@@ -62,6 +62,27 @@ pub(super) fn butterflies(values: &mut [f32], lowest: usize) {
             }
         }
         half *= 2;
+    }
+}
+
+#[inline(always)]
+pub(super) fn inner(left: &[f32], right: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let (blocks, rest) = left.as_chunks::<LANES>();
+    let (others, other_rest) = right.as_chunks::<LANES>();
+    for (block, other) in blocks.iter().zip(others) {
+        for ((sum, a), b) in sums.iter_mut().zip(block).zip(other) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().zip(other_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+#[inline(always)]
+pub(super) fn add(sums: &mut [f32], times: f32, values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += times * value;
     }
 }
 

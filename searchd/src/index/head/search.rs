@@ -13,7 +13,7 @@ use super::super::batch::Search;
 use super::super::estimate::EstimateError;
 use super::super::packed;
 use super::super::parts::Parts;
-use super::super::plan::{Findable, Part, Plan, Proposing, Step, TURN, Way, compare_at_random, compare_code};
+use super::super::plan::{Findable, Part, Plan, Proposing, Row, Step, TURN, Way, compare_code};
 use super::super::{Index, Wanted};
 use super::{CHUNK_ROWS, Chunk, Coded};
 use crate::engine::settings::Effort;
@@ -75,7 +75,8 @@ impl Parts {
 
     fn plan_with(&self, packed: usize, wanted: &Wanted<'_>, findable: Findable) -> Plan {
         let (rows, dimension) = (self.waiting(), wanted.scorer.query().len());
-        let by_row = Plan::cheapest(rows, findable, dimension, Proposing::default());
+        let row = Row::of_floats(dimension);
+        let by_row = Plan::cheapest(rows, findable, row, Proposing::default());
         let kept = kept(wanted);
         if wanted.exact || packed * CHUNK_ROWS < kept * WORTH {
             return by_row;
@@ -84,9 +85,9 @@ impl Parts {
         let codes = TURN
             + packed as f64 * CENTRE
             + findable.number() * share * compare_code(dimension)
-            + kept as f64 * compare_at_random(dimension)
+            + kept as f64 * row.compare_at_random()
             + (1.0 - share) * by_row.cost();
-        Plan::cheapest(rows, findable, dimension, Proposing { codes: Some(codes), ..Proposing::default() })
+        Plan::cheapest(rows, findable, row, Proposing { codes: Some(codes), ..Proposing::default() })
     }
 
     /// Compares what waits to be sealed.

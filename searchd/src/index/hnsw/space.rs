@@ -31,13 +31,12 @@ impl Space {
         self.dimension + usize::from(self.metric == Metric::Dot)
     }
 
-    pub(super) fn row(&self, values: &[f32]) -> Vec<f32> {
-        let mut point = values.to_vec();
+    pub(super) fn row(&self, mut point: Vec<f32>) -> Vec<f32> {
         match self.metric {
             Metric::Cosine => score::normalize(&mut point),
             Metric::Euclidean => self.shrink(&mut point),
             Metric::Dot => {
-                let rest = (self.longest * self.longest - score::norm(values).powi(2)).max(0.0).sqrt();
+                let rest = (self.longest * self.longest - score::norm(&point).powi(2)).max(0.0).sqrt();
                 point.push(rest as f32);
                 self.shrink(&mut point);
             }

@@ -11,7 +11,7 @@ use super::super::damage::Damaged;
 use super::super::estimate::EstimateError;
 use super::super::graph::{self, Admission, Asked, Cost, Proposal};
 use super::super::nearest::Hit;
-use super::super::plan::{Findable, Part, Plan, Step, Way};
+use super::super::plan::{self, Findable, Part, Plan, Step, Way};
 use super::super::proposer::Proposer;
 use super::super::sweep::{Course, Rows, Sweep};
 use super::super::{Row, Wanted};
@@ -95,15 +95,16 @@ impl Segment {
 
     /// The cheapest way, and what each would cost.
     pub(in crate::index) fn plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
-        let (rows, dimension) = (self.vectors.len(), wanted.scorer.query().len());
+        let rows = self.vectors.len();
+        let row = plan::Row { dimension: wanted.scorer.query().len(), bytes: self.vectors.row_bytes() };
         let share = findable.number() / rows.max(1) as f64;
         let is_listed = matches!(findable, Findable::Counted(_));
         let proposing = self.proposer().filter(|_| !wanted.exact).map(|proposer| {
             let ef = proposer.candidates(wanted.effort, wanted.k);
             let is_narrowed = !self.is_all(wanted);
-            proposer.costs(Cost { k: wanted.k, ef, share, is_narrowed, is_listed, dimension })
+            proposer.costs(Cost { k: wanted.k, ef, share, is_narrowed, is_listed, row })
         });
-        Plan::cheapest(rows, findable, dimension, proposing.unwrap_or_default())
+        Plan::cheapest(rows, findable, row, proposing.unwrap_or_default())
     }
 
     fn findable(&self, wanted: &Wanted<'_>, listed: Option<&[u32]>) -> Findable {
@@ -159,23 +160,21 @@ impl Segment {
         step: &mut Step,
     ) -> Result<bool, Stopped> {
         let mut error = EstimateError::default();
-        for wider in WIDER {
-            let asked = Asked { way: Way::Codes, ef: asked.ef * wider, ..*asked };
-            let Some(proposal) = ask(proposer, &asked, step)? else { return Ok(step.compared > 0) };
-            if !self.is_enough(&proposal, search.wanted, step) {
-                return Ok(false);
-            }
-            let known = step.compared.min(proposal.rows.len());
-            self.vectors.bring(&proposal.rows[known..], asked.stop)?;
-            // A wider ranking begins like the one before.
-            let compared = self.rescore(&proposal, known, &mut error, search);
-            let is_done = compared < proposal.rows.len() || proposal.rows.len() < asked.ef;
-            step.compared = compared;
-            if is_done || search.damaged.is_some() {
-                break;
-            }
-        }
-        Ok(true)
+        let (mut proposed, mut compared, mut brought) = (0, 0, Ok(()));
+        let outcome = proposer.rank(&Asked { way: Way::Codes, ..*asked }, &mut |rows, estimates| {
+            proposed += rows.len();
+            brought = self.vectors.bring(rows, asked.stop);
+            let worth = if brought.is_ok() { self.rescore(rows, estimates, &mut error, search) } else { 0 };
+            compared += worth;
+            worth == rows.len() && search.damaged.is_none()
+        });
+        brought?;
+        asked.stop.check()?;
+        (step.proposed, step.compared) = (proposed, compared);
+        let Some(computed) = unless_failed(outcome)? else { return Ok(false) };
+        step.computed = Some(step.computed.unwrap_or(0) + computed);
+        // Whatever is admitted was ranked: fewer than are wanted are all there are.
+        Ok(proposed > 0)
     }
 
     /// Whether every row may be found.
@@ -242,12 +241,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Compares what was ranked from place `first` on, until what is left is most probably no nearer than what was found.
-    /// Returns to which place it came. A damaged row ends the search.
-    fn rescore(&self, proposal: &Proposal, first: usize, error: &mut EstimateError, search: &mut Search<'_>) -> usize {
-        let (rows, scorer) = (&proposal.rows, search.wanted.scorer);
-        rows[first..].iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
-        for (i, (row, estimate)) in rows.iter().zip(&proposal.estimates).enumerate().skip(first) {
+    /// Compares what was ranked until what is left is most probably no nearer than what was found. Returns to which place it
+    /// came. A damaged row ends the search.
+    fn rescore(&self, rows: &[u32], estimates: &[f32], error: &mut EstimateError, search: &mut Search<'_>) -> usize {
+        let scorer = search.wanted.scorer;
+        rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
+        for (i, (row, estimate)) in rows.iter().zip(estimates).enumerate() {
             let estimate = scorer.estimated(*estimate);
             if error.is_beyond(estimate, scorer.distance(search.nearest.threshold())) {
                 return i;
@@ -272,7 +271,10 @@ impl Segment {
         if !self.vectors.is_sound(row) {
             return Err(Damaged { row: here, slot: self.vectors.slot(row) });
         }
-        let rank = search.wanted.scorer.rank(self.vectors.row(row), self.vectors.inverse_norm(row));
+        let scorer = search.wanted.scorer;
+        // One look less into memory where nobody asks.
+        let inverse_norm = if scorer.has_norms() { self.vectors.inverse_norm(row) } else { 1.0 };
+        let rank = scorer.rank(self.vectors.row(row), inverse_norm);
         if rank >= search.nearest.threshold() {
             search.nearest.push(Hit { rank, slot: self.vectors.slot(row), row: here });
         }
@@ -293,12 +295,17 @@ impl Segment {
 fn ask(proposer: &Proposer, asked: &Asked<'_>, step: &mut Step) -> Result<Option<Proposal>, Stopped> {
     let proposal = proposer.propose(asked);
     asked.stop.check()?;
-    match proposal {
-        Ok(proposal) => {
-            step.proposed = proposal.rows.len();
-            step.computed = step.computed.into_iter().chain(proposal.computed).reduce(|before, now| before + now);
-            Ok(Some(proposal))
-        }
+    let proposal = unless_failed(proposal)?;
+    if let Some(proposal) = &proposal {
+        (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
+    }
+    Ok(proposal)
+}
+
+/// What a graph gave; none where it failed.
+fn unless_failed<T>(outcome: Result<T, graph::Error>) -> Result<Option<T>, Stopped> {
+    match outcome {
+        Ok(given) => Ok(Some(given)),
         Err(graph::Error::Stopped(stopped)) => Err(stopped),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a graph failed; comparing every row");
@@ -307,9 +314,6 @@ fn ask(proposer: &Proposer, asked: &Asked<'_>, step: &mut Step) -> Result<Option
     }
 }
 
-/// Of how many times the candidates that a walk would keep the ranking by codes is asked for, one after the other for as long
-/// as all of them have to be compared.
-const WIDER: [usize; 3] = [2, 16, 256];
 /// Rows looked at to estimate how many a filter admits.
 const SAMPLE: usize = 2_048;
 /// Rows that are asked for ahead of the one being compared.

@@ -18,7 +18,7 @@ macro_rules! dots {
                 let mut sum = _mm256_setzero_si256();
                 // SAFETY: offsets stay below `plane`, a multiple of 16, in the row and in each plane of the query.
                 unsafe {
-                    let row = base.add(*id as usize * rows.stride);
+                    let row = base.add(*id as usize * rows.stride + rows.offset);
                     let mut offset = 0;
                     while offset < rows.plane {
                         let $bytes = _mm_loadu_si128(row.add(offset).cast());
@@ -73,6 +73,20 @@ dots!(one, 8, |bytes, p| {
 #[target_feature(enable = "avx2")]
 pub(in super::super) unsafe fn butterflies(values: &mut [f32], lowest: usize) {
     portable::butterflies(values, lowest);
+}
+
+/// # Safety
+/// The machine has the features.
+#[target_feature(enable = "avx2")]
+pub(in super::super) unsafe fn inner(left: &[f32], right: &[f32]) -> f32 {
+    portable::inner(left, right)
+}
+
+/// # Safety
+/// The machine has the features.
+#[target_feature(enable = "avx2")]
+pub(in super::super) unsafe fn add(sums: &mut [f32], times: f32, values: &[f32]) {
+    portable::add(sums, times, values);
 }
 
 macro_rules! halves {

@@ -31,7 +31,7 @@ macro_rules! dots {
                             offset += 64;
                         }
                     }
-                    let row = base.add(*ids.get_unchecked(i) as usize * rows.stride);
+                    let row = base.add(*ids.get_unchecked(i) as usize * rows.stride + rows.offset);
                     let mut sum = [_mm512_setzero_si512(); $planes];
                     let mut offset = 0;
                     while offset < whole {
@@ -166,6 +166,20 @@ fn distance(candidate: u64) -> f32 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in super::super) unsafe fn butterflies(values: &mut [f32], lowest: usize) {
     portable::butterflies(values, lowest);
+}
+
+/// # Safety
+/// The machine has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) unsafe fn inner(left: &[f32], right: &[f32]) -> f32 {
+    portable::inner(left, right)
+}
+
+/// # Safety
+/// The machine has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in super::super) unsafe fn add(sums: &mut [f32], times: f32, values: &[f32]) {
+    portable::add(sums, times, values);
 }
 
 macro_rules! halves {
