@@ -1,6 +1,7 @@
 mod backlog;
 mod churn;
 mod filtered;
+mod forms;
 mod grown;
 mod mapped;
 
