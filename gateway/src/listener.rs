@@ -17,6 +17,7 @@ use crate::layers::{Answering, Stack};
 
 mod activity;
 mod allowance;
+pub mod arrivals;
 mod connection;
 pub(crate) mod door;
 mod h2_frames;
@@ -90,6 +91,7 @@ pub struct Config {
     /// stream, is closed.
     #[serde(with = "humantime_serde")]
     pub send_timeout: Duration,
+    pub arrivals: arrivals::Config,
     pub proxy_protocol: proxy_protocol::Config,
     pub http1: Http1,
     pub http2: Http2,
@@ -105,6 +107,7 @@ impl Default for Config {
             max_connections_per_client: 1_000,
             idle_timeout: Duration::from_secs(90),
             send_timeout: Duration::from_secs(30),
+            arrivals: arrivals::Config::default(),
             proxy_protocol: proxy_protocol::Config::default(),
             http1: Http1::default(),
             http2: Http2::default(),

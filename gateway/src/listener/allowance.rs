@@ -1,4 +1,4 @@
-//! What one connection may ask for that costs the gateway more than its client: so much at once, and so much a second.
+//! What one client may ask for that costs the gateway more than it: so much at once, and so much a second.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ pub(super) struct Allowance {
 #[derive(Debug)]
 pub(super) struct Purse {
     allowance: Allowance,
-    left: u32,
+    /// Below nothing when it owes something.
+    left: i32,
     /// Up to when what is regained has been counted. The clock is read when the purse is empty only: it is asked for
     /// every frame.
     counted: Instant,
@@ -25,34 +26,51 @@ pub(super) struct Purse {
 
 impl Purse {
     pub(super) fn new(allowance: Allowance) -> Self {
-        Self { allowance, left: allowance.burst, counted: Instant::now() }
+        Self { allowance, left: whole(allowance.burst), counted: Instant::now() }
     }
 
     /// Takes one. False when there is none.
     pub(super) fn spend(&mut self) -> bool {
-        if self.left == 0 {
+        if self.left <= 0 {
             self.regain();
         }
         let spent = self.left > 0;
-        self.left = self.left.saturating_sub(1);
+        self.left -= i32::from(spent);
         spent
+    }
+
+    /// Takes `more`, whether it is there or not; but no more is owed then than `most`.
+    pub(super) fn fine(&mut self, more: u32, most: u32) {
+        self.regain();
+        self.left = self.left.saturating_sub(whole(more)).max(-whole(most));
+    }
+
+    /// What may be spent now: all that may be at once for a client that has been at rest for long enough, nothing for one
+    /// that owes.
+    pub(super) fn left(&mut self) -> u32 {
+        self.regain();
+        u32::try_from(self.left).unwrap_or(0)
     }
 
     /// Puts `more` in, up to what may be spent at once.
     pub(super) fn earn(&mut self, more: u32) {
-        self.left = self.left.saturating_add(more).min(self.allowance.burst);
+        self.left = self.left.saturating_add(whole(more)).min(whole(self.allowance.burst));
     }
 
     fn regain(&mut self) {
         let now = Instant::now();
         let regained = now.duration_since(self.counted).as_secs_f64() * f64::from(self.allowance.per_second);
         if regained >= 1.0 {
-            self.left = regained.min(f64::from(self.allowance.burst)) as u32;
+            self.left = self.left.saturating_add(regained as i32).min(whole(self.allowance.burst));
             // A part of one is not lost.
             let over = regained.fract() / f64::from(self.allowance.per_second.max(1));
             self.counted = now.checked_sub(Duration::from_secs_f64(over)).unwrap_or(now);
         }
     }
+}
+
+fn whole(units: u32) -> i32 {
+    i32::try_from(units).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -85,5 +103,19 @@ mod tests {
         assert_eq!(spent(&mut purse), 3);
         purse.earn(u32::MAX);
         assert_eq!(spent(&mut purse), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fine_is_paid_before_anything_is_spent() {
+        let mut purse = Purse::new(ALLOWANCE);
+        purse.fine(12, 1_000);
+        assert_eq!((spent(&mut purse), purse.left()), (0, 0));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(spent(&mut purse), 0, "two are paid, and none is left");
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(purse.left(), 2);
+        purse.fine(u32::MAX, 8);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(spent(&mut purse), 4, "no more is owed than the most");
     }
 }

@@ -4,7 +4,7 @@
 //! then say goodbye in the right language instead of hanging up.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -73,6 +73,7 @@ where
 {
     let activity = Activity::new();
     let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
+    let client = peer.addr.ip();
     let outbox = (shared.interim && !http2).then(Arc::<Outbox>::default);
     let io = Watched::new(io, place, activity.clone(), !http2, outbox.clone());
     let adapter = Adapter { peer, transport, activity: activity.clone(), shared: shared.clone(), outbox };
@@ -82,12 +83,13 @@ where
         let turns = Turns::default();
         let io = TokioIo::new(Cork::new(Frames::new(io, activity.clone()), Some(turns.clone())));
         let connection = h2_builder(config).serve_connection(io, adapter);
-        drive(Box::pin(connection), http2::Connection::graceful_shutdown, turns, patience, &activity, &shared).await;
+        drive(Box::pin(connection), http2::Connection::graceful_shutdown, turns, patience, &activity, &shared, client)
+            .await;
     } else {
         let patience = Patience::new(config.idle_timeout, config.send_timeout, config.http1.header_timeout, true);
         let connection = h1_builder(config).serve_connection(TokioIo::new(io), adapter).with_upgrades();
         let finish = http1::UpgradeableConnection::graceful_shutdown;
-        drive(Box::pin(connection), finish, Turns::default(), patience, &activity, &shared).await;
+        drive(Box::pin(connection), finish, Turns::default(), patience, &activity, &shared, client).await;
     }
 }
 
@@ -133,16 +135,26 @@ async fn drive<C, E>(
     mut patience: Patience,
     activity: &Activity,
     shared: &Shared,
+    client: IpAddr,
 ) where
     C: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
 {
     let mut timer = pin!(tokio::time::sleep_until(patience.next_look(activity, Instant::now())));
-    let mut draining = false;
+    let (mut draining, mut is_told) = (false, false);
+    // At once: a client that is shown out is listened to for a while yet, and may be back by then.
+    let mut tell = || {
+        if let Some(limit) = activity.cut_for().filter(|_| !is_told) {
+            is_told = true;
+            shared.door.cut(limit, Some(client));
+        }
+    };
     loop {
         let ended = std::future::poll_fn(|cx| {
             turns.next();
-            connection.as_mut().poll(cx)
+            let polled = connection.as_mut().poll(cx);
+            tell();
+            polled
         });
         let verdict = tokio::select! {
             ended = ended => {
@@ -176,9 +188,7 @@ async fn drive<C, E>(
         }
         timer.as_mut().reset(patience.next_look(activity, Instant::now()));
     }
-    if let Some(limit) = activity.cut_for() {
-        shared.door.cut(limit);
-    }
+    tell();
 }
 
 /// Whether h2 ended the connection because its client was too much.

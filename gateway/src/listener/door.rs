@@ -1,5 +1,5 @@
-//! The door that connections come in by: how many may be inside, of one client too, whether any more are let in, and which
-//! were shown out.
+//! The door that connections come in by: how many may be inside, of one client too, how often one may come, whether any more
+//! are let in, and which were shown out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Config;
+use super::arrivals::Arrivals;
 use crate::layers::client_addr::Range;
 use crate::layers::rate_limit::by_address;
 use crate::layers::rate_limit::limiter::Key;
@@ -29,10 +30,21 @@ pub(crate) struct Door {
     proxies: Vec<Range>,
     /// How many of each client are inside: no more entries than places.
     clients: Mutex<HashMap<Key, usize>>,
+    arrivals: Arrivals,
+    /// The same for the datagrams that a QUIC handshake begins with, which need not come from where they say.
+    initials: Arrivals,
+    exempt: Vec<Range>,
     shut: AtomicBool,
     refused: Family<Refused, Counter>,
     cut: Family<Cut, Counter>,
+    unheard: Counter,
 }
+
+/// Datagrams with which a client begins a QUIC handshake, for each that it may make: two of a first flight, the same again behind
+/// a Retry, what is lost, and what acknowledges the answer.
+const INITIALS_PER_HANDSHAKE: u32 = 8;
+/// Clients that `/debug` shows.
+const SHOWN: usize = 20;
 
 /// A connection's place inside. It goes where the connection goes.
 pub(crate) struct Place {
@@ -46,6 +58,7 @@ enum Reason {
     Full,
     Pressure,
     Client,
+    Rate,
 }
 
 impl EncodeLabelValue for Reason {
@@ -54,6 +67,7 @@ impl EncodeLabelValue for Reason {
             Self::Full => "full",
             Self::Pressure => "pressure",
             Self::Client => "client",
+            Self::Rate => "rate",
         };
         EncodeLabelValue::encode(&label, encoder)
     }
@@ -81,6 +95,16 @@ pub(crate) enum Limit {
     Answer,
 }
 
+impl Limit {
+    /// Nobody goes past it by being slow, or badly connected.
+    fn is_flood(self) -> bool {
+        match self {
+            Self::Http2Frames | Self::Http3Frames | Self::Http2Resets | Self::Http3Resets => true,
+            Self::Head | Self::Answer => false,
+        }
+    }
+}
+
 impl EncodeLabelValue for Limit {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
         let label = match self {
@@ -104,9 +128,15 @@ impl Door {
     /// Hops may have as many connections as there are places.
     pub(crate) fn new(config: &Config, hops: &[Range], registry: &mut Registry) -> Self {
         let (refused, cut) = (Family::<Refused, Counter>::default(), Family::<Cut, Counter>::default());
+        let unheard = Counter::default();
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("connections_refused", "connections refused before their handshake", refused.clone());
         registry.register("connections_cut", "connections and streams ended for what their clients did", cut.clone());
+        registry.register(
+            "quic_initials_unheard",
+            "first datagrams of QUIC handshakes that were not looked at, of clients that sent too many",
+            unheard.clone(),
+        );
         let max = config.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
             places: Arc::new(Semaphore::new(max)),
@@ -115,9 +145,13 @@ impl Door {
             hops: ArcSwap::from_pointee(hops.to_vec()),
             proxies: config.proxy_protocol.trusted.clone(),
             clients: Mutex::default(),
+            arrivals: Arrivals::new(&config.arrivals),
+            initials: Arrivals::of(&config.arrivals, INITIALS_PER_HANDSHAKE),
+            exempt: config.arrivals.exempt.clone(),
             shut: AtomicBool::new(false),
             refused,
             cut,
+            unheard,
         }
     }
 
@@ -131,7 +165,14 @@ impl Door {
         let open = self.max - self.places.available_permits();
         let clients = self.clients.lock().len();
         let refusing = self.shut.load(Ordering::Relaxed);
-        serde_json::json!({ "open": open, "max": self.max, "clients": clients, "refusing": refusing })
+        let (counted, too_often) = self.arrivals.view(SHOWN);
+        serde_json::json!({
+            "open": open,
+            "max": self.max,
+            "clients": clients,
+            "refusing": refusing,
+            "arrivals": { "clients": counted, "too_often": too_often },
+        })
     }
 
     /// A place for one more connection; none when it is to be refused.
@@ -144,9 +185,48 @@ impl Door {
         permit.map_err(|reason| self.refuse(reason)).ok().map(|permit| Place { _permit: permit, client: None })
     }
 
-    /// Counts who was shown out, and why.
-    pub(crate) fn cut(&self, limit: Limit) {
+    /// Counts a handshake of a client whose address is proven. False when it has come too often, and is to be refused.
+    pub(crate) fn admits(&self, client: IpAddr) -> bool {
+        let admitted = self.is_exempt(client) || self.arrivals.come(client);
+        if !admitted {
+            self.refuse(Reason::Rate);
+        }
+        admitted
+    }
+
+    /// Whether who says to be this client has to prove it first: it would be refused if it is.
+    pub(crate) fn doubts(&self, client: IpAddr) -> bool {
+        !self.is_exempt(client) && self.arrivals.is_spent(client)
+    }
+
+    /// Whether a datagram that may begin a QUIC handshake is looked at.
+    pub(crate) fn hears(&self, client: IpAddr) -> bool {
+        let heard = self.is_exempt(client) || self.initials.come(client);
+        if !heard {
+            self.unheard.inc();
+        }
+        heard
+    }
+
+    /// Counts who was shown out, and why. Who flooded pays for it with handshakes, if its address is proven.
+    pub(crate) fn cut(&self, limit: Limit, client: Option<IpAddr>) {
         self.cut.get_or_create(&Cut { limit }).inc();
+        if let Some(client) = client
+            && limit.is_flood()
+            && !self.is_exempt(client)
+        {
+            tracing::info!(%client, ?limit, "a client was shown out for a flood");
+            self.arrivals.fine(client);
+        }
+    }
+
+    /// Whoever brings many clients, or may come as often as it likes.
+    fn is_exempt(&self, client: IpAddr) -> bool {
+        self.is_hop(client) || self.exempt.iter().any(|range| range.contains(client))
+    }
+
+    fn is_hop(&self, client: IpAddr) -> bool {
+        self.hops.load().iter().chain(&self.proxies).any(|range| range.contains(client))
     }
 
     /// Lets nobody in any more, or again.
@@ -169,7 +249,7 @@ impl Place {
     /// Counts it for its client. None when that has as many as it may.
     pub(crate) fn of(mut self, client: IpAddr, door: &Arc<Door>) -> Option<Self> {
         let client = client.to_canonical();
-        if door.hops.load().iter().chain(&door.proxies).any(|range| range.contains(client)) {
+        if door.is_hop(client) {
             return Some(self);
         }
         let key = by_address::client(client);
@@ -243,5 +323,23 @@ mod tests {
         let _hops: Vec<_> = (0..10).map(|_| enter("192.0.2.1").unwrap()).collect();
         let _no_hop: Vec<_> = (0..2).map(|_| enter("10.9.9.9").unwrap()).collect();
         assert!(enter("10.9.9.9").is_none());
+    }
+
+    #[test]
+    fn who_is_shown_out_for_a_flood_pays_and_who_is_slow_or_exempt_does_not() {
+        let door = door(100, 100, &["10.0.0.0/8".parse().unwrap()]);
+        let burst = crate::listener::arrivals::Config::default().burst.get() as usize;
+        let [flooding, slow, hop, own] =
+            ["192.0.2.1", "192.0.2.2", "10.1.2.3", "127.0.0.1"].map(|addr| addr.parse::<IpAddr>().unwrap());
+        for client in [flooding, hop, own] {
+            (0..4).for_each(|_| door.cut(Limit::Http2Frames, Some(client)));
+        }
+        (0..100).for_each(|_| door.cut(Limit::Head, Some(slow)));
+        (0..100).for_each(|_| door.cut(Limit::Http3Resets, None));
+        let admitted = |client| (0..2 * burst).filter(|_| door.admits(client)).count();
+        assert_eq!([flooding, hop, own].map(admitted), [0, 2 * burst, 2 * burst]);
+        assert!(door.doubts(flooding) && !door.doubts(slow) && !door.doubts(hop));
+        // What a handshake takes passes time and again.
+        assert!((burst..2 * burst).contains(&admitted(slow)));
     }
 }

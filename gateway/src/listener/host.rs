@@ -162,8 +162,7 @@ async fn run(
         // rustls and hyper have buffers of their own; pingora's would cost every idle connection again.
         listening.add_listener(ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::unbuffered()));
         if let Some(bound) = bound.udp {
-            let (limits, idle) = (&shared.config.http3, shared.config.idle_timeout);
-            let (endpoint, socket) = quic::endpoint(bound, (mark, secrets), limits, idle, &certificates)?;
+            let (endpoint, socket) = quic::endpoint(bound, (mark, secrets), &shared, &certificates)?;
             endpoints.push(endpoint);
             udp.push(socket);
         }

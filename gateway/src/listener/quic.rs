@@ -20,7 +20,7 @@ use super::connection::{Peer, Shared};
 use super::door::Limit;
 use super::quic_answer::{answer, date, taken};
 use super::quic_body::QuicBody;
-use super::quic_early::{self, Client, Opened};
+use super::quic_early::{self, Client, Opened, Proven};
 use super::quic_fields::Protocol;
 use super::quic_head::well_formed;
 use super::quic_recv::Recv;
@@ -43,6 +43,9 @@ type RecvHalf = RequestStream<Recv, Bytes>;
 
 /// First datagrams that wait to be taken up, for each handshake that may be under way: many come at once.
 const WAITING_PER_HANDSHAKE: usize = 4;
+/// Bytes that may come behind such a datagram while it waits: what a client sends before it hears anything (RFC 9002 section
+/// 7.2), early data with it.
+const BEHIND_FIRST: u64 = 16 << 10;
 /// Requests of a connection that come to nothing: given up, malformed, or without a head in time.
 const WASTED: Allowance = Allowance { burst: 1_000, per_second: 100 };
 /// Requests answered for which one more may be wasted.
@@ -57,14 +60,14 @@ const UNI_STREAMS: u32 = 8;
 pub(super) fn endpoint(
     udp: BoundUdp,
     (mark, secrets): (Mark, QuicSecrets),
-    limits: &Http3,
-    idle: Duration,
+    shared: &Shared,
     certificates: &Certificates,
 ) -> Result<(quinn::Endpoint, Arc<SharedSocket>), Error> {
-    let config = server_config(limits, idle, &certificates.current(), secrets);
+    let limits = &shared.config;
+    let config = server_config(&limits.http3, limits.idle_timeout, &certificates.current(), secrets);
     let runtime = Arc::new(quinn::TokioRuntime);
     let socket = quinn::Runtime::wrap_udp_socket(&*runtime, udp.socket).map_err(Error::Quic)?;
-    let socket = SharedSocket::new(socket, udp.elders);
+    let socket = SharedSocket::new(socket, udp.elders, shared.door.clone());
     let endpoint = secrets.endpoint_config(mark);
     let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(config), socket.clone(), runtime);
     Ok((endpoint.map_err(Error::Quic)?, socket))
@@ -87,7 +90,11 @@ pub(super) fn server_config(
         .datagram_receive_buffer_size(None);
     let mut config = secrets.server_config(material.quic.clone());
     let waiting = limits.max_handshakes.saturating_mul(WAITING_PER_HANDSHAKE);
-    config.transport_config(Arc::new(transport)).max_incoming(waiting);
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(waiting)
+        .incoming_buffer_size(BEHIND_FIRST)
+        .incoming_buffer_size_total(BEHIND_FIRST.saturating_mul(limits.max_handshakes as u64));
     config
 }
 
@@ -116,9 +123,16 @@ pub(super) async fn serve(
             incoming.refuse();
             continue;
         };
-        // While many are under way a client shows that it can be answered at its address before it costs one more.
+        let addr = incoming.remote_address().ip();
+        let proven = incoming.remote_address_validated();
+        if proven && !shared.door.admits(addr) {
+            incoming.refuse();
+            continue;
+        }
+        // While many are under way, or this client's are too many, it shows that it can be answered at its address before it
+        // costs one more.
         let handshake = handshakes.clone().try_acquire_owned().ok();
-        if handshake.is_none() && incoming.may_retry() {
+        if (handshake.is_none() || !proven && shared.door.doubts(addr)) && incoming.may_retry() {
             // It fails only for what `may_retry` excludes.
             let _refused = incoming.retry();
             continue;
@@ -129,7 +143,7 @@ pub(super) async fn serve(
             // Boxed, both: what is begun and left costs no room for what would follow, and that none for what was.
             match Box::pin(quic_early::open(incoming, timeout)).await {
                 Ok(opened) => {
-                    let client = Client::Outside(handshake, place);
+                    let client = Client::Outside { _under_way: handshake, place, addr, admitted: proven };
                     if let Err(error) = Box::pin(connection(opened, client, shared)).await {
                         tracing::debug!(error = &*error, "connection ended");
                     }
@@ -145,12 +159,12 @@ pub(super) async fn serve(
 
 async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> Result<(), Cause> {
     let Opened { quic, first, mut handshake } = opened;
+    let (proven, max_fields) = (Proven::default(), shared.config.http3.max_header_bytes);
     if handshake.is_done() {
-        client.enter(&quic, &shared.door)?;
+        client.enter(&quic, &shared.door, &proven)?;
     }
-    let max_fields = shared.config.http3.max_header_bytes;
-    let (streams, accepted_streams) =
-        quic_streams::Connection::new(quic.clone(), first, max_fields, shared.door.clone());
+    let watch = (shared.door.clone(), proven.clone());
+    let (streams, accepted_streams) = quic_streams::Connection::new(quic.clone(), first, max_fields, watch);
     let mut builder = h3::server::builder();
     let building = builder.max_field_section_size(max_fields).enable_extended_connect(true).build(streams);
     // It needs streams, which the client has to allow. Boxed, as is what is said at the end: idle connections have no room for it.
@@ -181,7 +195,7 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
                 }
                 Ok(Outcome::Wasted) if wasted.spend() => {}
                 Ok(Outcome::Wasted) => {
-                    shared.door.cut(Limit::Http3Resets);
+                    shared.door.cut(Limit::Http3Resets, proven.get().copied());
                     let code = quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value());
                     quic.close(code, b"too many requests come to nothing");
                     return Ok(());
@@ -190,7 +204,7 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
             },
             done = handshake.rest() => {
                 done?;
-                client.enter(&quic, &shared.door)?;
+                client.enter(&quic, &shared.door, &proven)?;
             }
             () = shared.drain.started(), if !draining => {
                 draining = true;
@@ -244,7 +258,7 @@ async fn request(
         }
         // Dropping the stream resets it.
         Err(_elapsed) => {
-            shared.door.cut(Limit::Head);
+            shared.door.cut(Limit::Head, None);
             return Outcome::Wasted;
         }
     };
@@ -286,7 +300,7 @@ async fn request(
     let Err(error) = answered else { return Outcome::Answered };
     tracing::debug!(error = &*error, "answer broken off");
     if error.is::<Elapsed>() {
-        shared.door.cut(Limit::Answer);
+        shared.door.cut(Limit::Answer, None);
     }
     send.stop_stream(if error.is::<Malformed>() { Code::H3_MESSAGE_ERROR } else { Code::H3_REQUEST_CANCELLED });
     Outcome::Wasted

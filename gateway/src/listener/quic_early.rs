@@ -3,8 +3,9 @@
 //! A handshake sets nothing else up until it is done or a request is there, so that one that leads nowhere costs no more than
 //! it has to. Whether early data is taken at all is in the TLS configuration; see [`tls`](super::tls).
 
+use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use h3::error::Code;
@@ -73,17 +74,28 @@ fn ended_well(quic: &Connection) -> Result<(), ConnectionError> {
     quic.close_reason().map_or(Ok(()), Err)
 }
 
+/// The address that a client has proven by a handshake, once it has. It stays the same where the connection moves on: a
+/// datagram of it may say that it comes from anywhere.
+pub(super) type Proven = Arc<OnceLock<IpAddr>>;
+
 /// Who connects. Until its handshake is done it may be anybody's address, so only then it counts as a client's.
 pub(super) enum Client {
-    /// With what counts a handshake that is under way.
-    Outside(Option<OwnedSemaphorePermit>, Place),
+    Outside {
+        /// Counts a handshake.
+        _under_way: Option<OwnedSemaphorePermit>,
+        place: Place,
+        /// Where its first datagram came from.
+        addr: IpAddr,
+        /// It had proven that before, and the door has admitted it.
+        admitted: bool,
+    },
     Inside {
         _place: Place,
     },
     Refused,
 }
 
-/// There are as many connections of one client as there may be.
+/// There are as many connections of one client as there may be, or it comes too often.
 #[derive(Debug, thiserror::Error)]
 #[error("too many connections")]
 pub(super) struct TooMany;
@@ -92,12 +104,15 @@ impl Client {
     /// The handshake is done.
     ///
     /// # Errors
-    /// When the client has its connections already; then this one is closed.
-    pub(super) fn enter(&mut self, quic: &Connection, door: &Arc<Door>) -> Result<(), TooMany> {
+    /// When the client has its connections already, or comes too often; then this one is closed.
+    pub(super) fn enter(&mut self, quic: &Connection, door: &Arc<Door>, proven: &Proven) -> Result<(), TooMany> {
         let before = std::mem::replace(self, Self::Refused);
-        if let Self::Outside(_under_way, place) = before
-            && let Some(place) = place.of(quic.remote_address().ip(), door)
+        if let Self::Outside { place, addr, admitted, .. } = before
+            && (admitted || door.admits(addr))
+            && let Some(place) = place.of(addr, door)
         {
+            // It comes once only.
+            let _again = proven.set(addr);
             *self = Self::Inside { _place: place };
             return Ok(());
         }

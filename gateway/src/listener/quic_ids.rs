@@ -36,9 +36,22 @@ impl Mark {
     }
 }
 
+/// Set in the first byte of a long header.
+const LONG: u8 = 0x80;
+/// The bits of that byte which say what it is, in version 1: none of them for an Initial.
+const KIND: u8 = 0x30;
+const VERSION_1: u32 = 1;
+
+/// Whether a datagram may ask for more than it cost: one that begins with an Initial, or is of a version that we do not
+/// speak, which is answered by those that we do. Others are for a connection, or of no consequence.
+pub(super) fn begins(datagram: &[u8]) -> bool {
+    let Some(([first], rest)) = datagram.split_first_chunk() else { return false };
+    let version = rest.first_chunk().map(|version| u32::from_be_bytes(*version));
+    first & LONG != 0 && (first & KIND == 0 || version != Some(VERSION_1))
+}
+
 /// The destination's connection id (RFC 9000 section 17): after a length in a long header, of our length in a short one.
 fn destination(datagram: &[u8]) -> Option<&[u8]> {
-    const LONG: u8 = 0x80;
     if datagram.first()? & LONG == 0 {
         return datagram.get(1..=LEN);
     }
@@ -110,6 +123,26 @@ mod tests {
                 assert!(own.is_on(&datagram));
                 assert!(!other.is_on(&datagram));
             }
+        }
+    }
+
+    #[test]
+    fn what_may_begin_a_handshake_is_told_from_what_goes_on_with_one() {
+        let long = |first: u8, version: u32| [&[first][..], &version.to_be_bytes(), &[0; 20]].concat();
+        for (datagram, may) in [
+            (long(0xc0, 1), true),
+            (long(0xcf, 1), true),
+            // Version 2 has another order of kinds.
+            (long(0xd0, 0x6b33_43cf), true),
+            (long(0xf0, 0x1a2a_3a4a), true),
+            (long(0xd0, 1), false),
+            (long(0xe0, 1), false),
+            (long(0xf0, 1), false),
+            (long(0x40, 1), false),
+            (vec![0xc0], true),
+            (vec![], false),
+        ] {
+            assert_eq!(begins(&datagram), may, "{datagram:x?}");
         }
     }
 

@@ -12,6 +12,7 @@ use quinn::{ConnectionError, ReadError, VarInt};
 
 use super::door::{Door, Limit};
 use super::quic_control::Control;
+use super::quic_early::Proven;
 use super::quic_frames::{Frames, Refusal};
 use super::quic_framing::Violation;
 use super::quic_streams::{lost, stream_id, varint};
@@ -68,13 +69,14 @@ impl Filter {
 pub(super) struct Closer {
     pub(super) quic: quinn::Connection,
     pub(super) door: Arc<Door>,
+    pub(super) proven: Proven,
 }
 
 impl Closer {
     /// Gives what the connection's streams fail with from then on.
     pub(super) fn close(&self, violation: Violation) -> ConnectionError {
         if violation.code == Code::H3_EXCESSIVE_LOAD && self.quic.close_reason().is_none() {
-            self.door.cut(Limit::Http3Frames);
+            self.door.cut(Limit::Http3Frames, self.proven.get().copied());
         }
         self.quic.close(varint(violation.code.value()), violation.reason.as_bytes());
         ConnectionError::LocallyClosed

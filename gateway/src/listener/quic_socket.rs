@@ -3,6 +3,9 @@
 //! The newer one reads it. Datagrams for the older one's connections, which it knows by their ids, it relays over a local
 //! socket; the older one goes on sending by itself. So a connection lives in the process that it began in, until that
 //! has drained. A full relay drops datagrams, as any network may.
+//!
+//! Here too is where a client is not heard that begins handshakes without an end: further in, each of its datagrams would cost
+//! the keys that it is read with.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -20,7 +23,8 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::unix::AsyncFd;
 
-use super::quic_ids::Mark;
+use super::door::Door;
+use super::quic_ids::{Mark, begins};
 
 /// Who reads the socket.
 enum Reader {
@@ -48,18 +52,20 @@ pub(crate) struct SharedSocket {
     socket: Arc<dyn AsyncUdpSocket>,
     reader: ArcSwap<Reader>,
     elders: ArcSwap<Vec<Arc<Elder>>>,
+    door: Arc<Door>,
     /// The endpoint, when it waits for another reader.
     waker: AtomicWaker,
 }
 
 impl SharedSocket {
     /// Around a socket that nobody else reads, or that `elders` still do.
-    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, elders: Vec<Arc<Elder>>) -> Arc<Self> {
+    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, elders: Vec<Arc<Elder>>, door: Arc<Door>) -> Arc<Self> {
         let reader = if elders.is_empty() { Reader::Own } else { Reader::Elder };
         Arc::new(Self {
             socket,
             reader: ArcSwap::from_pointee(reader),
             elders: ArcSwap::from_pointee(elders),
+            door,
             waker: AtomicWaker::new(),
         })
     }
@@ -89,23 +95,32 @@ impl SharedSocket {
         self.waker.wake();
     }
 
-    /// Relays those of the datagrams in `buffer` that are an elder's, and closes the gaps.
-    fn relay(elders: &[Arc<Elder>], buffer: &mut [u8], meta: &mut RecvMeta) {
-        let (mut read, mut kept) = (0, 0);
-        while read < meta.len {
-            let end = (read + meta.stride.max(1)).min(meta.len);
-            let datagram = &buffer[read..end];
-            match elders.iter().find(|elder| elder.mark.is_on(datagram)) {
-                Some(elder) => elder.send(datagram, meta),
-                None => {
-                    buffer.copy_within(read..end, kept);
-                    kept += end - read;
-                }
+    /// Whether a datagram is for this process's endpoint. One that is an elder's is relayed.
+    fn keeps(&self, elders: &[Arc<Elder>], datagram: &[u8], meta: &RecvMeta) -> bool {
+        match elders.iter().find(|elder| elder.mark.is_on(datagram)) {
+            Some(elder) => {
+                elder.send(datagram, meta);
+                false
             }
-            read = end;
+            None => !begins(datagram) || self.door.hears(meta.addr.ip()),
         }
-        meta.len = kept;
     }
+}
+
+/// Drops those of the datagrams in `buffer` that are not to be kept, and closes the gaps.
+fn retain(buffer: &mut [u8], meta: &mut RecvMeta, mut keeps: impl FnMut(&[u8], &RecvMeta) -> bool) {
+    let (mut read, mut kept) = (0, 0);
+    while read < meta.len {
+        let end = (read + meta.stride.max(1)).min(meta.len);
+        if keeps(&buffer[read..end], meta) {
+            if kept < read {
+                buffer.copy_within(read..end, kept);
+            }
+            kept += end - read;
+        }
+        read = end;
+    }
+    meta.len = kept;
 }
 
 impl Elder {
@@ -222,13 +237,11 @@ impl AsyncUdpSocket for SharedSocket {
             Reader::Own => {
                 let received = ready!(self.socket.poll_recv(cx, bufs, meta))?;
                 let elders = self.elders.load();
-                if !elders.is_empty() {
-                    for (buffer, meta) in bufs.iter_mut().zip(meta).take(received) {
-                        Self::relay(&elders, buffer, meta);
-                    }
-                    if elders.iter().any(|elder| elder.gone.load(Ordering::Relaxed)) {
-                        self.elders.store(Arc::new(self.elders()));
-                    }
+                for (buffer, meta) in bufs.iter_mut().zip(meta).take(received) {
+                    retain(buffer, meta, |datagram, meta| self.keeps(&elders, datagram, meta));
+                }
+                if elders.iter().any(|elder| elder.gone.load(Ordering::Relaxed)) {
+                    self.elders.store(Arc::new(self.elders()));
                 }
                 Poll::Ready(Ok(received))
             }
@@ -305,7 +318,13 @@ mod tests {
         let mut batch = parts.concat();
         let mut meta = RecvMeta::default();
         (meta.addr, meta.len, meta.stride) = ("192.0.2.1:4433".parse().unwrap(), batch.len(), 12);
-        SharedSocket::relay(std::slice::from_ref(&elder), &mut batch, &mut meta);
+        retain(&mut batch, &mut meta, |datagram, meta| {
+            let theirs = elder.mark.is_on(datagram);
+            if theirs {
+                elder.send(datagram, meta);
+            }
+            !theirs
+        });
         assert_eq!(batch[..meta.len], [&parts[1][..], &parts[3]].concat());
         let mut buffer = [0; 100];
         for expected in [&parts[0], &parts[2]] {

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use quinn::{ConnectionError, VarInt, WriteError};
 
 use super::door::Door;
+use super::quic_early::Proven;
 use super::quic_frames::{Frames, Told};
 use super::quic_framing::Held;
 use super::quic_recv::{Closer, Filter, Recv};
@@ -73,11 +74,11 @@ impl Connection {
         quic: quinn::Connection,
         first: Option<Streams>,
         max_fields: u64,
-        door: Arc<Door>,
+        (door, proven): (Arc<Door>, Proven),
     ) -> (Self, Accepted) {
         let accepted = Accepted::default();
         let opener = Opener { quic: quic.clone(), opening: None };
-        let closer = Arc::new(Closer { quic, door });
+        let closer = Arc::new(Closer { quic, door, proven });
         let held = Held::new(max_fields.saturating_mul(HELD_HEADS));
         let accepting_bi = first.map(|first| Box::pin(std::future::ready(Ok(first))) as Accepting<Streams>);
         let (accepting_uni, uni, told) = (None, Uni::new(), accepted.clone());

@@ -35,6 +35,9 @@ impl ServerApp for App {
                 return None;
             }
         };
+        if !self.shared.door.admits(peer.ip()) {
+            return None;
+        }
         let place = place.of(peer.ip(), &self.shared.door)?;
         let material = self.certificates.current();
         // Boxed, so that its room is given back when it is done.

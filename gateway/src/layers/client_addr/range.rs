@@ -1,12 +1,13 @@
 //! Ranges of addresses, as settings write them.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::Deserialize;
 
 /// A CIDR range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     base: IpAddr,
     bits: u8,
@@ -33,6 +34,12 @@ impl FromStr for Range {
     }
 }
 
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
 impl<'de> Deserialize<'de> for Range {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -40,6 +47,9 @@ impl<'de> Deserialize<'de> for Range {
 }
 
 impl Range {
+    pub(crate) const LOOPBACK_V4: Self = Self { base: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), bits: 8 };
+    pub(crate) const LOOPBACK_V6: Self = Self { base: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 };
+
     /// An IPv4 address counts as such in its IPv6 form too (`::ffff:10.0.0.1`): a socket for both families shows it so.
     pub fn contains(&self, addr: IpAddr) -> bool {
         match (self.base, addr.to_canonical()) {

@@ -21,6 +21,14 @@ pub(crate) fn client(addr: IpAddr) -> Key {
     }
 }
 
+/// The other way: the address, or the first of the /64.
+pub(crate) fn address(client: Key) -> IpAddr {
+    u32::try_from(client.0).map_or_else(
+        |_network| IpAddr::from((client.0 >> 64 << 64).to_be_bytes()),
+        |addr| IpAddr::from(addr.to_be_bytes()),
+    )
+}
+
 pub(crate) struct Layer<C: Clock = DefaultClock> {
     /// Absent when limits are off.
     limiter: Option<Arc<Limiter<C>>>,
@@ -153,5 +161,8 @@ mod tests {
         assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
         assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
         assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
+        for (addr, shown) in [("2001:db8:1:2::1", "2001:db8:1:2::"), ("::ffff:192.0.2.1", "192.0.2.1"), ("::", "::")] {
+            assert_eq!(address(client(addr)).to_string(), shown);
+        }
     }
 }
