@@ -7,18 +7,15 @@ mod heads;
 mod wire;
 
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt, TryStreamExt};
 use nearfield_testkit::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
-use crate::raw;
 use crate::space::dev;
+use crate::{frame_cases, raw};
 use cases::{Case, Expected};
 use wire::{ACK, Frame, GOAWAY, HEADERS, PING, RST_STREAM, WHOLE};
 
-/// Connections at once.
-const AT_ONCE: usize = 16;
 /// The stream of the request behind a case.
 const BEHIND: u32 = 101;
 /// The payload of the ping behind a case.
@@ -107,18 +104,5 @@ async fn run(connector: &TlsConnector, case: &Case) -> Result<()> {
 async fn every_frame_that_must_not_come_has_its_code_and_others_are_let_be() -> Result<()> {
     let connector = &raw::connector(Protocol::Http2)?;
     let client = &dev()?.client(Protocol::Http2)?;
-    let cases = cases::all();
-    assert!(cases.len() >= 200, "{}", cases.len());
-    let wrong: Vec<Option<String>> = futures::stream::iter(&cases)
-        .map(|case| async move {
-            let ran = run(connector, case).await;
-            client.separate().get("/health/ready").send().await?.expect(200)?;
-            anyhow::Ok(ran.err().map(|error| format!("{case}: {error:#}")))
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
-    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    Ok(())
+    frame_cases::all_hold(&cases::all(), 200, client, |case| run(connector, case)).await
 }

@@ -5,16 +5,14 @@ mod cases;
 mod wire;
 
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt, TryStreamExt};
 use nearfield_testkit::{Protocol, Quic};
 use quinn::{ConnectionError, ReadError, ReadToEndError, RecvStream, VarInt};
 
+use crate::frame_cases;
 use crate::raw::{self, PATIENCE};
 use crate::space::{Space, dev};
 use cases::{Case, End, Expected, Stream};
 
-/// Connections at once.
-const AT_ONCE: usize = 16;
 const REQUEST_CANCELLED: u32 = 0x10c;
 /// Bytes of an answer.
 const MOST: usize = 1 << 20;
@@ -131,19 +129,5 @@ async fn run(case: &Case) -> Result<()> {
 #[tokio::test]
 async fn every_frame_that_must_not_come_has_its_code_and_others_are_let_be() -> Result<()> {
     let space = &Space::over(Protocol::Http3, "h3-frames")?;
-    let cases = cases::all(&space.token);
-    assert!(cases.len() >= 150, "{}", cases.len());
-    let wrong: Vec<Option<String>> = futures::stream::iter(&cases)
-        .map(|case| async move {
-            let ran = run(case).await;
-            let honest = space.client.separate();
-            honest.get("/health/ready").send().await?.expect(200)?;
-            anyhow::Ok(ran.err().map(|error| format!("{case}: {error:#}")))
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
-    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    Ok(())
+    frame_cases::all_hold(&cases::all(&space.token), 150, &space.client, run).await
 }

@@ -17,6 +17,7 @@ mod errors;
 mod explain;
 mod filters;
 mod floods;
+mod frame_cases;
 mod full_disk;
 mod fuzz;
 mod grpc;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -161,4 +162,16 @@ async fn connect(target: &Target, protocol: Protocol) -> Result<TlsStream<TcpStr
     let stream = TcpStream::connect(target.addr).await?;
     stream.set_nodelay(true)?;
     Ok(connector.connect(ServerName::from(target.addr.ip()), stream).await?)
+}
+
+/// Sends, and reads and drops what comes beside it, until the server closes.
+async fn until_closed(sending: impl Future<Output = std::io::Result<()>>, mut read: impl AsyncRead + Unpin) {
+    let reading = async {
+        let mut buffer = vec![0; 16 << 10];
+        while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    };
+    tokio::select! {
+        _closed = sending => {}
+        () = reading => {}
+    }
 }

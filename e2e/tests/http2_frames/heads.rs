@@ -2,6 +2,7 @@
 
 use super::cases::{CALM, Case, Expected, MALFORMED, case, code};
 use super::wire::*;
+use crate::frame_cases::NO_HEAD_HAS;
 
 /// RFC 7541. h2 calls its errors PROTOCOL_ERROR.
 pub(super) fn compression() -> Vec<Case> {
@@ -70,26 +71,10 @@ pub(super) fn fields() -> Vec<Case> {
     let of = |name: String, lines: &[(&str, &str)], expected| {
         case(name, &[&frame(HEADERS, WHOLE, 1, &probe(lines))], expected)
     };
-    let mut cases: Vec<Case> = [
-        ("connection", "close"),
-        ("keep-alive", "timeout=5"),
-        ("proxy-connection", "close"),
-        ("transfer-encoding", "chunked"),
-        ("upgrade", "websocket"),
-        ("te", "gzip"),
-        ("X-Upper", "1"),
-        ("x space", "1"),
-        ("", "1"),
-        (":status", "200"),
-        (":unknown", "1"),
-        (":protocol", "websocket"),
-        ("x-nul", "a\0b"),
-        ("x-newline", "a\nb"),
-        ("x-return", "a\rb"),
-    ]
-    .into_iter()
-    .map(|(name, value)| of(format!("{name}: {}", value.escape_debug()), &[(name, value)], MALFORMED))
-    .collect();
+    let mut cases: Vec<Case> = NO_HEAD_HAS
+        .into_iter()
+        .map(|(name, value)| of(format!("{name}: {}", value.escape_debug()), &[(name, value)], MALFORMED))
+        .collect();
     let large = "v".repeat(16_000);
     let many = |count: usize| -> Vec<u8> {
         let lines = vec![("x-large", large.as_str()); count];

@@ -1,9 +1,9 @@
 //! Floods of frames over one connection of HTTP/2 (RFC 9113). Each ends when the server closes.
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
-use super::{Target, connect};
+use super::{Target, connect, until_closed};
 use crate::client::Protocol;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -54,25 +54,16 @@ fn post(target: &Target) -> Vec<u8> {
     [&pseudo[..], &line("content-type", "application/json"), &authorization].concat()
 }
 
-/// Sends `first` and then what `next` gives, and reads what comes, until the server closes.
+/// Sends `first` and then what `next` gives, until the server closes.
 async fn flood(target: &Target, first: &[u8], mut next: impl FnMut() -> Vec<u8>) -> Result<()> {
-    let (mut read, mut write) = tokio::io::split(connect(target, Protocol::Http2).await?);
+    let (read, mut write) = tokio::io::split(connect(target, Protocol::Http2).await?);
     let sending = async {
         write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), first].concat()).await?;
         loop {
             write.write_all(&next()).await?;
         }
     };
-    let reading = async {
-        let mut buffer = vec![0; 16 << 10];
-        while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-    };
-    tokio::select! {
-        failed = sending => {
-            let _closed: std::io::Result<()> = failed;
-        }
-        () = reading => {}
-    }
+    until_closed(sending, read).await;
     Ok(())
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::future::join_all;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::{Target, connect, http2};
+use super::{Target, connect, http2, until_closed};
 use crate::client::Protocol;
 
 /// Connections of a round.
@@ -23,7 +23,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Sends `first`, then a byte now and then, until the server closes.
 async fn drip(target: &Target, protocol: Protocol, first: Vec<u8>, byte: Option<u8>) -> Result<()> {
-    let (mut read, mut write) = tokio::io::split(connect(target, protocol).await?);
+    let (read, mut write) = tokio::io::split(connect(target, protocol).await?);
     let sending = async {
         write.write_all(&first).await?;
         let mut drips = tokio::time::interval(DRIP);
@@ -35,16 +35,7 @@ async fn drip(target: &Target, protocol: Protocol, first: Vec<u8>, byte: Option<
             }
         }
     };
-    let reading = async {
-        let mut buffer = vec![0; 16 << 10];
-        while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
-    };
-    tokio::select! {
-        failed = sending => {
-            let _closed: std::io::Result<()> = failed;
-        }
-        () = reading => {}
-    }
+    until_closed(sending, read).await;
     Ok(())
 }
 
