@@ -133,7 +133,7 @@ pub(crate) trait Feed: Send + Sync {
 /// A place in the log, which outlives connections.
 #[async_trait::async_trait]
 pub(crate) trait Follower: Send {
-    /// Connects, again after a failure. False when records may have been missed since the last reading.
+    /// Connects, again after a failure; each exchange that this takes has [`TIMEOUT`]. False when records may have been missed since the last reading.
     async fn resume(&mut self) -> Result<bool, Failure>;
 
     /// What comes next: nothing when nothing came for a [`BEAT`].

@@ -18,13 +18,15 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use self::follower::Place;
-use crate::feed::{BACK, BEAT, Confirmations, Failure, Feed, Follower, KEPT, PRESENCE, TIMEOUT, in_time};
+use crate::feed::{BACK, Confirmations, Failure, Feed, Follower, KEPT, PRESENCE, TIMEOUT, in_time};
 
 const STREAM: &str = "nearfield_purges";
 const SUBJECT: &str = "nearfield.purges";
 const PRESENT: &str = "nearfield_gateways";
 const PRESENT_SUBJECTS: &str = "nearfield.gateways.";
 const CONFIRMED_SUBJECTS: &str = "nearfield.confirmed.";
+/// Between two pings. At the third that is not answered the client takes the connection for dead.
+const PING: Duration = Duration::from_secs(2);
 /// Between two attempts to connect, at most.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -88,7 +90,7 @@ impl Link {
             .retry_on_initial_connect()
             .connection_timeout(TIMEOUT)
             .request_timeout(Some(TIMEOUT))
-            .ping_interval(BEAT)
+            .ping_interval(PING)
             .reconnect_delay_callback(rest);
         if let Some(file) = &self.config.credentials {
             options = options.credentials_file(file).await.map_err(Failure::of)?;

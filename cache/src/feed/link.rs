@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::record::Record;
-use super::{BadUrl, Config, Failure, Feed, Follower, Name, Outbox, PRESENCE, in_time};
+use super::{BadUrl, Config, Failure, Feed, Follower, Name, Outbox, PRESENCE};
 use crate::nats::Nats;
 use crate::redis::feed::RedisFeed;
 use crate::{Invalidation, Metrics, Purge};
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     async fn follow(&self, follower: &mut dyn Follower) -> Result<std::convert::Infallible, Failure> {
-        if !in_time(follower.resume()).await? {
+        if !follower.resume().await? {
             tracing::warn!("purges of other gateways may have been missed, so all answers are forgotten");
             Metrics::count(&self.metrics.feed_gaps);
             self.invalidation.forget();

@@ -10,12 +10,12 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
 use super::Link;
-use crate::feed::{BACK, BATCH, BEAT, Batch, Failure, Follower};
+use crate::feed::{BACK, BATCH, BEAT, Batch, Failure, Follower, in_time};
 
 /// The server forgets a consumer that nobody listens to for so long.
 const FORGOTTEN: Duration = Duration::from_secs(30);
-/// Heartbeats that may be late or lost.
-const BEATS: u32 = 3;
+/// Heartbeats that may be late: over the longest way a packet that is lost twice holds up three of them.
+const BEATS: u32 = 4;
 
 const BACK_NANOS: i128 = BACK.as_nanos() as i128;
 
@@ -98,9 +98,8 @@ impl Follower for Place {
         self.reading = None;
         let client = self.link.client().await?;
         let connection = self.link.connections();
-        let log = self.link.log().await?;
-        let info = log.get_info().await.map_err(Failure::of)?;
-        let goes_on = self.goes_on(&info, client.server_info().server_id);
+        let log = in_time(self.link.log()).await?;
+        let goes_on = self.goes_on(log.cached_info(), client.server_info().server_id);
         if !goes_on {
             // Until that has been said. What comes next is in this log, which may be another.
             self.is_torn = true;
@@ -126,7 +125,7 @@ impl Follower for Place {
             num_replicas: 1,
             ..push::Config::default()
         };
-        log.create_consumer(config).await.map_err(Failure::of)?;
+        in_time(async { log.create_consumer(config).await.map_err(Failure::of) }).await?;
         let context = self.link.context().await?;
         self.reading = Some(Reading { messages, context, connection });
         self.is_torn = false;

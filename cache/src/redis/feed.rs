@@ -163,11 +163,14 @@ impl Follower for Place {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(BEAT + TIMEOUT));
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = made.map_err(Failure::of)?;
-        let goes_on = self.goes_on(&mut connection).await.map_err(Failure::of)?;
-        self.connection = Some(connection);
-        Ok(goes_on)
+        let resuming = async {
+            let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+            let mut connection = made.map_err(Failure::of)?;
+            let goes_on = self.goes_on(&mut connection).await.map_err(Failure::of)?;
+            self.connection = Some(connection);
+            Ok(goes_on)
+        };
+        in_time(resuming).await
     }
 
     async fn read(&mut self) -> Result<Batch, Failure> {
