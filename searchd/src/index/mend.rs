@@ -11,10 +11,24 @@ use super::graph::Builder;
 use super::segment::{Error, Segment, vectors_file};
 
 impl Index {
+    /// Whether a segment has no graph, and could have one.
+    pub fn has_to_mend(&self) -> bool {
+        self.parts.load().segments.iter().any(|segment| is_broken(segment))
+    }
+
+    /// Whether the graph of a segment is where its file is mapped.
+    pub fn has_to_load(&self) -> bool {
+        self.parts.load().segments.iter().any(|segment| segment.has_mapped_graph())
+    }
+
+    /// Whether the vectors of a segment are there and were not checked.
+    pub fn has_to_check(&self) -> bool {
+        self.parts.load().segments.iter().any(|segment| is_unchecked(segment))
+    }
+
     /// Builds the graphs of segments that have none; returns how many.
     pub fn mend(&self, directory: &Path, builder: &dyn Builder) -> Result<usize, Error> {
-        let broken: Vec<Arc<Segment>> =
-            self.segments().into_iter().filter(|segment| !segment.is_whole() && segment.vectors.is_there()).collect();
+        let broken: Vec<Arc<Segment>> = self.segments().into_iter().filter(|segment| is_broken(segment)).collect();
         for segment in &broken {
             self.put_in_place(segment.with_graph(directory, &self.settings, builder)?);
         }
@@ -44,7 +58,7 @@ impl Index {
     /// whenever they come up, and the segment with them is not taken for checked; it is reported once.
     pub fn check_one(&self, directory: &Path) -> Option<usize> {
         let segments = self.segments();
-        let unchecked = segments.iter().find(|segment| segment.vectors.is_there() && !segment.vectors.is_reviewed())?;
+        let unchecked = segments.iter().find(|segment| is_unchecked(segment))?;
         let damaged = unchecked.vectors.check_all();
         if let Some(first) = damaged.first() {
             let (file, slot) = (vectors_file(directory, unchecked.part()), unchecked.vectors.slot(*first));
@@ -55,4 +69,12 @@ impl Index {
         }
         Some(damaged.len())
     }
+}
+
+fn is_broken(segment: &Segment) -> bool {
+    !segment.is_whole() && segment.vectors.is_there()
+}
+
+fn is_unchecked(segment: &Segment) -> bool {
+    segment.vectors.is_there() && !segment.vectors.is_reviewed()
 }

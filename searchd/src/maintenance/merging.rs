@@ -78,17 +78,19 @@ impl Merging {
 
     fn load(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
-        while lowered(NICENESS, || index.load_one(&directory, &*self.builder))? {}
+        while index.has_to_load() && lowered(NICENESS, || index.load_one(&directory, &*self.builder))? {}
         Ok(())
     }
 
     fn mend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
-        let mended = lowered(NICENESS, || index.mend(&directory, &*self.builder))?;
-        if mended > 0 {
+        if index.has_to_mend() {
+            let mended = lowered(NICENESS, || index.mend(&directory, &*self.builder))?;
             tracing::warn!(incarnation, mended, "built damaged graphs anew");
         }
-        lowered(NICENESS, || index.check_one(&directory));
+        if index.has_to_check() {
+            lowered(NICENESS, || index.check_one(&directory));
+        }
         Ok(())
     }
 

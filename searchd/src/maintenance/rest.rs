@@ -1,6 +1,6 @@
 //! Which collections nobody has written to for a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,13 @@ impl Rest {
         Self { after, quiet: HashMap::new() }
     }
 
-    /// Forgets collections that are gone.
+    /// Forgets collections that are gone. All others were asked about before.
     pub(super) fn retain(&mut self, indexes: &[(u64, Arc<Index>)]) {
-        self.quiet.retain(|known, _| indexes.iter().any(|(incarnation, _)| incarnation == known));
+        // There may be thousands, and this is done ten times a second.
+        if self.quiet.len() > indexes.len() {
+            let there: HashSet<u64> = indexes.iter().map(|(incarnation, _)| *incarnation).collect();
+            self.quiet.retain(|known, _| there.contains(known));
+        }
     }
 
     pub(super) fn is_at_rest(&mut self, incarnation: u64, index: &Index) -> bool {
