@@ -1,7 +1,7 @@
 //! How long a searchd takes to come back: `cargo run --release -p nearfield-searchd --example recovery_bench -- log|disk [ROWS]`.
 //!
 //! `log`: so many acknowledged inserts of one 384-d point each, none of them in a checkpoint, then kill -9. `disk`: so many
-//! points in sealed segments and a checkpoint. Each is then started again, several times, and timed from the start of the
+//! points at rest, nearly all in one sealed segment, and a checkpoint. Each is then started again, several times, and timed from the start of the
 //! process until the ready line and until the first answer, which is compared with the exact one. `--url` of an object
 //! storage, or `--emulated` for one that is started here, also times a start from an empty directory, and says how much of
 //! the data had come by the first answer.
@@ -29,6 +29,11 @@ const IN_FLIGHT: usize = 512;
 /// Points of one insert when segments are wanted.
 const BLOCK: u64 = 1_000;
 const CENTRES: u64 = 4_000;
+const INDEXING: Duration = Duration::from_secs(3_600);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Rows of the head that stay there at rest, and the part of the largest segment that is beside it at most.
+const AT_REST: u64 = 256;
+const BESIDE: u64 = 8;
 
 #[derive(Parser)]
 struct Arguments {
@@ -114,6 +119,31 @@ impl Served {
         Ok(self.began.elapsed())
     }
 
+    /// Time since `filling` began until nearly all is in one segment, as it is some time after the last write.
+    async fn settle(&self, filling: Instant) -> Result<Duration> {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        while filling.elapsed() < INDEXING {
+            looks.tick().await;
+            let probe = v1::SearchRequest {
+                collection: "c".into(),
+                query: values(0),
+                k: 1,
+                explain: true,
+                ..Default::default()
+            };
+            let explanation = self.points().search(probe).await?.into_inner().explanation.context("an explanation")?;
+            let is_head = |part: &&v1::SegmentExplanation| part.segment == "head";
+            let waiting: u64 = explanation.segments.iter().filter(is_head).map(|head| head.rows).sum();
+            let sealed = explanation.segments.iter().filter(|part| !is_head(part)).map(|part| part.live);
+            let (largest, all) =
+                sealed.fold((0, 0), |(largest, all): (u64, u64), live| (largest.max(live), all + live));
+            if waiting < AT_REST && all - largest <= largest / BESIDE {
+                return Ok(filling.elapsed());
+            }
+        }
+        anyhow::bail!("not at rest within {INDEXING:?}")
+    }
+
     /// SIGTERM, and then as long as it takes.
     fn stop(mut self) -> Result<()> {
         // SAFETY: kill(2) takes no pointers, and the child has not been reaped.
@@ -181,8 +211,11 @@ async fn main() -> Result<()> {
             filling.elapsed().as_secs_f64()
         );
         match arguments.what {
-            // Its last act is to seal what is due and to write a checkpoint.
-            What::Disk => served.stop()?,
+            // Its last act is to write a checkpoint.
+            What::Disk => {
+                println!("at rest after {:.1} s", served.settle(filling).await?.as_secs_f64());
+                served.stop()?;
+            }
             What::Log => served.kill()?,
         }
     }
