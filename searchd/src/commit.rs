@@ -6,12 +6,14 @@
 pub mod command;
 
 mod batch;
+mod pace;
 mod plan;
 mod progress;
 mod room;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nearfield_proto::log::v1::{Entry, Stamp, entry};
 use tokio::sync::mpsc;
@@ -20,10 +22,12 @@ use tokio::sync::oneshot;
 use crate::engine::stamp::HybridClock;
 use crate::engine::vector_clock::VectorClock;
 use crate::engine::{Address, State};
+use crate::processor;
 use crate::store::Store;
 use crate::wal::{AppendError, Wal};
 use batch::Batch;
 use command::{Change, Command, Committed, Refusal, Replicated, Work};
+pub use pace::{Pace, Turn};
 pub use plan::MAX_METADATA_BYTES;
 pub use progress::{Kept, Progress};
 pub use room::Room;
@@ -43,6 +47,7 @@ pub struct Parts {
     pub clock: HybridClock,
     pub progress: Arc<Progress>,
     pub room: Room,
+    pub pace: Arc<Pace>,
 }
 
 /// Who this instance is in the log.
@@ -62,7 +67,7 @@ impl Committer {
     pub fn start(parts: Parts) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (queue, work) = mpsc::channel(MAX_WAITING);
         let sequence = parts.store.read().clock().get(parts.origin.id);
-        let running = Running { parts, sequence, batch: Batch::default(), failing: false };
+        let running = Running { parts, sequence, batch: Batch::default(), failing: false, charged: Duration::ZERO };
         let thread = std::thread::Builder::new().name("commit".into()).spawn(move || running.run(work))?;
         Ok((Self { queue }, thread))
     }
@@ -110,6 +115,8 @@ struct Running {
     batch: Batch,
     /// The last batch was not written: told once, not for each that follows.
     failing: bool,
+    /// This thread's time that storing was charged with.
+    charged: Duration,
 }
 
 impl Running {
@@ -184,13 +191,22 @@ impl Running {
     /// Makes the batch durable, then visible, then answers.
     fn seal(&mut self) {
         let batch = std::mem::take(&mut self.batch);
-        if let Err(error) = self.write(&batch.entries) {
+        let written = self.write(&batch.entries);
+        self.charge();
+        if let Err(error) = written {
             // Their numbers go to the next entries: nothing of the batch is in the log.
             self.sequence -= batch.entries.len() as u64;
             batch.answer(|| Some(Refusal::Log(error.clone())));
             return;
         }
         batch.answer(|| None);
+    }
+
+    /// Before anybody is answered, who may go on with the next write.
+    fn charge(&mut self) {
+        let spent = processor::time_of_thread();
+        self.parts.pace.spent(spent.saturating_sub(self.charged), Instant::now());
+        self.charged = spent;
     }
 
     fn write(&mut self, entries: &[Entry]) -> Result<(), Arc<AppendError>> {

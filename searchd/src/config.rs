@@ -134,6 +134,8 @@ pub struct Engine {
     /// Bytes of vectors, four for each number, that may wait in a collection to be sealed; past it writes wait before they are
     /// accepted. 0 for no bound.
     pub waiting_bytes: u64,
+    /// The part of all processors' time that storing may take while searches are asked; past it writes wait. 1 for any part.
+    pub storing_share: f64,
     /// Threads that build graphs, all together, at a lower priority than searches; 0 for one a core.
     pub build_threads: usize,
     /// Time without a write after which a collection is at rest: what waits is sealed, and its segments become one.
@@ -151,6 +153,7 @@ impl Default for Engine {
             search_queue: 1_024,
             seal_rows: 16 * 1_024,
             waiting_bytes: MIB * 256,
+            storing_share: 0.125,
             build_threads: 0,
             rest_after: Duration::from_secs(2),
             recall_interval: Duration::from_secs(30),
@@ -236,6 +239,9 @@ impl Config {
         }
         if self.engine.search_queue == 0 {
             return invalid("engine.search_queue", "must be at least 1");
+        }
+        if !(self.engine.storing_share > 0.0 && self.engine.storing_share <= 1.0) {
+            return invalid("engine.storing_share", "must be above 0 and at most 1");
         }
         if let Some(_peer) = self.replication.peers.iter().find(|peer| !peer.starts_with("http://")) {
             return invalid("replication.peers", "must be addresses such as http://10.0.0.2:50051");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nearfield_telemetry::debug::Views;
 use nearfield_telemetry::drain::Drain;
 use nearfield_telemetry::readiness::{Readiness, State as Ready};
-use nearfield_telemetry::{admin, otlp, process};
+use nearfield_telemetry::{admin, allowance, otlp, process};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::backup::arriving::{self, Arriving};
 use crate::backup::{self, create::Identity, restore};
 use crate::cache::{Caches, Results};
 use crate::checkpoint::{self, Checkpointer};
-use crate::commit::{self, Committer, Kept, Origin, Progress, Room};
+use crate::commit::{self, Committer, Kept, Origin, Pace, Progress, Room};
 use crate::engine::Malformed;
 use crate::engine::stamp::HybridClock;
 use crate::index::engines::{Crew, Engines, Work};
@@ -136,7 +136,7 @@ impl Searchd {
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let arriving = opened.arriving.clone();
         let built = Arc::new(Work::default());
-        let Written { node, store, log, committer, committing, maintaining, archiving } =
+        let Written { node, store, log, pace, committer, committing, maintaining, archiving } =
             write(&config, opened, built.clone())?;
         let watch = recall::Watch::new(store.clone(), config.engine.recall_interval, &mut registry);
         let observing = Observing::start(&store, watch).map_err(Error::Thread)?;
@@ -155,6 +155,7 @@ impl Searchd {
             pool: pool.clone(),
             results: results.clone(),
             backpressure: backpressure.clone(),
+            pace: pace.clone(),
             caches,
             links: links.states.clone(),
             archive: archiving.as_ref().map(|archiving| archiving.states.clone()),
@@ -163,9 +164,10 @@ impl Searchd {
         }));
         let replication = replication::Server { store: store.clone(), log, origin: node.id, drain: drain.clone() };
         let residency = config.server.residency.clone();
-        let parts =
-            Parts { store, committer, pool: pool.clone(), results, backpressure, drain: drain.clone(), residency };
-        let service = Service::new(parts);
+        let service = {
+            let (pool, drain, under_way) = (pool.clone(), drain.clone(), calls.under_way.clone());
+            Service::new(Parts { store, committer, pool, results, backpressure, pace, drain, under_way, residency })
+        };
         let backups = archiving.as_ref().map(|archiving| archiving.backups.clone());
         let backups = crate::rpc::backups::Server { backups, drain: drain.clone() };
         let services = Services { service, replication, backups, calls, pool };
@@ -228,6 +230,7 @@ struct Written {
     node: Arc<Node>,
     store: Arc<Store>,
     log: wal::Reader,
+    pace: Arc<Pace>,
     committer: Committer,
     committing: JoinHandle<()>,
     maintaining: maintenance::Running,
@@ -238,6 +241,7 @@ fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, E
     let Opened { node, store, wal, clock, progress, checkpointer, arriving } = opened;
     let (log, region) = (wal.reader(), &config.server.region);
     let room = || Room::new(&node.directory, config.storage.reserve_bytes);
+    let pace = Arc::new(Pace::new(config.engine.storing_share, allowance::cpus()));
     let parts = commit::Parts {
         store: store.clone(),
         wal,
@@ -246,6 +250,7 @@ fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, E
         clock,
         progress: progress.clone(),
         room: room(),
+        pace: pace.clone(),
     };
     let (committer, committing) = Committer::start(parts).map_err(Error::Thread)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -268,7 +273,7 @@ fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, E
     let identity = Identity { node: node.id, region: region.clone() };
     let snapshots = maintaining.snapshots();
     let archiving = backup::running::start(&config.archive, identity, log.clone(), progress, snapshots, arriving)?;
-    Ok(Written { node, store, log, committer, committing, maintaining, archiving })
+    Ok(Written { node, store, log, pace, committer, committing, maintaining, archiving })
 }
 
 /// What is there before anything runs.

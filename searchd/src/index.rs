@@ -38,6 +38,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -107,6 +108,8 @@ pub struct Index {
     places: Mutex<()>,
     /// Parts whose files are being written.
     unfinished: Mutex<Vec<u32>>,
+    /// Searches, one after the other, that found all in memory; no more of them are counted than it takes.
+    warm: AtomicU32,
 }
 
 impl Index {
@@ -125,6 +128,7 @@ impl Index {
             written: AtomicU64::new(0),
             places: Mutex::new(()),
             unfinished: Mutex::default(),
+            warm: AtomicU32::new(0),
         }
     }
 
@@ -223,6 +227,27 @@ impl Index {
         Ok(None)
     }
 
+    /// A search has ended that waited for so many pages from the disk.
+    pub fn searched(&self, faults: u64) {
+        let warm = self.warm.load(Ordering::Relaxed);
+        if faults > 0 {
+            self.warm.store(0, Ordering::Relaxed);
+        } else if warm < WARM {
+            // One that is lost to another thread comes again.
+            self.warm.store(warm + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a search most probably waits for nothing from the disk: many have not, one after the other.
+    pub fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Relaxed) >= WARM && self.is_there()
+    }
+
+    /// About how long a search takes that may find every row.
+    pub fn cost(&self, wanted: &Wanted<'_>) -> Duration {
+        Duration::from_nanos(self.parts.load().cost(wanted) as u64)
+    }
+
     /// As [`Index::search_all`], of one.
     pub fn search(&self, wanted: &Wanted<'_>, by_id: ById<'_>, stop: &Stop) -> Result<Found, Stopped> {
         let found = self.search_all(std::slice::from_ref(wanted), by_id, stop)?.pop();
@@ -271,3 +296,5 @@ impl Index {
 
 /// How often a row may move while it is being read.
 const MOVES: usize = 4;
+/// Searches without a wait for the disk after which the next are taken to need none.
+const WARM: u32 = 1_024;

@@ -18,6 +18,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod node;
 pub mod priority;
+mod processor;
 pub mod recall;
 pub mod replication;
 pub mod rpc;

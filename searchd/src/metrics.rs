@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use nearfield_telemetry::exemplar::Latencies;
 use prometheus_client::collector::Collector;
@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::backup::arriving::Arriving;
 use crate::backup::running::States;
 use crate::cache::{Caches, Counts, Results};
-use crate::commit::Queue;
+use crate::commit::{Pace, Queue};
 use crate::index::engines::Work;
 use crate::replication::Link;
 use crate::rpc::backpressure::Backpressure;
@@ -41,12 +41,18 @@ pub struct Method {
 pub struct Calls {
     pub total: Family<Call, Counter>,
     pub duration: Family<Method, Latencies>,
+    /// Calls that came and whose answers have not begun.
+    pub under_way: Arc<AtomicUsize>,
 }
 
 impl Calls {
     pub fn register(registry: &mut Registry) -> Self {
         let buckets = || Latencies::new(exponential_buckets(0.000_1, 2.0, 16));
-        let calls = Self { total: Family::default(), duration: Family::new_with_constructor(buckets) };
+        let calls = Self {
+            total: Family::default(),
+            duration: Family::new_with_constructor(buckets),
+            under_way: Arc::default(),
+        };
         registry.register("nearfield_searchd_calls", "gRPC calls answered", calls.total.clone());
         registry.register(
             "nearfield_searchd_call_duration_seconds",
@@ -64,6 +70,7 @@ pub struct Gauges {
     pub pool: Pool,
     pub results: Results,
     pub backpressure: Arc<Backpressure>,
+    pub pace: Arc<Pace>,
     pub caches: Caches,
     pub links: Vec<(String, Arc<Link>)>,
     pub archive: Option<States>,
@@ -121,6 +128,8 @@ impl Collector for Gauges {
         };
         let help = "Answers that were refused because a vector that they need is damaged";
         count("nearfield_searchd_damaged_answers", help, &self.store.damages)?;
+        let help = "Short searches that were done on the reactor that they came to";
+        count("nearfield_searchd_searches_on_reactor", help, &AtomicU64::new(self.pool.done_here()))?;
         let help = "Hits that were looked up for streams of more than one block";
         count("nearfield_searchd_streamed_hits", help, &self.store.streamed)?;
         self.built(&mut encoder)?;
@@ -170,6 +179,10 @@ impl Gauges {
         let help = "How long writes have waited for rows to be sealed, those that wait now left out";
         let counter = ConstCounter::new(waited.load(Ordering::Relaxed) as f64 / 1e9);
         let name = "nearfield_searchd_writes_held_seconds";
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        let help = "How long writes have waited for searches, those that wait now left out";
+        let counter = ConstCounter::new(self.pace.waited.load(Ordering::Relaxed) as f64 / 1e9);
+        let name = "nearfield_searchd_writes_paced_seconds";
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         let help = "Writes that were refused because too much waits to be sealed";
         let counter = ConstCounter::new(refused.load(Ordering::Relaxed));

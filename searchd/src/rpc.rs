@@ -19,14 +19,14 @@ mod vector_search;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nearfield_telemetry::drain::Drain;
 use tonic::Status;
 
 use crate::cache::Results;
-use crate::commit::Committer;
+use crate::commit::{Committer, Pace};
 use crate::engine::Address;
 use crate::engine::settings::Settings;
 use crate::engine::vector_clock::VectorClock;
@@ -53,7 +53,10 @@ pub struct Parts {
     pub pool: Pool,
     pub results: Results,
     pub backpressure: Arc<Backpressure>,
+    pub pace: Arc<Pace>,
     pub drain: Drain,
+    /// Calls that came and whose answers have not begun.
+    pub under_way: Arc<AtomicUsize>,
     /// Areas whose data may be here; none: those that a gateway says.
     pub residency: Vec<String>,
 }

@@ -15,8 +15,8 @@ use crate::store::Store;
 pub const MAX_METADATA_BYTES: usize = 64 * 1024;
 /// Most points of one put entry: searches wait while one is applied, some microseconds a point. A larger insert has several.
 const MAX_PUT_POINTS: usize = 64;
-/// Most ids of one delete entry; a larger delete has several.
-const MAX_DELETE_IDS: usize = 10_000;
+/// The same of ids of one delete entry, which are less work each.
+const MAX_DELETE_IDS: usize = 256;
 
 /// What will be logged, and what the caller is told once it is.
 pub(super) struct Plan {

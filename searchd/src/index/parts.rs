@@ -54,6 +54,13 @@ impl Parts {
         plan::pays_to_list(admitted.len(), listed, cost(&Findable::Estimated))
     }
 
+    /// Nanoseconds that a search for anything takes, about.
+    pub(super) fn cost(&self, wanted: &Wanted<'_>) -> f64 {
+        let head = self.head_plan(wanted, Findable::Estimated(self.waiting() as f64)).cost();
+        let of_segment = |segment: &Segment| segment.plan(wanted, Findable::Estimated(segment.live() as f64)).cost();
+        head + self.segments.iter().map(|segment| of_segment(segment)).sum::<f64>()
+    }
+
     /// Goes through all parts for all of the searches, one part after the other.
     pub(super) fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
         self.search_head(searches, stop)?;

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use nearfield_proto::v1;
@@ -16,10 +17,17 @@ use super::caller::Caller;
 use super::{Service, request, status};
 use crate::cache::Fingerprint;
 use crate::engine::Address;
+use crate::index::Wanted;
+use crate::search::stop::Stop;
 use crate::search::{self, Answer, Query, Target};
 
 /// Most searches of one group: whoever comes meanwhile waits for so many at the most, on each thread.
 const GROUP_SEARCHES: usize = 8;
+
+/// What is run on the reactor takes no longer than this by the planner's account, which is rather too high, and gives at most so many
+/// hits, which have to be looked up besides.
+const LONGEST_HERE: Duration = Duration::from_micros(500);
+const MOST_HITS_HERE: usize = 100;
 
 /// A search that is not answered yet.
 pub(super) struct Asked {
@@ -29,6 +37,14 @@ pub(super) struct Asked {
     incarnation: u64,
     /// It is run to be explained, though its answer is kept.
     is_kept: bool,
+}
+
+/// Where a search is run.
+#[derive(Clone, Copy)]
+enum Place {
+    Pool,
+    /// On the reactor that it came to: see [`crate::search::pool`].
+    Here,
 }
 
 pub(super) enum LookedUp {
@@ -43,13 +59,40 @@ impl Service {
         let query = self.checked(message, caller).await?;
         match self.look_up(query)? {
             LookedUp::Answer(answer) => Ok(answer),
+            LookedUp::Asked(asked) if self.is_alone() && self.is_short(&asked.query) => {
+                self.run_at(Place::Here, asked, caller).await
+            }
             LookedUp::Asked(asked) => self.run_one(asked, caller).await,
         }
     }
 
     pub(super) async fn run_one(&self, asked: Asked, caller: &Caller) -> Outcome {
-        let outcome = self.run_group(vec![asked], caller).await.pop();
+        self.run_at(Place::Pool, asked, caller).await
+    }
+
+    async fn run_at(&self, place: Place, asked: Asked, caller: &Caller) -> Outcome {
+        let outcome = self.run_group(place, vec![asked], caller).await.pop();
         outcome.unwrap_or_else(|| Err(Status::internal("the search failed")))
+    }
+
+    /// Whether there is nothing else to do: no other call, no other search.
+    fn is_alone(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed) <= 1 && self.0.pool.is_idle()
+    }
+
+    /// Whether a search takes no longer than other things that are done on the reactor, as far as anybody can tell, and waits
+    /// for nothing.
+    fn is_short(&self, query: &Query) -> bool {
+        let Target::Values(values) = &query.target else { return false };
+        let Query { k, exact, .. } = *query;
+        if exact || k > MOST_HITS_HERE || query.filter.is_some() {
+            return false;
+        }
+        let index = self.0.store.with_collection(&query.address, |_, index| index.clone());
+        index.filter(|index| index.is_warm()).is_some_and(|index| {
+            let (scorer, effort) = (index.scorer(values), query.effort.unwrap_or(index.settings.effort));
+            index.cost(&Wanted { scorer: &scorer, k, effort, exact, admitted: None, except: None }) <= LONGEST_HERE
+        })
     }
 
     /// Answers each search by itself, in their order.
@@ -71,7 +114,7 @@ impl Service {
         let groups = waiting.into_values().flat_map(|asked| groups(asked, self.0.pool.threads()));
         let running = groups.map(async |group| {
             let (places, asked): (Vec<usize>, Vec<Asked>) = group.into_iter().unzip();
-            places.into_iter().zip(self.run_group(asked, caller).await).collect::<Vec<_>>()
+            places.into_iter().zip(self.run_group(Place::Pool, asked, caller).await).collect::<Vec<_>>()
         });
         let mut answered = futures::stream::iter(running).buffer_unordered(self.0.pool.threads());
         while let Some(group) = answered.next().await {
@@ -104,8 +147,8 @@ impl Service {
         })
     }
 
-    /// Runs searches of one collection on one thread of the pool; answers in their order.
-    async fn run_group(&self, group: Vec<Asked>, caller: &Caller) -> Vec<Outcome> {
+    /// Runs searches of one collection on one thread; answers in their order.
+    async fn run_group(&self, place: Place, group: Vec<Asked>, caller: &Caller) -> Vec<Outcome> {
         let (asked_at, searches) = (Instant::now(), group.len());
         let (store, group) = (self.0.store.clone(), Arc::new(group));
         let asked = group.clone();
@@ -115,12 +158,16 @@ impl Service {
             asked.iter().any(|asked| asked.query.exact),
         );
         let span = tracing::info_span!("search", otel.name = "HNSW search", k, filtered, exact, searches);
-        let searching = self.0.pool.run(caller.deadline, move |stop| {
+        let search = move |stop: &Stop| {
             let waited = asked_at.elapsed();
             let queries: Vec<&Query> = asked.iter().map(|asked| &asked.query).collect();
             (span.in_scope(|| search::run_all(&store, &queries, stop)), waited)
-        });
-        let (answers, waited) = match searching.await {
+        };
+        let searched = match place {
+            Place::Pool => self.0.pool.run(caller.deadline, search).await,
+            Place::Here => self.0.pool.run_here(caller.deadline, search),
+        };
+        let (answers, waited) = match searched {
             Ok(done) => done,
             Err(error) => return group.iter().map(|_| Err(status::pool(error))).collect(),
         };

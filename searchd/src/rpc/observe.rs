@@ -1,6 +1,8 @@
 //! Around every call: a span that continues the caller's trace, a count and a duration.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -61,9 +63,12 @@ where
             span.record("request_id", id);
         }
         let calls = self.calls.clone();
+        // From the moment at which it is known to have come, so that all that came together know of each other.
+        let under_way = UnderWay::begin(&calls.under_way);
         let answering = self.inner.call(request);
         let observed = async move {
             let answer = answering.await;
+            drop(under_way);
             let code = answer.as_ref().map_or("2", |answer| code(answer.headers()));
             tracing::info!(code, seconds = started.elapsed().as_secs_f64(), "answered");
             calls.total.get_or_create(&Call { method, code }).inc();
@@ -71,6 +76,22 @@ where
             answer
         };
         Box::pin(observed.instrument(span))
+    }
+}
+
+/// Counts a call.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

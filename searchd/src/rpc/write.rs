@@ -1,6 +1,7 @@
 //! The methods that change points.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use nearfield_proto::log::v1::PutPoint;
@@ -10,9 +11,11 @@ use tonic::Status;
 use super::caller::Caller;
 use super::request::{self, Metadata};
 use super::{Service, status};
+use crate::commit::Turn;
 use crate::commit::command::{Change, Committed, Outcome};
 use crate::engine::Address;
 use crate::index::Index;
+use crate::processor;
 use crate::store::encode_values;
 
 /// Points that are checked on the reactor's threads: some hundred microseconds of work.
@@ -30,8 +33,9 @@ impl Service {
         let found = self.0.store.with_collection(&address, |collection, index| (collection.incarnation, index.clone()));
         let (incarnation, index) = found.ok_or_else(|| status::no_collection(&address.name))?;
         let inserted = message.vectors.len() as u64;
-        let points = check(message.vectors, &index).await?;
+        let points = self.check(message.vectors, &index).await?;
         let _room = self.make_room(&index, points.len(), caller).await?;
+        let _turn = self.take_turn(points.len()).await;
         let done = self.commit(&address, Change::Insert { incarnation, points }, "").await?;
         Ok(v1::InsertResponse { inserted, session: done.session.to_token() })
     }
@@ -64,6 +68,7 @@ impl Service {
             true => None,
             false => Some(self.make_room(&index, 1, caller).await?),
         };
+        let _turn = self.take_turn(1).await;
         let (id, if_version) = (message.id.clone(), message.if_version);
         let change = Change::Update { incarnation, id, values, patch, if_version };
         let done = self.commit(&address, change, &message.id).await?;
@@ -108,16 +113,29 @@ impl Service {
         self.confine(caller, &address)?;
         Ok(address)
     }
-}
 
-/// Checks points to be inserted: many of them beside the reactor, which has searches to answer meanwhile.
-async fn check(points: Vec<v1::Point>, index: &Arc<Index>) -> Result<Vec<PutPoint>, Status> {
-    if points.len() <= MAX_CHECKED_AT_ONCE {
-        return request::points(points, &index.settings);
+    /// Checks points to be inserted: many of them beside the reactor, which has searches to answer meanwhile.
+    async fn check(&self, points: Vec<v1::Point>, index: &Arc<Index>) -> Result<Vec<PutPoint>, Status> {
+        if points.len() <= MAX_CHECKED_AT_ONCE {
+            return request::points(points, &index.settings);
+        }
+        let (index, pace) = (index.clone(), self.0.pace.clone());
+        let checking = tokio::task::spawn_blocking(move || {
+            let before = processor::time_of_thread();
+            let checked = request::points(points, &index.settings);
+            pace.spent(processor::time_of_thread().saturating_sub(before), Instant::now());
+            checked
+        });
+        checking.await.unwrap_or_else(|_| Err(Status::internal("the points could not be checked")))
     }
-    let index = index.clone();
-    let checked = tokio::task::spawn_blocking(move || request::points(points, &index.settings)).await;
-    checked.unwrap_or_else(|_| Err(Status::internal("the points could not be checked")))
+
+    /// Returns when so many points may be stored beside the searches that are asked; to be kept until they are.
+    async fn take_turn(&self, points: usize) -> Option<Turn<'_>> {
+        tokio::select! {
+            turn = self.0.pace.turn(points, || self.0.pool.is_asked()) => turn,
+            () = self.0.drain.started() => None,
+        }
+    }
 }
 
 fn ids(mut ids: Vec<String>) -> Result<Vec<String>, Status> {

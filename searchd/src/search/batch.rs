@@ -13,6 +13,7 @@ use crate::engine::State;
 use crate::index::Wanted;
 use crate::index::admitted::Admitted;
 use crate::index::nearest::Hit;
+use crate::processor;
 use crate::store::Store;
 
 /// Makes hits what is answered; `None` when what was written meanwhile forbids it.
@@ -94,7 +95,10 @@ fn try_attempt<T>(
             admitted: attempt.filtered.as_ref().map(|(admitted, _)| &**admitted),
             except: attempt.opened.except,
         });
-        index.search_all(&wanted.collect::<Vec<_>>(), &by_id, stop)?
+        let before = processor::faults_of_thread();
+        let found = index.search_all(&wanted.collect::<Vec<_>>(), &by_id, stop)?;
+        index.searched(processor::faults_of_thread() - before);
+        found
     };
     lap(&mut stopwatch, "search", &mut attempts);
     for (Attempt { run, opened, filtered }, found) in attempts.into_iter().zip(found) {

@@ -16,6 +16,9 @@ pub struct Load {
 
 pub(super) struct Meter {
     threads: u32,
+    began: Instant,
+    /// When something was asked for last, in nanoseconds since then.
+    asked_nanos: AtomicU64,
     /// Time that searches took, all threads together.
     worked_nanos: AtomicU64,
     /// A moving average.
@@ -33,10 +36,23 @@ impl Meter {
     pub(super) fn new(threads: usize, now: Instant) -> Self {
         Self {
             threads: u32::try_from(threads.max(1)).unwrap_or(u32::MAX),
+            began: now,
+            asked_nanos: AtomicU64::new(0),
             worked_nanos: AtomicU64::new(0),
             waited_nanos: AtomicU64::new(0),
             window: Mutex::new(Window { since: now, worked_nanos: 0, utilization: 0.0 }),
         }
+    }
+
+    /// Something is asked for.
+    pub(super) fn asked(&self, now: Instant) {
+        self.asked_nanos.store(nanos(now.saturating_duration_since(self.began)).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether something was asked for a moment ago.
+    pub(super) fn is_asked(&self, now: Instant) -> bool {
+        let asked = self.asked_nanos.load(Ordering::Relaxed);
+        asked > 0 && now.saturating_duration_since(self.began) < Duration::from_nanos(asked) + MOMENT
     }
 
     /// A search got its thread after this long.
@@ -79,6 +95,8 @@ fn nanos(time: Duration) -> u64 {
 
 /// Searches that the average of waiting reaches back over.
 const WAITS: u64 = 8;
+/// How long searches are taken to go on after one was asked.
+const MOMENT: Duration = Duration::from_millis(250);
 /// Between two looks at how much of the time was spent.
 const WINDOW: Duration = Duration::from_millis(200);
 
@@ -103,5 +121,9 @@ mod tests {
         assert_eq!(busy, 0.75, "half of what was, half of what is");
         assert_eq!(meter.load(start + Duration::from_millis(1_201)).utilization, busy);
         assert_eq!(meter.load(start + Duration::from_secs(9)), Load::default());
+        assert!(!meter.is_asked(start), "nothing ever was");
+        meter.asked(start + Duration::from_secs(9));
+        assert!(meter.is_asked(start + Duration::from_millis(9_249)));
+        assert!(!meter.is_asked(start + Duration::from_millis(9_250)));
     }
 }

@@ -1,10 +1,12 @@
 //! The threads on which searches run: a fixed number, apart from the reactor, fed by a bounded queue.
 //!
-//! A search computes for milliseconds and may wait for a page from the disk; on the reactor it would hold up everyone.
+//! A search computes for milliseconds and may wait for a page from the disk; on the reactor it would hold up everyone. One that is
+//! known to do neither, when there is nobody to be held up, is done where it was asked for ([`Pool::run_here`]): handing it
+//! over would cost as much again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -37,16 +39,20 @@ pub struct Pool {
 
 struct Shared {
     queue: Mutex<Queue>,
-    wake: Condvar,
-    threads: usize,
+    /// One for each thread, by which it is called.
+    calls: Box<[Condvar]>,
     capacity: usize,
     busy: AtomicUsize,
+    /// Jobs that were done where they were asked for.
+    done_here: AtomicU64,
     meter: Meter,
 }
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that have nothing to do. The one that came last is called first: the caches know what it works with.
+    resting: Vec<usize>,
     closed: bool,
 }
 
@@ -55,7 +61,9 @@ struct Handle(Arc<Shared>);
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.queue.lock().closed = true;
-        self.0.wake.notify_all();
+        for call in &self.0.calls {
+            call.notify_one();
+        }
     }
 }
 
@@ -63,16 +71,16 @@ impl Pool {
     pub fn start(threads: usize, capacity: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
-            wake: Condvar::new(),
-            threads,
+            calls: (0..threads).map(|_| Condvar::new()).collect(),
             capacity,
             busy: AtomicUsize::new(0),
+            done_here: AtomicU64::new(0),
             meter: Meter::new(threads, Instant::now()),
         });
         let handle = Arc::new(Handle(shared.clone()));
-        for i in 0..threads {
+        for thread in 0..threads {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("search-{i}")).spawn(move || shared.run())?;
+            std::thread::Builder::new().name(format!("search-{thread}")).spawn(move || shared.run(thread))?;
         }
         Ok(Self { shared, _handle: handle })
     }
@@ -90,17 +98,42 @@ impl Pool {
         let work = Box::new(move || {
             let _ = reply.send(work(&stop));
         });
-        self.shared.push(Job { queued: Instant::now(), work })?;
+        let queued = Instant::now();
+        self.shared.meter.asked(queued);
+        self.shared.push(Job { queued, work })?;
         answer.await.map_err(|_| Error::Lost)
     }
 
+    /// Runs `work` on this thread, which is the caller's.
+    pub fn run_here<T>(&self, deadline: Option<Instant>, work: impl FnOnce(&Stop) -> T) -> Result<T, Error> {
+        let stop = Stop { deadline, ..Stop::default() };
+        self.shared.meter.asked(Instant::now());
+        self.shared.done_here.fetch_add(1, Ordering::Relaxed);
+        self.shared.work(|| work(&stop)).ok_or(Error::Lost)
+    }
+
     pub fn threads(&self) -> usize {
-        self.shared.threads
+        self.shared.calls.len()
+    }
+
+    /// Whether something was asked for a moment ago.
+    pub fn is_asked(&self) -> bool {
+        self.shared.meter.is_asked(Instant::now())
+    }
+
+    /// Whether nothing runs, and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.jobs() == (0, 0)
     }
 
     /// Searches that wait, and searches that run.
     pub fn jobs(&self) -> (usize, usize) {
         (self.shared.queue.lock().jobs.len(), self.shared.busy.load(Ordering::Relaxed))
+    }
+
+    /// Jobs that were done by [`Pool::run_here`].
+    pub fn done_here(&self) -> u64 {
+        self.shared.done_here.load(Ordering::Relaxed)
     }
 
     /// How loaded the threads have been lately.
@@ -116,27 +149,37 @@ impl Shared {
             return Err(Error::Full);
         }
         queue.jobs.push_back(job);
+        // Where nobody rests, whoever is done first sees it.
+        let called = queue.resting.pop();
         drop(queue);
-        self.wake.notify_one();
+        if let Some(thread) = called {
+            self.calls[thread].notify_one();
+        }
         Ok(())
     }
 
-    fn run(&self) {
-        while let Some(job) = self.next() {
-            let started = Instant::now();
-            self.meter.waited(started - job.queued);
-            self.busy.fetch_add(1, Ordering::Relaxed);
-            // A panic is a bug of one search; the thread and its neighbours go on, and the caller is told.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job.work));
-            self.busy.fetch_sub(1, Ordering::Relaxed);
-            self.meter.worked(started.elapsed());
-            if outcome.is_err() {
-                tracing::error!("a search panicked");
-            }
+    fn run(&self, thread: usize) {
+        while let Some(job) = self.next(thread) {
+            self.meter.waited(job.queued.elapsed());
+            // Its caller is told.
+            let _ = self.work(job.work);
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    /// None when it panicked, which is a bug of one search: the thread and its neighbours go on.
+    fn work<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let started = Instant::now();
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+        self.meter.worked(started.elapsed());
+        if outcome.is_err() {
+            tracing::error!("a search panicked");
+        }
+        outcome.ok()
+    }
+
+    fn next(&self, thread: usize) -> Option<Job> {
         let mut queue = self.queue.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
@@ -145,7 +188,10 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            self.wake.wait(&mut queue);
+            queue.resting.push(thread);
+            while queue.resting.contains(&thread) && !queue.closed {
+                self.calls[thread].wait(&mut queue);
+            }
         }
     }
 }
@@ -177,8 +223,11 @@ mod tests {
         let mut second = Box::pin(pool.run(None, |stop| stop.check().is_err()));
         assert!(futures::poll!(&mut second).is_pending());
         assert_eq!(pool.run(None, |_| ()).await, Err(Error::Full));
+        assert!(!pool.is_idle());
         go.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
         assert_eq!(second.await, Ok(false));
+        assert_eq!(pool.run_here(None, |_| panic!("on purpose")), Err::<(), _>(Error::Lost));
+        assert_eq!(pool.run_here(None, |stop| stop.check().is_err()), Ok(false));
     }
 }

@@ -14,8 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::priority;
+
 /// Connections that wait for a reactor to take them; the next is accepted later.
 const MAX_WAITING: usize = 64;
+
+/// The nice value of threads that do beside a reactor what would take it long: it answers searches meanwhile.
+const BESIDE: i32 = 5;
 
 /// A reactor's connections, as they come.
 pub(super) type Incoming = Pin<Box<dyn Stream<Item = io::Result<TcpStream>> + Send>>;
@@ -40,7 +45,10 @@ impl Reactors {
         for number in 0..count {
             let (inbox, arriving) = mpsc::channel(MAX_WAITING);
             let (end, ending) = oneshot::channel();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .on_thread_start(|| priority::lower(BESIDE))
+                .build()?;
             let (serve, cut) = (serve.clone(), cut.clone());
             std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
                 let incoming = ReceiverStream::new(arriving).map(TcpStream::from_std).boxed();
