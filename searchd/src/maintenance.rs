@@ -165,9 +165,11 @@ impl Maintenance {
     /// Seals the next piece of a head; false when it has none.
     fn seal(&mut self, incarnation: u64, index: &Index, at_rest: bool) -> Result<bool, segment::Error> {
         let enough = || index.head_sources(self.seal_chunks);
-        // Half of what may wait is kept for what comes while a piece is sealed.
+        // Half of what may wait is kept for what comes while a piece is sealed; a large write may wait for the other half.
         let in_need = || {
-            let is_in_need = self.waiting_bytes > 0 && index.waiting_bytes() >= self.waiting_bytes / 2;
+            let is_waited_for = index.headroom.queued() > 0;
+            let is_in_need =
+                self.waiting_bytes > 0 && (is_waited_for || index.waiting_bytes() >= self.waiting_bytes / 2);
             is_in_need.then(|| index.head_sources_in_need()).flatten()
         };
         let at_rest = || at_rest.then(|| index.head_sources_at_rest()).flatten();
