@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     refused: Family<Policy, Counter>,
     settlements: Family<Outcome, Counter>,
     sharing: Gauge,
+    gateways: Gauge,
 }
 
 impl Metrics {
@@ -34,6 +35,11 @@ impl Metrics {
             metrics.settlements.clone(),
         );
         registry.register("limits_shared", "1 while quotas are shared through Redis", metrics.sharing.clone());
+        registry.register(
+            "limits_sharing_gateways",
+            "gateways that share quotas, this one included, as far as it knows",
+            metrics.gateways.clone(),
+        );
         metrics
     }
 
@@ -41,9 +47,11 @@ impl Metrics {
         self.refused.get_or_create(&Policy { policy }).clone()
     }
 
-    pub(super) fn settled(&self, well: bool) {
-        let outcome = if well { "settled" } else { "failed" };
+    /// With so many gateways; none when it failed.
+    pub(super) fn settled(&self, gateways: Option<u32>) {
+        let outcome = if gateways.is_some() { "settled" } else { "failed" };
         self.settlements.get_or_create(&Outcome { outcome }).inc();
-        self.sharing.set(i64::from(well));
+        self.sharing.set(i64::from(gateways.is_some()));
+        self.gateways.set(i64::from(gateways.unwrap_or(0)));
     }
 }

@@ -135,9 +135,10 @@ impl Shares {
         claims
     }
 
-    /// Takes in what was settled. What was taken from the shares since the claims were made stays taken.
-    fn settle(&self, claims: &[Claim], settled: &Settled, now: Instant) {
-        self.count_gateways(settled.gateways.max(1), now);
+    /// Takes in what was settled, and returns how many gateways are counted. What was taken from the shares since the claims were
+    /// made stays taken.
+    fn settle(&self, claims: &[Claim], settled: &Settled, now: Instant) -> u32 {
+        let gateways = self.count_gateways(settled.gateways.max(1), now);
         // Those that were given up are held no more; one that is held again by now began anew.
         let kept = claims.iter().zip(&settled.shares).filter(|(claim, _)| claim.asked > 0);
         for (claim, share) in kept {
@@ -147,15 +148,17 @@ impl Shares {
                 (held.sharers, held.settled) = (share.sharers.max(1), Some(now));
             }
         }
+        gateways
     }
 
-    fn count_gateways(&self, seen: u32, now: Instant) {
+    fn count_gateways(&self, seen: u32, now: Instant) -> u32 {
         let mut fewer_since = self.fewer_since.lock();
         if seen >= self.gateways.load(Ordering::Relaxed) || now.duration_since(*fewer_since.get_or_insert(now)) >= LATE
         {
             self.gateways.store(seen, Ordering::Relaxed);
             *fewer_since = None;
         }
+        self.gateways.load(Ordering::Relaxed)
     }
 
     /// Redis is out of sight: what is held counts no more. Nor may it be given back later: a settling of which no answer

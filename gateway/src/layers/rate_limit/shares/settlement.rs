@@ -35,17 +35,16 @@ async fn run(mut quotas: Quotas, shares: Weak<Shares>, metrics: Metrics) {
         ticks.tick().await;
         let Some(shares) = shares.upgrade() else { return };
         let claims = shares.claims(MAX_CLAIMS, Instant::now());
-        let settled = quotas.settle(&claims).await;
-        metrics.settled(settled.is_ok());
-        match settled {
+        match quotas.settle(&claims).await {
             Ok(settled) => {
-                shares.settle(&claims, &settled, Instant::now());
+                metrics.settled(Some(shares.settle(&claims, &settled, Instant::now())));
                 if well.replace(true) == Some(false) {
                     tracing::info!("quotas are shared again");
                 }
             }
             Err(error) => {
                 shares.lose_sight();
+                metrics.settled(None);
                 if well.replace(false) != Some(false) {
                     lost(&error);
                 }
