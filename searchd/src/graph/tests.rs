@@ -19,14 +19,15 @@ use super::{Graph, Metric, Rows};
 
 const PLAN: Plan = Plan { degree: 24, ef: 64, slack: 1.1, rounds: 1, threads: 1, seed: 42, stop: None };
 
-/// Clusters of rows, some of them equal.
-struct Clustered {
+/// Rows, one after the other.
+struct Table {
     dimension: usize,
     values: Vec<f32>,
 }
 
-impl Clustered {
-    fn new(rows: usize, dimension: usize, seed: u64) -> Self {
+impl Table {
+    /// Rows around twenty centres; one in fifty is the same as the one before.
+    fn clustered(rows: usize, dimension: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut normal = || (0..6).map(|_| random.next() as f32 / u64::MAX as f32 - 0.5).sum::<f32>();
         let centres: Vec<f32> = (0..20 * dimension).map(|_| 2.0 * normal()).collect();
@@ -48,7 +49,7 @@ impl Clustered {
     }
 }
 
-impl Rows for Clustered {
+impl Rows for Table {
     fn len(&self) -> usize {
         self.values.len() / self.dimension
     }
@@ -61,7 +62,7 @@ impl Rows for Clustered {
 }
 
 struct Oracle<'a> {
-    rows: &'a Clustered,
+    rows: &'a Table,
     metric: Metric,
     query: &'a [f32],
 }
@@ -93,8 +94,8 @@ fn wanted(query: &[f32]) -> Wanted<'_> {
 }
 
 /// Recall by distance, so that equal rows count for each other.
-fn recall(graph: &Graph, rows: &Clustered, metric: Metric) -> f64 {
-    let queries = Clustered::new(60, rows.dimension, 5);
+fn recall(graph: &Graph, rows: &Table, metric: Metric) -> f64 {
+    let queries = Table::clustered(60, rows.dimension, 5);
     let mut searcher = Searcher::default();
     let mut found = 0;
     for i in 0..60 {
@@ -110,7 +111,7 @@ fn recall(graph: &Graph, rows: &Clustered, metric: Metric) -> f64 {
 #[test]
 fn the_nearest_are_found_by_every_metric_and_width() {
     for dimension in [50, 160] {
-        let rows = Clustered::new(3_000, dimension, 5);
+        let rows = Table::clustered(3_000, dimension, 5);
         for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
             let mut graph = Graph::build(metric, &rows, Width::Eight, &PLAN).unwrap();
             assert!(graph.unreachable().is_empty());
@@ -127,14 +128,14 @@ fn the_nearest_are_found_by_every_metric_and_width() {
 
 #[test]
 fn lean_graphs_are_lean() {
-    let rows = Clustered::new(2_000, 384, 1);
+    let rows = Table::clustered(2_000, 384, 1);
     let graph = Graph::build(Metric::Cosine, &rows, Width::Two, &PLAN).unwrap();
     assert!(graph.bytes() <= 210 * graph.len(), "{} bytes a row", graph.bytes() / graph.len());
 }
 
 #[test]
 fn equal_seeds_give_equal_graphs_on_any_number_of_threads() {
-    let rows = Clustered::new(1_500, 64, 3);
+    let rows = Table::clustered(1_500, 64, 3);
     let bytes = |plan| Graph::build(Metric::Euclidean, &rows, Width::Four, &plan).unwrap().to_bytes();
     let one = bytes(PLAN);
     assert!(one == bytes(Plan { threads: 3, ..PLAN }));
@@ -147,7 +148,7 @@ fn equal_seeds_give_equal_graphs_on_any_number_of_threads() {
 fn few_rows_equal_rows_and_rows_of_zero_are_found() {
     for rows in [0, 1, 2, 7] {
         for values in [0.0, 1.0] {
-            let rows = Clustered { dimension: 8, values: vec![values; rows * 8] };
+            let rows = Table { dimension: 8, values: vec![values; rows * 8] };
             for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
                 let graph = Graph::build(metric, &rows, Width::Four, &PLAN).unwrap();
                 assert!(graph.unreachable().is_empty());
@@ -161,14 +162,14 @@ fn few_rows_equal_rows_and_rows_of_zero_are_found() {
             }
         }
     }
-    let many = Clustered { dimension: 8, values: vec![1.0; 8 * 2_000] };
+    let many = Table { dimension: 8, values: vec![1.0; 8 * 2_000] };
     let graph = Graph::build(Metric::Euclidean, &many, Width::Four, &PLAN).unwrap();
     assert!(graph.unreachable().is_empty());
 }
 
 #[test]
 fn filters_admit_nothing_else_and_find_what_they_admit() {
-    let rows = Clustered::new(3_000, 64, 5);
+    let rows = Table::clustered(3_000, 64, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
     let mut searcher = Searcher::default();
     let ways = [Through::All, Through::Admitted, Through::Codes];
@@ -206,7 +207,7 @@ fn filters_admit_nothing_else_and_find_what_they_admit() {
 
 #[test]
 fn a_filter_may_keep_out_just_what_is_near() {
-    let rows = Clustered::new(6_000, 24, 12);
+    let rows = Table::clustered(6_000, 24, 12);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
     let mut searcher = Searcher::default();
     let ways = [Through::All, Through::Admitted];
@@ -244,7 +245,7 @@ fn a_filter_may_keep_out_just_what_is_near() {
 
 #[test]
 fn a_search_stops_when_told() {
-    let rows = Clustered::new(3_000, 16, 5);
+    let rows = Table::clustered(3_000, 16, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
     let query = rows.row(3);
     let oracle = Oracle { rows: &rows, metric: Metric::Euclidean, query };
@@ -256,7 +257,7 @@ fn a_search_stops_when_told() {
 fn one_searcher_serves_graphs_of_any_shape() {
     let mut searcher = Searcher::default();
     for round in 0..300 {
-        let rows = Clustered::new(20 + round % 3 * 40, 8 + round % 2 * 70, 9);
+        let rows = Table::clustered(20 + round % 3 * 40, 8 + round % 2 * 70, 9);
         if !(6..=294).contains(&round) {
             let graph = Graph::build(Metric::Euclidean, &rows, Width::Four, &PLAN).unwrap();
             let query = rows.row(3);
@@ -275,7 +276,7 @@ fn opened(bytes: Vec<u8>) -> Result<Graph, OpenError> {
 
 #[test]
 fn bytes_come_back_as_the_same_graph() {
-    let rows = Clustered::new(1_000, 70, 5);
+    let rows = Table::clustered(1_000, 70, 5);
     for (metric, width) in [(Metric::Cosine, Width::Four), (Metric::Dot, Width::Two), (Metric::Euclidean, Width::Two)] {
         let graph = Graph::build(metric, &rows, width, &PLAN).unwrap();
         let again = opened(graph.to_bytes()).unwrap();
@@ -289,7 +290,7 @@ fn bytes_come_back_as_the_same_graph() {
 
 #[test]
 fn damage_is_an_error() {
-    let rows = Clustered::new(60, 20, 5);
+    let rows = Table::clustered(60, 20, 5);
     let bytes = Graph::build(Metric::Euclidean, &rows, Width::Two, &PLAN).unwrap().to_bytes();
     assert!(opened(bytes.clone()).is_ok());
     for length in 0..bytes.len() {
@@ -307,7 +308,7 @@ fn damage_is_an_error() {
 
 #[test]
 fn what_is_checked_when_touched_gives_the_same_answers_or_says_that_it_is_damaged() {
-    let rows = Clustered::new(900, 40, 5);
+    let rows = Table::clustered(900, 40, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Two, &PLAN).unwrap();
     let bytes = graph.to_bytes();
     let answers = |graph: &Graph| {

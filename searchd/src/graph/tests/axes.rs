@@ -3,54 +3,29 @@
 use super::*;
 
 /// Rows that are sums of few directions, each less than the one before, and some noise.
-struct Flat {
-    dimension: usize,
-    values: Vec<f32>,
-}
-
-impl Flat {
-    fn new(count: usize, dimension: usize, seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let mut normal = || (0..8).map(|_| random.next() as f32 / u64::MAX as f32 - 0.5).sum::<f32>();
-        let directions: Vec<Vec<f32>> = {
-            let mut random = Random::new(77);
-            let mut any = || random.next() as f32 / u64::MAX as f32 - 0.5;
-            (0..6).map(|_| (0..dimension).map(|_| any()).collect()).collect()
-        };
-        let mut values = Vec::with_capacity(count * dimension);
-        for _ in 0..count {
-            let mut row: Vec<f32> = (0..dimension).map(|_| 3.0 + 0.1 * normal()).collect();
-            for (i, direction) in directions.iter().enumerate() {
-                let along = normal() * 4.0 / (i + 1) as f32;
-                row.iter_mut().zip(direction).for_each(|(value, part)| *value += along * part);
-            }
-            values.extend(row);
+fn flat(count: usize, dimension: usize, seed: u64) -> Table {
+    let mut random = Random::new(seed);
+    let mut normal = || (0..8).map(|_| random.next() as f32 / u64::MAX as f32 - 0.5).sum::<f32>();
+    let directions: Vec<Vec<f32>> = {
+        let mut random = Random::new(77);
+        let mut any = || random.next() as f32 / u64::MAX as f32 - 0.5;
+        (0..6).map(|_| (0..dimension).map(|_| any()).collect()).collect()
+    };
+    let mut values = Vec::with_capacity(count * dimension);
+    for _ in 0..count {
+        let mut row: Vec<f32> = (0..dimension).map(|_| 3.0 + 0.1 * normal()).collect();
+        for (i, direction) in directions.iter().enumerate() {
+            let along = normal() * 4.0 / (i + 1) as f32;
+            row.iter_mut().zip(direction).for_each(|(value, part)| *value += along * part);
         }
-        Self { dimension, values }
+        values.extend(row);
     }
-
-    fn row(&self, row: u32) -> &[f32] {
-        &self.values[row as usize * self.dimension..][..self.dimension]
-    }
-}
-
-impl Rows for Flat {
-    fn len(&self) -> usize {
-        self.values.len() / self.dimension
-    }
-
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    fn read(&self, row: u32, into: &mut [f32]) {
-        into.copy_from_slice(self.row(row));
-    }
+    Table { dimension, values }
 }
 
 /// Of the ten nearest by codes, how many are among the ten nearest, of a hundred; without a walk.
-fn found(graph: &Graph, rows: &Flat, metric: Metric) -> usize {
-    let queries = Flat::new(40, rows.dimension, 6);
+fn found(graph: &Graph, rows: &Table, metric: Metric) -> usize {
+    let queries = flat(40, rows.dimension, 6);
     let mut searcher = Searcher::default();
     let mut found = 0;
     for i in 0..40 {
@@ -81,7 +56,7 @@ fn found(graph: &Graph, rows: &Flat, metric: Metric) -> usize {
 fn coarse_codes_rank_rows_well_that_lie_along_a_few_directions() {
     for metric in [Metric::Euclidean, Metric::Cosine, Metric::Dot] {
         // Of so few rows, or of so short ones, there are no axes.
-        let rows = Flat::new(2_000, 192, 5);
+        let rows = flat(2_000, 192, 5);
         let mut graph = Graph::build(metric, &rows, Width::One, &PLAN).unwrap();
         let with = found(&graph, &rows, metric);
         assert!(graph.space.axes.count() >= 3, "{metric:?}");

@@ -4,8 +4,8 @@ use super::*;
 use crate::graph::build::grow::Source;
 
 /// Rows beside each other.
-fn joined(parts: &[&Clustered], keeps: impl Fn(usize, u32) -> bool) -> (Clustered, Vec<Vec<Option<u32>>>) {
-    let mut all = Clustered { dimension: parts[0].dimension, values: vec![] };
+fn joined(parts: &[&Table], keeps: impl Fn(usize, u32) -> bool) -> (Table, Vec<Vec<Option<u32>>>) {
+    let mut all = Table { dimension: parts[0].dimension, values: vec![] };
     let mut numbers = vec![];
     for (i, part) in parts.iter().enumerate() {
         let kept = (0..part.len() as u32).map(|row| {
@@ -19,7 +19,7 @@ fn joined(parts: &[&Clustered], keeps: impl Fn(usize, u32) -> bool) -> (Clustere
     (all, numbers)
 }
 
-fn grown(metric: Metric, all: &Clustered, graphs: &[&Graph], numbers: &[Vec<Option<u32>>], plan: &Plan) -> Graph {
+fn grown(metric: Metric, all: &Table, graphs: &[&Graph], numbers: &[Vec<Option<u32>>], plan: &Plan) -> Graph {
     let sources = graphs.iter().zip(numbers).map(|(graph, rows)| Source { graph, rows });
     Graph::grow(metric, all, Width::Eight, plan, &sources.collect::<Vec<_>>()).unwrap()
 }
@@ -27,12 +27,12 @@ fn grown(metric: Metric, all: &Clustered, graphs: &[&Graph], numbers: &[Vec<Opti
 #[test]
 fn grown_over_and_over_a_graph_finds_what_one_built_at_once_does() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
-        let mut rows = Clustered::new(2_000, 24, 5);
+        let mut rows = Table::clustered(2_000, 24, 5);
         let mut graph = Graph::build(metric, &rows, Width::Eight, &PLAN).unwrap();
         for round in 0..12 {
             // Like those that are there, and like nothing before; some of each size.
             let seed = if round % 3 == 0 { 50 + round } else { 5 };
-            let added = Clustered::new(60 + 90 * (round as usize % 4), 24, seed);
+            let added = Table::clustered(60 + 90 * (round as usize % 4), 24, seed);
             let other = Graph::build(metric, &added, Width::Eight, &PLAN).unwrap();
             let (all, numbers) = joined(&[&rows, &added], |part, row| part == 1 || row % 10 != round as u32 % 10);
             graph = grown(metric, &all, &[&graph, &other], &numbers, &PLAN);
@@ -58,7 +58,7 @@ fn grown_over_and_over_a_graph_finds_what_one_built_at_once_does() {
 
 #[test]
 fn what_is_gone_is_bridged() {
-    let rows = Clustered::new(3_000, 24, 5);
+    let rows = Table::clustered(3_000, 24, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
     let (left, numbers) = joined(&[&rows], |_, row| row % 4 != 1);
     let bridged = grown(Metric::Euclidean, &left, &[&graph], &numbers, &PLAN);
@@ -70,7 +70,7 @@ fn what_is_gone_is_bridged() {
 
 #[test]
 fn equal_sources_give_equal_graphs_on_any_number_of_threads() {
-    let parts = [Clustered::new(1_500, 64, 3), Clustered::new(400, 64, 4)];
+    let parts = [Table::clustered(1_500, 64, 3), Table::clustered(400, 64, 4)];
     let graphs = parts.each_ref().map(|rows| Graph::build(Metric::Cosine, rows, Width::Two, &PLAN).unwrap());
     let (all, numbers) = joined(&[&parts[0], &parts[1]], |part, row| row % 9 != part as u32);
     let bytes = |plan| grown(Metric::Cosine, &all, &[&graphs[0], &graphs[1]], &numbers, &plan).to_bytes();
@@ -84,9 +84,9 @@ fn equal_sources_give_equal_graphs_on_any_number_of_threads() {
 
 #[test]
 fn a_source_that_is_no_use_is_built_anew() {
-    let rows = Clustered::new(600, 16, 5);
+    let rows = Table::clustered(600, 16, 5);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
-    let anew = |rows: &Clustered| Graph::build(Metric::Euclidean, rows, Width::Eight, &PLAN).unwrap().to_bytes();
+    let anew = |rows: &Table| Graph::build(Metric::Euclidean, rows, Width::Eight, &PLAN).unwrap().to_bytes();
     // Most of it is gone.
     let (left, numbers) = joined(&[&rows], |_, row| row % 2 == 0);
     assert!(grown(Metric::Euclidean, &left, &[&graph], &numbers, &PLAN).to_bytes() == anew(&left));

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn all_that_is_admitted_is_told_once_in_order_and_no_more_than_is_asked_for() {
-    let rows = Clustered::new(3_000, 24, 12);
+    let rows = Table::clustered(3_000, 24, 12);
     let graph = Graph::build(Metric::Euclidean, &rows, Width::Eight, &PLAN).unwrap();
     let mut searcher = Searcher::default();
     let admits = |row: u32| row.is_multiple_of(3);
