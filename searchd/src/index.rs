@@ -16,6 +16,7 @@ pub mod graph;
 pub mod head;
 pub mod headroom;
 pub mod kernel;
+mod learning;
 pub mod nearest;
 pub mod plan;
 pub mod proposer;
@@ -23,6 +24,7 @@ pub mod recall;
 pub mod score;
 pub mod seal;
 pub mod segment;
+pub mod trial;
 pub mod values;
 pub mod vectors;
 

@@ -1,7 +1,8 @@
 //! Recall as a promise: measured when someone asks, and watched in the background for the metric.
 //!
 //! The watch takes the questions that users asked last and stored points in turn, spends a fiftieth of one core on them at most,
-//! and keeps the last answers of each collection. One that nobody writes to and nobody asks is left alone.
+//! and keeps the last answers of each collection. One that nobody writes to and nobody asks is left alone. What users ask also
+//! tells how many candidates a recall takes: see [`Index::learn`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::engine::Address;
-use crate::index::Index;
 use crate::index::recall::Found;
+use crate::index::{Index, graph};
 use crate::priority;
 use crate::search::stop::{Stop, Stopped};
 use crate::store::Store;
@@ -85,6 +86,8 @@ pub struct Watch {
     gauges: Family<Labels, Gauge<f64, AtomicU64>>,
     /// By incarnation.
     known: BTreeMap<u64, Known>,
+    /// Ends a long step.
+    stop: Stop,
 }
 
 #[derive(Default)]
@@ -96,14 +99,16 @@ struct Known {
 
 /// The running watch.
 pub struct Watching {
-    stop: mpsc::Sender<()>,
+    resting: mpsc::Sender<()>,
+    stop: Stop,
     thread: JoinHandle<()>,
 }
 
 impl Watching {
     /// Ends the thread; blocks until a question under way is answered.
     pub fn finish(self) {
-        drop(self.stop);
+        self.stop.cancelled.cancel();
+        drop(self.resting);
         // A panic was reported by the thread itself.
         let _ = self.thread.join();
     }
@@ -114,18 +119,19 @@ impl Watch {
         let gauges = Family::default();
         let help = "Recall of the ten nearest, by the last questions asked again exactly";
         registry.register("nearfield_recall_at_10", help, gauges.clone());
-        Self { store, interval, gauges, known: BTreeMap::new() }
+        Self { store, interval, gauges, known: BTreeMap::new(), stop: Stop::default() }
     }
 
     pub fn start(mut self) -> std::io::Result<Watching> {
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (resting, stopped) = mpsc::channel::<()>();
+        let stop = self.stop.clone();
         let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
             priority::lower(NICENESS);
             while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
                 self.round(&stopped);
             }
         })?;
-        Ok(Watching { stop, thread })
+        Ok(Watching { resting, stop, thread })
     }
 
     fn round(&mut self, stopped: &mpsc::Receiver<()>) {
@@ -148,7 +154,7 @@ impl Watch {
                 continue;
             }
             known.seen = seen;
-            if !known.look(index, stopped) {
+            if !known.look(index, stopped) || !learn(index, &self.stop, stopped) {
                 return;
             }
         }
@@ -159,6 +165,28 @@ impl Watch {
             self.gauges.get_or_create(&labels).set(share(&known.answers));
         }
     }
+}
+
+/// Lets a segment learn from what users ask. False when the watch is to end.
+fn learn(index: &Index, stop: &Stop, stopped: &mpsc::Receiver<()>) -> bool {
+    let started = Instant::now();
+    match index.learn(stop) {
+        Ok(false) => return true,
+        Ok(true) => tracing::info!(
+            ef = index.candidates(index.settings.effort),
+            took_ms = started.elapsed().as_millis(),
+            "a graph was tried with questions of users"
+        ),
+        Err(graph::Error::Stopped(_)) => return false,
+        // Searches notice it as well, and it is mended.
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a graph could not be tried with questions of users"
+            );
+        }
+    }
+    stopped.recv_timeout(started.elapsed() * REST) == Err(RecvTimeoutError::Timeout)
 }
 
 impl Known {

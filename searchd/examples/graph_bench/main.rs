@@ -10,6 +10,7 @@
 //! `--grpc` what a search costs through gRPC, beside what it costs in process.
 
 mod batches;
+mod calibration;
 mod costs;
 mod data;
 mod filters;
@@ -39,7 +40,7 @@ fn main() -> Result<()> {
     let (flags, folders): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     if folders.is_empty() {
         bail!(
-            "usage: graph_bench [--no-usearch | --segments | --sweep | --batches | --costs | --filters | --grown | --grpc] FOLDER…"
+            "usage: graph_bench [--no-usearch | --segments | --sweep | --calibration | --batches | --costs | --filters | --grown | --grpc] FOLDER…"
         );
     }
     println!("kernels: {:?}", Kernel::detect().level());
@@ -52,6 +53,10 @@ fn main() -> Result<()> {
         }
         if flags.iter().any(|flag| flag == "--sweep") {
             segments::sweep(&data)?;
+            continue;
+        }
+        if flags.iter().any(|flag| flag == "--calibration") {
+            calibration::measure(&data)?;
             continue;
         }
         if flags.iter().any(|flag| flag == "--batches") {

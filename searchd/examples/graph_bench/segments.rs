@@ -109,7 +109,7 @@ pub(crate) fn index(data: &Data, quantization: &str) -> Result<Index> {
     Ok(Index::new(settings, Kernel::detect()))
 }
 
-fn put(index: &Index, data: &Data) {
+pub(crate) fn put(index: &Index, data: &Data) {
     for (slot, values) in data.base.chunks_exact(data.dimension).enumerate() {
         index.put(slot as u32, values);
     }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::calibration::{Calibration, Trial};
+use super::calibration::Calibration;
 use super::graph::{Builder, Error, Graph, Kind, Source, Stored};
 use super::hnsw::Hnsw;
 use super::packed;
+use super::trial::Trial;
 use super::vectors::Vectors;
 use crate::engine::settings::{Quantization, Settings};
 

@@ -6,8 +6,9 @@
 
 use bytes::Bytes;
 
-use super::calibration::{Calibration, Trial};
+use super::calibration::Calibration;
 use super::plan::{Proposing, Row, Way};
+use super::trial::Trial;
 use super::vectors::Vectors;
 use crate::engine::settings::Settings;
 use crate::graph;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Index;
 use super::graph::Builder;
+use super::proposer::Basis;
 use super::segment::{Error, Segment, vectors_file};
 
 impl Index {
@@ -30,7 +31,8 @@ impl Index {
     pub fn mend(&self, directory: &Path, builder: &dyn Builder) -> Result<usize, Error> {
         let broken: Vec<Arc<Segment>> = self.segments().into_iter().filter(|segment| is_broken(segment)).collect();
         for segment in &broken {
-            self.put_in_place(segment.with_graph(directory, &self.settings, builder)?);
+            let basis = Basis { sources: Vec::new(), taken: self.recent.taken() };
+            self.put_in_place(segment.with_graph(directory, &self.settings, builder, &basis)?);
         }
         Ok(broken.len())
     }

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
-use super::calibration::{Calibration, Trial};
+use super::calibration::Calibration;
 use super::engines::Crew;
 use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Source, Stored};
 use super::plan::{Proposing, TURN, Way, compare_code};
+use super::trial::Trial;
 use super::vectors::Vectors;
 use crate::engine::settings::{self, Effort, Quantization, Recall, Settings};
 use crate::graph::build::{Plan, grow};

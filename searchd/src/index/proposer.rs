@@ -18,16 +18,21 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use super::calibration::{Calibration, K, Point, Trial};
+use super::calibration::{Calibration, Point};
 use super::graph::{self, Asked, Builder, Check, Cost, Each, Graph, Kind, Proposal, Source, Stored};
 use super::plan::Proposing;
+use super::recall::Taken;
+use super::trial::{K, Trial};
 use super::vectors::Vectors;
 use crate::engine::settings::{Effort, Quantization, Settings};
 use crate::graph::memory::{LINE, Lines};
+use crate::search::stop::Stop;
 
 const MAGIC: [u8; 8] = *b"NFPROP\0\x01";
 /// Bytes of the magic that name the file, without the version.
@@ -56,12 +61,28 @@ pub enum Error {
     Unreachable(usize),
 }
 
+/// What is known before a graph is built.
+#[derive(Default)]
+pub struct Basis<'a> {
+    /// Graphs that rows are in already.
+    pub sources: Vec<Source<'a>>,
+    /// What users asked last.
+    pub(super) taken: Taken,
+}
+
 /// Proposes rows for a search.
 pub struct Proposer {
     graph: Box<dyn Graph>,
-    calibration: Calibration,
+    tried: ArcSwap<Tried>,
     /// Rows that the graph does not lead to: they are always proposed.
     strays: Vec<u32>,
+}
+
+/// What came of a trial.
+struct Tried {
+    calibration: Calibration,
+    /// See [`Proposer::asked`].
+    asked: u64,
 }
 
 impl Proposer {
@@ -70,9 +91,9 @@ impl Proposer {
         builder: &dyn Builder,
         settings: &Settings,
         vectors: &Vectors,
-        sources: &[Source<'_>],
+        basis: &Basis<'_>,
     ) -> Result<Self, Error> {
-        match Self::try_build(builder, settings, vectors, sources) {
+        match Self::try_build(builder, settings, vectors, basis) {
             Err(error @ Error::Graph(graph::Error::Stopped(_))) => Err(error),
             Err(error) if settings.quantization != Quantization::Pq => {
                 tracing::error!(
@@ -80,7 +101,7 @@ impl Proposer {
                     "a graph failed; building one of another kind"
                 );
                 let settings = Settings { quantization: Quantization::Pq, ..settings.clone() };
-                Self::try_build(builder, &settings, vectors, sources)
+                Self::try_build(builder, &settings, vectors, basis)
             }
             outcome => outcome,
         }
@@ -90,9 +111,10 @@ impl Proposer {
         builder: &dyn Builder,
         settings: &Settings,
         vectors: &Vectors,
-        sources: &[Source<'_>],
+        basis: &Basis<'_>,
     ) -> Result<Self, Error> {
-        let trial = Trial::new(settings, vectors);
+        let Basis { sources, taken } = basis;
+        let trial = Trial::new(settings, vectors, &taken.questions, &Stop::default()).map_err(graph::Error::from)?;
         let (graph, calibration) = builder.build(settings, vectors, sources, &trial)?;
         let strays = graph.unreachable(vectors)?;
         if strays.len() > FEW_STRAYS.max(vectors.len() / MAX_STRAY_PART) {
@@ -104,7 +126,7 @@ impl Proposer {
                 "a graph does not lead to all of its rows; those are compared always"
             );
         }
-        Ok(Self { graph, calibration, strays })
+        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: taken.asked }), strays })
     }
 
     /// Rows for an exact comparison. See [`Graph::propose`].
@@ -163,11 +185,30 @@ impl Proposer {
     pub fn candidates(&self, effort: Effort, k: usize) -> usize {
         // The calibration is of few hits. More of them need more candidates, whatever the effort.
         let least = if k > K { self.graph.least(k) } else { k };
-        self.calibration.candidates(effort, self.graph.expansion()).max(least)
+        self.tried.load().calibration.candidates(effort, self.graph.expansion()).max(least)
     }
 
-    pub fn calibration(&self) -> &Calibration {
-        &self.calibration
+    pub fn calibration(&self) -> Calibration {
+        self.tried.load().calibration.clone()
+    }
+
+    /// How many questions users had asked of the collection when some of those were what the graph was tried with; 0 where it
+    /// was not, or was opened since.
+    pub(super) fn asked(&self) -> u64 {
+        self.tried.load().asked
+    }
+
+    /// Measures anew, with what users asked.
+    pub(super) fn try_with(
+        &self,
+        taken: &Taken,
+        settings: &Settings,
+        vectors: &Vectors,
+        stop: &Stop,
+    ) -> Result<(), graph::Error> {
+        let calibration = Trial::new(settings, vectors, &taken.questions, stop)?.calibrate(self.graph())?;
+        self.tried.store(Arc::new(Tried { calibration, asked: taken.asked }));
+        Ok(())
     }
 
     pub fn graph(&self) -> &dyn Graph {
@@ -184,9 +225,9 @@ impl Proposer {
 
     /// Writes the file, which is durable afterwards; its name is not yet.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let graph = self.graph.to_bytes()?;
+        let (graph, calibration) = (self.graph.to_bytes()?, self.calibration());
         let mut tables: Vec<u8> = Vec::new();
-        for point in self.calibration.points() {
+        for point in calibration.points() {
             tables.extend(point.ef.to_le_bytes());
             tables.extend(point.recall.to_le_bytes());
         }
@@ -194,7 +235,7 @@ impl Proposer {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
         header[8..12].copy_from_slice(&(self.graph.kind() as u32).to_le_bytes());
-        header[12..16].copy_from_slice(&(self.calibration.points().len() as u32).to_le_bytes());
+        header[12..16].copy_from_slice(&(calibration.points().len() as u32).to_le_bytes());
         header[16..20].copy_from_slice(&(self.strays.len() as u32).to_le_bytes());
         header[20..28].copy_from_slice(&(graph.len() as u64).to_le_bytes());
         let checksum = crc32fast::hash(&header[..28]);
@@ -245,7 +286,8 @@ impl Proposer {
             Check::WhenTouched => map(&file, length)?.slice(start..),
         };
         let graph = builder.open(settings, vectors, Stored { kind, bytes, check })?;
-        Ok(Self { graph, calibration: Calibration::new(points.collect()), strays })
+        let calibration = Calibration::new(points.collect());
+        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: 0 }), strays })
     }
 }
 

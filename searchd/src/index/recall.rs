@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rand::RngExt;
 
-use super::calibration::K;
 use super::nearest::Hit;
+use super::trial::{ASKED, K};
 use super::{Index, Wanted};
 use crate::engine::Slot;
 use crate::engine::settings::Effort;
 use crate::search::stop::{Stop, Stopped};
 
-/// Questions of users that are kept for each collection that has a graph.
-const KEPT: usize = 32;
+/// Questions of users that are kept for each collection that has a graph: enough to know a recall to about a hundredth.
+const KEPT: usize = 128;
 /// Once so many are kept, one of this many takes the place of the oldest.
 const EVERY: u64 = 16;
 /// Looks for a live slot at random, where most may be dead.
@@ -39,6 +39,27 @@ impl Recent {
         }
         questions.push_back(query.to_vec());
     }
+
+    /// What to try a graph with.
+    pub(super) fn taken(&self) -> Taken {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let mut questions: Vec<Vec<f32>> = self.questions.lock().iter().cloned().collect();
+        // Who asks one thing again and again says little about what else is asked.
+        questions.sort_by(|a, b| a.iter().map(|value| value.to_bits()).cmp(b.iter().map(|value| value.to_bits())));
+        questions.dedup();
+        if questions.len() < ASKED {
+            return Taken::default();
+        }
+        Taken { questions, asked }
+    }
+}
+
+/// Questions of users, none of them twice; none where there are too few to go by.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub questions: Vec<Vec<f32>>,
+    /// How many were asked until then.
+    pub asked: u64,
 }
 
 /// What recall is measured with.

@@ -12,6 +12,7 @@ use parking_lot::MutexGuard;
 
 use super::graph::{Builder, Source};
 use super::head::Chunk;
+use super::proposer::Basis;
 use super::segment::{Error, Segment, graph_file, unfinished_graph_file, vectors_file};
 use super::values::{Fitting, Form};
 use super::vectors::Writer;
@@ -198,7 +199,8 @@ impl Index {
             std::fs::remove_file(&file).map_err(io)?;
             return Ok(Built { part, segment: None, origins });
         }
-        let segment = Segment::build(directory, part, &self.settings, builder, &sources.graphs(&origins))?;
+        let basis = Basis { sources: sources.graphs(&origins), taken: self.recent.taken() };
+        let segment = Segment::build(directory, part, &self.settings, builder, &basis)?;
         Ok(Built { part, segment: Some(Arc::new(segment)), origins })
     }
 

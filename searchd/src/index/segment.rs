@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::arrival::Arrival;
 use super::bits::Tombstones;
-use super::graph::{self, Builder, Check, Source};
-use super::proposer::{self, Proposer};
+use super::graph::{self, Builder, Check};
+use super::proposer::{self, Basis, Proposer};
 use super::vectors::Vectors;
 use crate::engine::Slot;
 use crate::engine::settings::Settings;
@@ -66,20 +66,20 @@ pub(crate) fn unfinished_graph_file(directory: &Path, part: u32) -> PathBuf {
 }
 
 impl Segment {
-    /// Builds the graph of a vectors file that was written just now, from those that its rows are in already.
+    /// Builds the graph of a vectors file that was written just now.
     pub fn build(
         directory: &Path,
         part: u32,
         settings: &Settings,
         builder: &dyn Builder,
-        sources: &[Source<'_>],
+        basis: &Basis<'_>,
     ) -> Result<Self, Error> {
         let file = vectors_file(directory, part);
         let vectors = Vectors::open_fresh(&file).map_err(|source| opening(&file, source))?;
         let sealed = Sealed { part, vectors: hash(&file)?, graph: blake3::Hash::from_bytes([0; blake3::OUT_LEN]) };
         let dead = Arc::new(Tombstones::new(vectors.len()));
         let bare = Self { sealed, vectors: Arc::new(vectors), dead, proposer: None, disk_bytes: 0 };
-        bare.with_graph_from(directory, settings, builder, sources)
+        bare.with_graph(directory, settings, builder, basis)
     }
 
     /// Opens what was built before. A graph that is missing or damaged is no error: it can be built anew.
@@ -125,20 +125,16 @@ impl Segment {
     }
 
     /// The same segment, tombstones and all, with a graph that is built now.
-    pub fn with_graph(&self, directory: &Path, settings: &Settings, builder: &dyn Builder) -> Result<Self, Error> {
-        self.with_graph_from(directory, settings, builder, &[])
-    }
-
-    fn with_graph_from(
+    pub fn with_graph(
         &self,
         directory: &Path,
         settings: &Settings,
         builder: &dyn Builder,
-        sources: &[Source<'_>],
+        basis: &Basis<'_>,
     ) -> Result<Self, Error> {
         let file = graph_file(directory, self.part());
         let failed = |source| Error::Graph { file: file.clone(), source };
-        let proposer = Proposer::build(builder, settings, &self.vectors, sources).map_err(failed)?;
+        let proposer = Proposer::build(builder, settings, &self.vectors, basis).map_err(failed)?;
         // Under another name first: a crash must not leave a half of it.
         let unfinished = unfinished_graph_file(directory, self.part());
         proposer.write(&unfinished).map_err(failed)?;

@@ -3,6 +3,7 @@ mod churn;
 mod filtered;
 mod forms;
 mod grown;
+mod learning;
 mod mapped;
 
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::engines::Engines;
 use super::*;
-use crate::engine::settings::Quantization;
+use crate::engine::settings::{Quantization, Recall};
 use crate::index::graph::Builder;
+use crate::index::seal::Sources;
 
 fn builder() -> Engines {
     Engines::new(2)
@@ -278,7 +280,7 @@ impl Builder for Forgetful {
         settings: &Settings,
         vectors: &vectors::Vectors,
         sources: &[graph::Source<'_>],
-        trial: &calibration::Trial<'_>,
+        trial: &trial::Trial<'_>,
     ) -> Result<(Box<dyn graph::Graph>, calibration::Calibration), graph::Error> {
         let (graph, calibration) = self.0.build(settings, vectors, sources, trial)?;
         // Kinds of floats lose every third row, others a few.

@@ -126,6 +126,7 @@ async fn a_search_may_say_how_much_it_must_find() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.engine.seal_rows = 4 * 1_024;
+    config.engine.recall_interval = Duration::from_millis(50);
     let mut running = Running::with(config).await;
     let settings = v1::CollectionSettings { dimension: 64, recall_target: 0.98, ..Default::default() };
     let request = v1::CreateCollectionRequest { name: "c".into(), settings: Some(settings.clone()) };
@@ -143,17 +144,17 @@ async fn a_search_may_say_how_much_it_must_find() {
         }
         tokio::task::yield_now().await;
     }
-    for (target, least) in [(0.0, 0.97), (0.9, 0.88), (0.99, 0.98)] {
-        let (mut hits, mut all) = (0, 0);
-        for query in vectors(60, 64, 3) {
-            let request = v1::SearchRequest { collection: "c".into(), query, ..Default::default() };
-            let exact = search(&mut running, v1::SearchRequest { exact: true, ..request.clone() }).await;
-            let found = search(&mut running, v1::SearchRequest { recall_target: target, ..request }).await;
-            hits += exact.intersection(&found).count();
-            all += exact.len();
-        }
-        assert!(hits as f64 >= least * all as f64, "{target}: recall {}", hits as f64 / all as f64);
+    searches_find_what_they_must(&mut running).await;
+    // Until users have asked enough harder questions than theirs say how many candidates that takes.
+    let unasked = usual_candidates(&mut running).await;
+    for query in vectors(200, 64, 4) {
+        search(&mut running, v1::SearchRequest { collection: "c".into(), query, ..Default::default() }).await;
     }
+    let learned = tokio::time::timeout(Duration::from_secs(60), async {
+        while usual_candidates(&mut running).await >= unasked {}
+    });
+    learned.await.expect("the segment learns from what is asked");
+    searches_find_what_they_must(&mut running).await;
     let both = v1::SearchRequest {
         collection: "c".into(),
         query: vec![1.0; 64],
@@ -167,4 +168,24 @@ async fn a_search_may_say_how_much_it_must_find() {
     let refused = running.collections.create(request).await.unwrap_err();
     assert_eq!(fields(&refused), ["/ef_search", "/recall_target"]);
     running.stop().await;
+}
+
+async fn searches_find_what_they_must(running: &mut Running) {
+    for (target, least) in [(0.0, 0.97), (0.9, 0.88), (0.99, 0.98)] {
+        let (mut hits, mut all) = (0, 0);
+        for query in vectors(60, 64, 3) {
+            let request = v1::SearchRequest { collection: "c".into(), query, ..Default::default() };
+            let exact = search(running, v1::SearchRequest { exact: true, ..request.clone() }).await;
+            let found = search(running, v1::SearchRequest { recall_target: target, ..request }).await;
+            hits += exact.intersection(&found).count();
+            all += exact.len();
+        }
+        assert!(hits as f64 >= least * all as f64, "{target}: recall {}", hits as f64 / all as f64);
+    }
+}
+
+/// Candidates of a search by default.
+async fn usual_candidates(running: &mut Running) -> u32 {
+    let request = v1::MeasureRecallRequest { name: "c".into(), samples: 1, session: String::new() };
+    running.collections.measure_recall(request).await.unwrap().into_inner().ef
 }

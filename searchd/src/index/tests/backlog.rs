@@ -189,7 +189,7 @@ fn a_head_is_sealed_in_pieces_and_merged_while_it_is_written_to_and_nothing_is_l
     let mut live: HashMap<Slot, Vec<f32>> = HashMap::new();
     std::thread::scope(|scope| {
         let (index, is_over, path) = (&index, &is_over, directory.path());
-        let until_over = move |sources: fn(&Index) -> Option<seal::Sources>| {
+        let until_over = move |sources: fn(&Index) -> Option<Sources>| {
             while !is_over.load(Ordering::Relaxed) {
                 match sources(index) {
                     Some(sources) => index.seal(&sources, path, &builder()).unwrap(),
