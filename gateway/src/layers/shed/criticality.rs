@@ -26,8 +26,9 @@ pub enum Criticality {
 }
 
 impl Criticality {
+    pub(super) const ALL: [Self; 4] = [Self::Sheddable, Self::Normal, Self::High, Self::Critical];
     /// How many there are.
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = Self::ALL.len();
 
     /// `plan` is what the caller's plan gives.
     ///

@@ -2,14 +2,19 @@
 //! few, there may be more; when they take longer, they wait for each other somewhere behind, and there are to be fewer.
 //!
 //! The gradient algorithm of Netflix's concurrency-limits and Envoy's adaptive concurrency, with the median of short
-//! windows as its measure, since a mean is moved by a few slow ones. What a call takes alone (the baseline) is learned
-//! while few are in flight. While many are, it cannot be seen: when calls have taken longer than they may for a while, it is
-//! measured anew with the limit lowered for two windows. The limit begins at its ceiling and is lowered only when
-//! calls take longer, never below its floor: who is not overloaded does not notice that there is one.
+//! windows as its measure, since a mean is moved by a few slow ones. It is held against how many were in flight when those
+//! calls began: what many take says how few would have been right, and that at once, not after they have drained.
+//!
+//! The limit is near what was in flight lately, so that a sudden storm never finds it open: as TCP does, it begins
+//! small and doubles with each round of answers that come in time, until some do not (slow start), and falls back when
+//! it is not used (RFC 7661). What a call takes alone (the baseline) is learned while few are in flight. While many are, it
+//! cannot be seen: when calls have taken longer than they may for a while, it is measured anew with the limit lowered for
+//! a moment. The limit is never below its floor: who is not overloaded does not notice that there is one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 /// `[shed.adaptive]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,7 +24,7 @@ pub struct Config {
     pub enabled: bool,
     /// Calls in flight that are let through whatever they take.
     pub floor: usize,
-    /// The limit of a gateway that has just started.
+    /// The limit of a gateway that has just started, or had little to do; at least the floor.
     pub initial: usize,
     /// How many times the baseline calls may take before there are to be fewer.
     pub tolerance: f64,
@@ -36,7 +41,7 @@ impl Default for Config {
         Self {
             enabled: true,
             floor: 1024,
-            initial: 4096,
+            initial: 64,
             tolerance: 2.0,
             window: Duration::from_millis(100),
             probe_interval: Duration::from_secs(30),
@@ -51,44 +56,75 @@ pub(super) struct Window {
     pub(super) samples: u32,
     /// The most that were in flight at once.
     pub(super) peak: usize,
+    /// How many were in flight when those that ended began, on the average.
+    pub(super) beside: f64,
+    pub(super) lasted: Duration,
 }
 
 /// The share of the limit from which on it is reached.
 const SATURATED: f64 = 0.8;
-/// How far more than the limit are in flight while it has just been lowered.
-const DRAINS: f64 = 1.1;
+/// The share of the limit up to which it is not used.
+const UNUSED: f64 = 0.5;
+/// How soon what is not used is given up: to a third of it, in seconds.
+const UNUSED_FOR: f64 = 5.0;
 /// Fewer say nothing.
 pub(super) const MIN_SAMPLES: u32 = 10;
 /// The most that one window lowers the limit.
 const LOWEST_GRADIENT: f64 = 0.5;
 /// The most that one window raises the limit.
 const HEADROOM: f64 = 0.15;
+/// Of what was taken away, how much a window gives back.
+const REGAINED: f64 = 0.5;
 /// How fast a baseline follows calls that take longer without waiting for each other.
 const DRIFT: f64 = 0.05;
+/// The least and the most of the limit to which it is lowered for a measurement.
+const LOWERED_TO: [f64; 2] = [0.25, 0.75];
+/// How many more than the limit are in flight, some that may pass it included, once it has been lowered for a while.
+const LOWERED: f64 = 1.25;
+/// Windows for which the limit stays lowered at most.
+const LOWERED_FOR: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Gradient {
     limit: f64,
     floor: f64,
+    initial: f64,
     ceiling: f64,
     tolerance: f64,
     probe_interval: Duration,
     /// Seconds that a call takes alone.
     baseline: Option<f64>,
+    growth: Growth,
+    /// The last window lowered the limit.
+    falls: bool,
     probe: Probe,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Growth {
+    /// By one with each answer in time, and down by one with each that is late.
+    Doubling {
+        /// The highest limit so far.
+        highest: f64,
+    },
+    /// By a few with each window, or half of what was taken away when that was too much.
+    Careful {
+        /// The limit before it was lowered.
+        known: f64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Probe {
     /// The baseline may be that of calls that waited for each other.
     Due,
-    /// The limit is lowered; what was in flight before still ends.
+    /// The limit is lowered, until those that end began under it.
     Lowered {
         before: f64,
-    },
-    /// Those that end now began under the lowered limit.
-    Measuring {
-        before: f64,
+        windows: u32,
+        /// Of the window before it: seconds that calls took, and how many were in flight when they began.
+        took: f64,
+        beside: f64,
     },
     Done {
         at: Instant,
@@ -97,27 +133,29 @@ enum Probe {
 
 impl Gradient {
     pub(super) fn new(config: &Config, ceiling: usize) -> Self {
-        let ceiling = ceiling.max(1) as f64;
-        let floor = (config.floor.max(1) as f64).min(ceiling);
-        Self {
-            limit: (config.initial as f64).clamp(floor, ceiling),
-            floor,
-            ceiling,
-            tolerance: config.tolerance.max(1.0),
-            probe_interval: config.probe_interval,
+        let mut gradient = Self {
+            limit: 0.0,
+            floor: 0.0,
+            initial: 0.0,
+            ceiling: 0.0,
+            tolerance: 0.0,
+            probe_interval: Duration::ZERO,
             baseline: None,
+            growth: Growth::Doubling { highest: 0.0 },
+            falls: false,
             probe: Probe::Due,
-        }
+        };
+        gradient.resize(config, ceiling);
+        gradient
     }
 
     /// Goes on by other settings. The limit is kept as far as it may be, and what a call takes alone stays known.
     pub(super) fn resize(&mut self, config: &Config, ceiling: usize) {
-        let ceiling = ceiling.max(1) as f64;
-        // A limit that nothing has lowered is the ceiling, old or new.
-        let was_highest = self.limit >= self.ceiling;
-        self.ceiling = ceiling;
-        self.floor = (config.floor.max(1) as f64).min(ceiling);
-        self.limit = if was_highest { ceiling } else { self.limit.clamp(self.floor, ceiling) };
+        self.ceiling = ceiling.max(1) as f64;
+        self.floor = (config.floor.max(1) as f64).min(self.ceiling);
+        self.initial = (config.initial as f64).clamp(self.floor, self.ceiling);
+        let least = if matches!(self.growth, Growth::Careful { .. }) { self.floor } else { self.initial };
+        self.limit = self.limit.clamp(least, self.ceiling);
         (self.tolerance, self.probe_interval) = (config.tolerance.max(1.0), config.probe_interval);
     }
 
@@ -130,30 +168,51 @@ impl Gradient {
         self.baseline
     }
 
+    /// The limit after an answer, while `in_flight` were so with it.
+    pub(super) fn answered(&mut self, took: Duration, in_flight: usize) -> usize {
+        let (Growth::Doubling { highest }, Some(baseline), false) = (self.growth, self.baseline, self.is_probing())
+        else {
+            return self.limit();
+        };
+        if in_flight as f64 >= self.limit * SATURATED {
+            let in_time = took.as_secs_f64() <= baseline * self.tolerance;
+            let next = if in_time { self.limit + 1.0 } else { self.limit - 1.0 };
+            self.limit = next.clamp(self.floor, self.ceiling);
+            let highest = highest.max(self.limit);
+            let is_over = highest - self.limit >= f64::from(MIN_SAMPLES);
+            self.growth = if is_over { Growth::Careful { known: self.limit } } else { Growth::Doubling { highest } };
+        }
+        self.limit()
+    }
+
     /// The limit after a window that ended `now`.
     pub(super) fn update(&mut self, window: Window, now: Instant) -> usize {
+        let (took, peak) = (window.median.as_secs_f64(), window.peak as f64);
+        if peak <= self.limit * UNUSED && !self.is_probing() {
+            self.fall_back(peak, window.lasted);
+        }
         if window.samples < MIN_SAMPLES {
             return self.limit();
         }
-        let (took, peak) = (window.median.as_secs_f64(), window.peak as f64);
-        let late = self.baseline.is_some_and(|baseline| took > baseline * self.tolerance);
-        if late && peak > self.floor && !self.is_probing() {
-            // What is more than was in flight is no limit yet. One more, or a small limit that grows by less would stay.
-            self.limit = self.limit.min(peak + 1.0);
-        }
         let saturated = peak >= self.limit * SATURATED;
-        // What ends now began when more were let in, and says nothing of the limit that there is.
-        let drains = peak > self.limit * DRAINS;
         match self.probe {
-            Probe::Lowered { before } => self.probe = Probe::Measuring { before },
-            Probe::Measuring { before } => {
+            Probe::Lowered { ref mut windows, .. }
+                if window.beside > self.limit * LOWERED && *windows < LOWERED_FOR =>
+            {
+                *windows += 1;
+            }
+            Probe::Lowered { before, took: took_before, beside, .. } => {
                 (self.baseline, self.limit) = (Some(took), before);
                 self.probe = Probe::Done { at: now };
+                self.step(took_before, beside);
             }
             // Nothing is known yet: no more than what is surely not too many.
-            Probe::Due if saturated && self.baseline.is_none() => self.lower(self.floor),
-            Probe::Done { at } if saturated && late && now.duration_since(at) >= self.probe_interval => {
-                self.lower(self.limit * LOWEST_GRADIENT);
+            Probe::Due if saturated && self.baseline.is_none() => self.lower(self.floor, window),
+            Probe::Done { at } if saturated && self.is_late(took) && now.duration_since(at) >= self.probe_interval => {
+                // Fewer than what would be right if the baseline were.
+                let right = window.beside * self.baseline.unwrap_or(took) / took;
+                let [least, most] = LOWERED_TO.map(|share| self.limit * share);
+                self.lower((right * LOWERED_TO[1]).clamp(least, most), window);
             }
             Probe::Due | Probe::Done { .. } => {
                 if let Probe::Due = self.probe {
@@ -161,21 +220,33 @@ impl Gradient {
                 }
                 // As many as the floor do not wait for each other: what they take is what a call takes, whatever that is.
                 self.follow(took, peak > self.floor);
-                if saturated && !drains {
-                    self.step(took);
+                if saturated {
+                    self.step(took, window.beside);
                 }
             }
         }
         self.limit()
     }
 
-    fn is_probing(&self) -> bool {
-        matches!(self.probe, Probe::Lowered { .. } | Probe::Measuring { .. })
+    fn is_late(&self, took: f64) -> bool {
+        self.baseline.is_some_and(|baseline| took > baseline * self.tolerance)
     }
 
-    fn lower(&mut self, to: f64) {
-        self.probe = Probe::Lowered { before: self.limit };
+    fn is_probing(&self) -> bool {
+        matches!(self.probe, Probe::Lowered { .. })
+    }
+
+    fn lower(&mut self, to: f64, window: Window) {
+        let (took, beside) = (window.median.as_secs_f64(), window.beside);
+        self.probe = Probe::Lowered { before: self.limit, windows: 0, took, beside };
         self.limit = to.max(self.floor);
+    }
+
+    /// Most of the limit was not used: so many at once are not known to be answered in time.
+    fn fall_back(&mut self, peak: f64, lasted: Duration) {
+        let kept = (-lasted.as_secs_f64() / UNUSED_FOR).exp();
+        self.limit = self.limit.min((self.limit * kept).max(peak / UNUSED).max(self.initial));
+        self.growth = Growth::Doubling { highest: self.limit };
     }
 
     /// `many` are in flight: taking longer then is what it is about, and no new baseline.
@@ -186,158 +257,30 @@ impl Gradient {
         self.baseline = Some(next);
     }
 
-    fn step(&mut self, took: f64) {
+    fn step(&mut self, took: f64, beside: f64) {
         let Some(baseline) = self.baseline else { return };
-        let gradient = (baseline * self.tolerance / took.max(f64::EPSILON)).clamp(LOWEST_GRADIENT, 1.0);
+        let gradient = baseline * self.tolerance / took.max(f64::EPSILON);
         // Room for a few more, or a limit that is reached could never grow.
         let headroom = self.limit.sqrt().min(self.limit * HEADROOM);
-        self.limit = (self.limit * gradient + headroom).clamp(self.floor, self.ceiling);
+        let next = match self.growth {
+            Growth::Doubling { .. } if gradient >= 1.0 => return,
+            Growth::Careful { known } if gradient >= 1.0 => self.limit + headroom.max((known - self.limit) * REGAINED),
+            growth => {
+                let known = if let Growth::Careful { known } = growth
+                    && self.falls
+                {
+                    known
+                } else {
+                    self.limit
+                };
+                self.growth = Growth::Careful { known };
+                (beside * gradient + headroom).clamp(self.limit * LOWEST_GRADIENT, self.limit + headroom)
+            }
+        };
+        self.falls = next < self.limit;
+        self.limit = next.clamp(self.floor, self.ceiling);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `servers` that each take `took` a call, one call at a time, behind a queue: what a full limit gives.
-    fn run(gradient: &mut Gradient, servers: f64, took: f64, windows: u32, start: Instant) -> Instant {
-        for window in 1..=windows {
-            let limit = gradient.limit();
-            let median = took * (limit as f64 / servers).max(1.0);
-            let median = Duration::from_secs_f64(median);
-            gradient.update(Window { median, samples: 100, peak: limit }, start + window * WINDOW);
-        }
-        start + windows * WINDOW
-    }
-
-    const WINDOW: Duration = Duration::from_millis(100);
-
-    fn gradient(floor: usize, initial: usize) -> Gradient {
-        Gradient::new(&Config { floor, initial, tolerance: 1.2, ..Config::default() }, 4096)
-    }
-
-    #[test]
-    fn the_limit_settles_a_little_above_what_is_served_at_once_wherever_it_began() {
-        for initial in [8, 64, 1000] {
-            let mut gradient = gradient(4, initial);
-            run(&mut gradient, 20.0, 0.02, 30, Instant::now());
-            assert!((20..=32).contains(&gradient.limit()), "from {initial}: {}", gradient.limit());
-        }
-    }
-
-    /// Milliseconds of a storm at five times what 32 servers answer, 40 ms each: what was answered in each half second, and the
-    /// limit at its end. Calls are queued behind the gateway in the order in which they come.
-    fn storm(gradient: &mut Gradient, millis: u64) -> Vec<u32> {
-        let start = Instant::now();
-        let mut free = [0_u64; 32];
-        let mut open = std::collections::VecDeque::new();
-        let (mut took, mut peak, mut served) = (Vec::new(), 0, Vec::new());
-        for now in 0..millis {
-            while open.front().is_some_and(|(_, ends)| *ends <= now) {
-                let (began, _) = open.pop_front().unwrap();
-                took.push(Duration::from_millis(now - began));
-                if served.len() as u64 <= now / 500 {
-                    served.push(0);
-                }
-                *served.last_mut().unwrap() += 1;
-            }
-            for _ in 0..4 {
-                if open.len() < gradient.limit() {
-                    let server = free.iter_mut().min().unwrap();
-                    *server = (*server).max(now) + 40;
-                    open.push_back((now, *server));
-                }
-            }
-            peak = peak.max(open.len());
-            if now % 100 == 99 && !took.is_empty() {
-                took.sort();
-                let (median, samples) = (took[took.len() / 2], took.len() as u32);
-                gradient.update(Window { median, samples, peak }, start + Duration::from_millis(now));
-                (peak, took) = (open.len(), Vec::new());
-            }
-        }
-        served
-    }
-
-    #[test]
-    fn a_sudden_storm_is_cut_down_without_starving_what_is_behind() {
-        let mut gradient = gradient(4, 4096);
-        // Ten at a time, before: what a call takes alone is known.
-        for window in 1..20 {
-            let before = Window { median: Duration::from_millis(40), samples: 100, peak: 10 };
-            gradient.update(before, Instant::now() - Duration::from_secs(10) + window * WINDOW);
-        }
-        let served = storm(&mut gradient, 10_000);
-        // 400 in each half second are all that there can be; in the first the servers begin empty.
-        assert!(served[1..].iter().all(|served| *served >= 380), "{served:?}");
-        assert!((32..=56).contains(&gradient.limit()), "{}", gradient.limit());
-    }
-
-    #[test]
-    fn it_follows_servers_that_come_and_go() {
-        let mut gradient = gradient(4, 64);
-        let now = run(&mut gradient, 20.0, 0.02, 30, Instant::now());
-        let now = run(&mut gradient, 100.0, 0.02, 100, now);
-        assert!((100..=140).contains(&gradient.limit()), "{}", gradient.limit());
-        run(&mut gradient, 10.0, 0.02, 30, now);
-        assert!((10..=20).contains(&gradient.limit()), "{}", gradient.limit());
-    }
-
-    #[test]
-    fn calls_that_take_longer_by_nature_are_no_reason_for_fewer() {
-        let mut gradient = gradient(4, 64);
-        let now = run(&mut gradient, 20.0, 0.02, 30, Instant::now());
-        // Ten times as long each: seen with the next measurement of the baseline.
-        run(&mut gradient, 20.0, 0.2, 400, now);
-        assert!((20..=32).contains(&gradient.limit()), "{}", gradient.limit());
-    }
-
-    #[test]
-    fn by_default_nothing_is_lowered_before_calls_take_twice_as_long_and_never_below_the_floor() {
-        let config = Config::default();
-        let mut gradient = Gradient::new(&config, 4096);
-        let start = Instant::now();
-        let mut update = |millis, peak, window| {
-            let window = start + window * WINDOW;
-            gradient.update(Window { median: Duration::from_millis(millis), samples: 100, peak }, window)
-        };
-        assert_eq!(update(10, 50, 1), 4096);
-        // As many as the floor may take as long as they like.
-        assert_eq!(update(500, config.floor, 2), 4096);
-        assert_eq!(update(19, 3000, 3), 4096);
-        let lowered = update(500, 3000, 4);
-        assert!((1024..3000).contains(&lowered), "{lowered}");
-        for window in 5..1000 {
-            let limit = update(500, 1024, window);
-            assert!(limit >= 1024, "{limit}");
-        }
-    }
-
-    #[test]
-    fn who_takes_longer_at_the_floor_is_not_kept_there() {
-        let mut gradient = gradient(4, 64);
-        let now = run(&mut gradient, 20.0, 0.02, 30, Instant::now());
-        // All at once five times as long, however few are in flight: found long before the next measurement.
-        run(&mut gradient, 20.0, 0.1, 100, now);
-        assert!(gradient.limit() >= 16, "{}", gradient.limit());
-    }
-
-    #[test]
-    fn what_is_not_used_is_not_changed_and_bounds_hold() {
-        let mut unused = gradient(4, 64);
-        for _ in 0..100 {
-            let window = Window { median: Duration::from_secs(1), samples: 100, peak: 10 };
-            assert_eq!(unused.update(window, Instant::now()), 64);
-        }
-        let mut few = gradient(4, 64);
-        let window = Window { median: Duration::from_secs(1), samples: 9, peak: 64 };
-        assert_eq!(few.update(window, Instant::now()), 64);
-        let mut low = gradient(16, 64);
-        run(&mut low, 1.0, 0.02, 100, Instant::now());
-        // What calls take alone is not seen below the floor: the limit is what that makes of it.
-        assert!((16..=23).contains(&low.limit()), "{}", low.limit());
-        let mut high = Gradient::new(&Config { floor: 4, initial: 8, ..Config::default() }, 300);
-        run(&mut high, 1e6, 0.02, 1000, Instant::now());
-        assert_eq!(high.limit(), 300);
-    }
-}
+mod tests;

@@ -2,21 +2,31 @@
 //!
 //! Who finds no place waits a moment: those who matter more go first, and among equals the one that came first, until the
 //! queue has not been empty for [`QueueConfig::interval`]. Then the gateway is overloaded and the newest goes first,
-//! since its caller is the likeliest to be still there, and waits [`QueueConfig::target`] at most: adaptive LIFO and
-//! CoDel as Facebook describes them ("Fail at Scale", 2015). A place that was given is kept until the call has ended.
+//! since its caller is the likeliest to be still there, and waits [`QueueConfig::target`] at most. Those who are high or
+//! critical may be too many for a moment only: among them it does once the oldest has used up half of its patience. Adaptive
+//! LIFO and CoDel as Facebook describes them ("Fail at Scale", 2015). A place that was given is kept until the call has ended.
+//!
+//! Critical calls do not wait for others to end: some of them may be in flight beyond the limit ([`RESERVE`]). Who comes
+//! behind them waits until there are fewer than the limit again, so that they are at the others' cost.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::criticality::Criticality;
 use super::gradient::{self, Gradient, Window};
 use super::latencies::Latencies;
+use place::Begun;
+
+pub use place::Place;
+
+mod place;
 
 /// `[shed.queue]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +67,8 @@ pub enum Full {
 
 /// Windows' worth of time for which a window waits for calls to end.
 const LONGEST_WINDOW: u32 = 20;
+/// Of the limit, how many critical calls may be in flight whatever else is.
+const RESERVE: f64 = 0.5;
 
 /// Clones are the same room.
 #[derive(Clone)]
@@ -81,9 +93,14 @@ struct State {
     adaptive: bool,
     gradient: Gradient,
     limit: usize,
+    ceiling: usize,
     in_flight: usize,
+    /// Of these.
+    critical: usize,
     peak: usize,
     latencies: Latencies,
+    /// Over the calls in `latencies`: how many were in flight when each began.
+    beside: u64,
     window_began: Instant,
     waiting: [VecDeque<Waiter>; Criticality::COUNT],
     last_empty: Instant,
@@ -92,22 +109,6 @@ struct State {
 struct Waiter {
     until: Instant,
     grant: oneshot::Sender<Place>,
-}
-
-/// A call's place. Dropped, it is free for the next.
-pub struct Place {
-    room: Room,
-    entered: Instant,
-    state: PlaceState,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum PlaceState {
-    /// The call has not been answered.
-    Open,
-    Answered,
-    /// It never was a place.
-    Void,
 }
 
 impl Room {
@@ -122,9 +123,12 @@ impl Room {
             adaptive: adaptive.enabled,
             gradient,
             limit,
+            ceiling,
             in_flight: 0,
+            critical: 0,
             peak: 0,
             latencies: Latencies::default(),
+            beside: 0,
             window_began: now,
             waiting: Default::default(),
             last_empty: now,
@@ -139,6 +143,7 @@ impl Room {
         state.gradient.resize(adaptive, ceiling);
         state.limit = if adaptive.enabled { state.gradient.limit() } else { ceiling };
         (state.queue, state.window, state.adaptive) = (queue.clone(), adaptive.window, adaptive.enabled);
+        state.ceiling = ceiling;
         self.show(&state);
     }
 
@@ -146,12 +151,12 @@ impl Room {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn enter(&self, criticality: Criticality, deadline: Option<Instant>) -> Result<Place, Full> {
+    pub async fn enter(&self, criticality: Criticality, deadline: Option<std::time::Instant>) -> Result<Place, Full> {
         let (until, granted) = match self.ask(criticality, deadline) {
             Ok(place) => return Ok(place),
             Err(waiting) => waiting,
         };
-        match tokio::time::timeout_at(until.into(), granted).await {
+        match tokio::time::timeout_at(until, granted).await {
             Ok(Ok(place)) => Ok(place),
             // Somebody who matters more, or came later, was given the wait.
             Ok(Err(_evicted)) => Err(Full::Crowded),
@@ -163,21 +168,25 @@ impl Room {
     fn ask(
         &self,
         criticality: Criticality,
-        deadline: Option<Instant>,
+        deadline: Option<std::time::Instant>,
     ) -> Result<Place, (Instant, oneshot::Receiver<Place>)> {
         let now = Instant::now();
         let mut state = self.0.state.lock();
         state.forget_gone();
+        if state.in_flight == 0 {
+            // Nothing ended lately that would have.
+            state.pass_window(now);
+        }
         // Who comes now does not go before who waits, unless it matters more.
-        if state.in_flight < state.limit && state.none_before(criticality) {
-            state.take();
+        if state.has_place(criticality) && state.none_before(criticality) {
+            let begun = state.take(criticality, now);
             self.show(&state);
-            return Ok(self.place(now));
+            return Ok(Place::new(self.clone(), begun));
         }
         let overloaded = state.is_overloaded(now);
         let hurried = overloaded && criticality < Criticality::High;
         let patience = if hurried { state.queue.target } else { state.queue.patience };
-        let until = deadline.map_or(now + patience, |deadline| deadline.min(now + patience));
+        let until = deadline.map_or(now + patience, |deadline| (now + patience).min(deadline.into()));
         let (grant, granted) = oneshot::channel();
         if state.make_way(criticality) {
             state.waiting[criticality as usize].push_back(Waiter { until, grant });
@@ -187,32 +196,24 @@ impl Room {
         Err((until, granted))
     }
 
-    fn place(&self, entered: Instant) -> Place {
-        Place { room: self.clone(), entered, state: PlaceState::Open }
-    }
-
     /// A call ended; `took` is what is known of how long it waited for others behind this gateway.
-    fn leave(&self, took: Option<Duration>) {
+    fn leave(&self, begun: Begun, took: Option<Duration>) {
         let now = Instant::now();
         let mut state = self.0.state.lock();
-        state.in_flight -= 1;
         if let Some(took) = took {
-            state.latencies.record(took);
+            state.record(took, begun.beside);
         }
-        if state.adaptive {
-            state.pass_window(now);
-        }
+        state.give_up(begun.criticality);
+        state.pass_window(now);
         let overloaded = state.is_overloaded(now);
-        while state.in_flight < state.limit {
-            let Some(waiter) = state.next(overloaded) else { break };
+        while let Some((criticality, waiter)) = state.next(overloaded, now) {
             if waiter.until <= now {
                 continue;
             }
-            state.take();
-            if let Err(mut place) = waiter.grant.send(self.place(now)) {
-                // Its caller has left. Not by dropping the place: that would ask for the lock again.
-                place.state = PlaceState::Void;
-                state.in_flight -= 1;
+            let begun = state.take(criticality, now);
+            if let Err(place) = waiter.grant.send(Place::new(self.clone(), begun)) {
+                place.forget();
+                state.give_up(criticality);
             }
         }
         if state.waiting.iter().all(VecDeque::is_empty) {
@@ -236,9 +237,31 @@ impl Room {
 }
 
 impl State {
-    fn take(&mut self) {
+    fn has_place(&self, criticality: Criticality) -> bool {
+        let reserve = (self.limit as f64 * RESERVE) as usize;
+        let is_reserved = || criticality == Criticality::Critical && self.critical < reserve;
+        self.in_flight < self.limit || (self.in_flight < self.ceiling && is_reserved())
+    }
+
+    fn take(&mut self, criticality: Criticality, at: Instant) -> Begun {
         self.in_flight += 1;
+        self.critical += usize::from(criticality == Criticality::Critical);
         self.peak = self.peak.max(self.in_flight);
+        Begun { at, criticality, beside: self.in_flight }
+    }
+
+    fn give_up(&mut self, criticality: Criticality) {
+        self.in_flight -= 1;
+        self.critical -= usize::from(criticality == Criticality::Critical);
+    }
+
+    /// How long a call took that is in flight yet.
+    fn record(&mut self, took: Duration, beside: usize) {
+        self.latencies.record(took);
+        self.beside += beside as u64;
+        if self.adaptive {
+            self.limit = self.gradient.answered(took, self.in_flight);
+        }
     }
 
     fn none_before(&self, criticality: Criticality) -> bool {
@@ -271,50 +294,37 @@ impl State {
         least.and_then(VecDeque::pop_front).is_some()
     }
 
-    fn next(&mut self, overloaded: bool) -> Option<Waiter> {
-        let queue = self.waiting.iter_mut().rev().find(|queue| !queue.is_empty())?;
-        if overloaded { queue.pop_back() } else { queue.pop_front() }
+    /// The next that there is a place for.
+    fn next(&mut self, overloaded: bool, now: Instant) -> Option<(Criticality, Waiter)> {
+        let first = Criticality::ALL.into_iter().rev().find(|one| !self.waiting[*one as usize].is_empty())?;
+        if !self.has_place(first) {
+            return None;
+        }
+        let queue = &mut self.waiting[first as usize];
+        let is_old = queue.front().is_some_and(|oldest| oldest.until.duration_since(now) < self.queue.patience / 2);
+        let waiter = if overloaded && is_old { queue.pop_back() } else { queue.pop_front() };
+        waiter.map(|waiter| (first, waiter))
     }
 
     /// A window lasts until it has seen enough; what is too old by then is forgotten.
     fn pass_window(&mut self, now: Instant) {
-        let window = self.window;
         let lasted = now.duration_since(self.window_began);
-        if lasted < window || (self.latencies.total() < gradient::MIN_SAMPLES && lasted < window * LONGEST_WINDOW) {
+        let longest = self.window * LONGEST_WINDOW;
+        if lasted < self.window || (self.latencies.total() < gradient::MIN_SAMPLES && lasted < longest) {
             return;
         }
-        let window = Window { median: self.latencies.quantile(0.5), samples: self.latencies.total(), peak: self.peak };
-        self.limit = self.gradient.update(window, now);
+        let samples = self.latencies.total();
+        let beside = self.beside as f64 / f64::from(samples.max(1));
+        let window = Window { median: self.latencies.quantile(0.5), samples, peak: self.peak, beside, lasted };
+        if self.adaptive {
+            self.limit = self.gradient.update(window, now);
+        }
         self.latencies.clear();
-        (self.peak, self.window_began) = (self.in_flight, now);
+        (self.beside, self.peak, self.window_began) = (0, self.in_flight, now);
     }
 }
 
-impl Place {
-    /// The head of the answer is there: what follows is the client's pace.
-    pub fn answered(&mut self) {
-        if self.state == PlaceState::Open {
-            self.state = PlaceState::Answered;
-            let took = self.entered.elapsed();
-            self.room.0.state.lock().latencies.record(took);
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        match self.state {
-            PlaceState::Answered => self.room.leave(None),
-            PlaceState::Void => {}
-            // Given up, or failed: nothing to learn from, unless it took too long.
-            PlaceState::Open => {
-                let took = self.entered.elapsed();
-                let baseline = self.room.0.state.lock().gradient.baseline();
-                self.room.leave(baseline.is_some_and(|usual| took.as_secs_f64() > usual).then_some(took));
-            }
-        }
-    }
-}
-
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod tests;

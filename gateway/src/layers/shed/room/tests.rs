@@ -52,9 +52,9 @@ async fn who_matters_more_goes_first_and_among_equals_who_came_first() {
 #[tokio::test]
 async fn under_overload_the_newest_goes_first() {
     let room = room(1, QueueConfig { interval: Duration::ZERO, ..QueueConfig::default() });
-    let place = room.enter(Criticality::High, None).await.unwrap();
-    let mut first = wait(&room, Criticality::High);
-    let mut second = wait(&room, Criticality::High);
+    let place = room.enter(Criticality::Normal, None).await.unwrap();
+    let mut first = wait(&room, Criticality::Normal);
+    let mut second = wait(&room, Criticality::Normal);
     drop(place);
     assert!(has_place(&mut first).is_none());
     assert!(has_place(&mut second).is_some());
@@ -76,6 +76,28 @@ async fn a_full_queue_sends_away_who_matters_least_and_waited_longest() {
 }
 
 #[tokio::test]
+async fn who_is_critical_goes_past_a_limit_that_was_found_by_half_of_it_and_never_past_the_ceiling() {
+    let adaptive = gradient::Config { enabled: true, floor: 4, initial: 4, ..FIXED };
+    let room = |ceiling| Room::new(&adaptive, &QueueConfig::default(), ceiling);
+    let full = async |room: &Room| {
+        let enter = (0..4).map(|_| room.enter(Criticality::High, None));
+        futures::future::try_join_all(enter).await.unwrap()
+    };
+    let reserve = room(4096);
+    let others = full(&reserve).await;
+    let _first = reserve.enter(Criticality::Critical, None).await.unwrap();
+    let _second = reserve.enter(Criticality::Critical, None).await.unwrap();
+    let mut third = wait(&reserve, Criticality::Critical);
+    let mut high = wait(&reserve, Criticality::High);
+    assert_eq!(reserve.seen(), [4, 6, 2]);
+    drop(others);
+    assert!(has_place(&mut third).is_some() && has_place(&mut high).is_some());
+    let bounded = room(4);
+    let _others = full(&bounded).await;
+    drop(wait(&bounded, Criticality::Critical));
+}
+
+#[tokio::test]
 async fn nobody_waits_longer_than_is_promised_nor_past_the_deadline() {
     let patience = Duration::from_millis(1);
     let room = room(1, QueueConfig { patience, ..QueueConfig::default() });
@@ -84,7 +106,7 @@ async fn nobody_waits_longer_than_is_promised_nor_past_the_deadline() {
     let patient = Room::new(&FIXED, &QueueConfig { patience: Duration::from_secs(600), ..QueueConfig::default() }, 1);
     let _other = patient.enter(Criticality::Normal, None).await.unwrap();
     let soon = Instant::now() + patience;
-    assert!(matches!(patient.enter(Criticality::Critical, Some(soon)).await, Err(Full::Waited)));
+    assert!(matches!(patient.enter(Criticality::Critical, Some(soon.into())).await, Err(Full::Waited)));
     drop(place);
     assert_eq!(room.seen()[1], 0, "who gave up has no place");
     room.enter(Criticality::Normal, None).await.unwrap();
