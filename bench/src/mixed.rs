@@ -118,15 +118,16 @@ async fn backlog(
     let (after, cpu) = (built(server).await?, searchd.cpu_time()? - cpu);
     storing.report(&format!("the same while {count} points are stored"), &mut table);
     indexing.report("and while what is left of them is indexed", &mut table);
+    let mut slowest = Table::new(&["load", "the slowest hundredth of searches, mean ms", "of search"]);
+    for (load, outcome) in [("searches alone", steady), ("while storing", &storing), ("while indexing", &indexing)] {
+        outcome.slowest.report(load, &mut slowest);
+    }
     let mut busy = storing;
     busy.add(indexing)?;
     busy.report("both", &mut table);
     table.print();
     let ratio = busy.p99() / steady.p99();
     if load.explain {
-        let mut slowest = Table::new(&["load", "the slowest hundredth of searches, mean ms"]);
-        steady.slowest.report("searches alone", &mut slowest);
-        busy.slowest.report("while storing and indexing", &mut slowest);
         slowest.print();
     }
     println!(

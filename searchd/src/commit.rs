@@ -27,7 +27,7 @@ use crate::store::Store;
 use crate::wal::{AppendError, Wal};
 use batch::Batch;
 use command::{Change, Command, Committed, Refusal, Replicated, Work};
-pub use pace::{Pace, Turn};
+pub use pace::{FEW_POINTS, Pace, Turn};
 pub use plan::MAX_METADATA_BYTES;
 pub use progress::{Kept, Progress};
 pub use room::Room;

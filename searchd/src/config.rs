@@ -7,6 +7,8 @@ use std::time::Duration;
 use nearfield_telemetry::{logging, otlp};
 use serde::Deserialize;
 
+use crate::index::headroom::Bounds;
+
 const MIB: u64 = 1024 * 1024;
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -134,6 +136,8 @@ pub struct Engine {
     /// Bytes of vectors, four for each number, that may wait in a collection to be sealed; past it writes wait before they are
     /// accepted. 0 for no bound.
     pub waiting_bytes: u64,
+    /// The same for writes of more than 64 points while searches are asked, each of which goes through what waits. 0 for no bound.
+    pub searched_bytes: u64,
     /// The part of all processors' time that storing may take while searches are asked; past it writes wait. 1 for any part.
     pub storing_share: f64,
     /// Threads that build graphs, all together, at a lower priority than searches; 0 for one a core.
@@ -153,6 +157,7 @@ impl Default for Engine {
             search_queue: 1_024,
             seal_rows: 16 * 1_024,
             waiting_bytes: MIB * 256,
+            searched_bytes: MIB * 64,
             storing_share: 0.125,
             build_threads: 0,
             rest_after: Duration::from_secs(2),
@@ -165,6 +170,11 @@ impl Engine {
     /// Threads that search.
     pub fn threads(&self) -> usize {
         or_cores(self.search_threads)
+    }
+
+    /// What may wait to be sealed in a collection.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { always: self.waiting_bytes, searched: self.searched_bytes }
     }
 
     /// Threads that build graphs.

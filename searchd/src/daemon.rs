@@ -136,18 +136,18 @@ impl Searchd {
         let opened = tokio::task::spawn_blocking(move || open(&opened, kept)).await.expect("opening does not panic")?;
         let arriving = opened.arriving.clone();
         let built = Arc::new(Work::default());
+        let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let Written { node, store, log, pace, committer, committing, maintaining, archiving } =
-            write(&config, opened, built.clone())?;
+            write(&config, opened, built.clone(), pool.clone())?;
         let watch = recall::Watch::new(store.clone(), config.engine.recall_interval, &mut registry);
         let observing = Observing::start(&store, watch).map_err(Error::Thread)?;
-        let pool = Pool::start(config.engine.threads(), config.engine.search_queue).map_err(Error::Thread)?;
         let drain = Drain::new();
         let address = config.server.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
         let grpc = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
         let links = Links::start(&config.replication.peers, node.id, &store, &committer, config.engine.waiting_bytes);
         let results = Results::new(config.cache.result_bytes);
-        let backpressure = Arc::new(Backpressure::new(config.engine.waiting_bytes));
+        let backpressure = Arc::new(Backpressure::new(config.engine.bounds()));
         let calls = Calls::register(&mut registry);
         registry.register_collector(Box::new(Gauges {
             store: store.clone(),
@@ -237,7 +237,7 @@ struct Written {
     archiving: Option<backup::running::Running>,
 }
 
-fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, Error> {
+fn write(config: &Config, opened: Opened, built: Arc<Work>, pool: Pool) -> Result<Written, Error> {
     let Opened { node, store, wal, clock, progress, checkpointer, arriving } = opened;
     let (log, region) = (wal.reader(), &config.server.region);
     let room = || Room::new(&node.directory, config.storage.reserve_bytes);
@@ -264,7 +264,8 @@ fn write(config: &Config, opened: Opened, built: Arc<Work>) -> Result<Written, E
         stop,
         directory: node.directory.clone(),
         seal_chunks: config.engine.seal_rows / CHUNK_ROWS,
-        waiting_bytes: config.engine.waiting_bytes,
+        bounds: config.engine.bounds(),
+        pool,
         rest_after: config.engine.rest_after,
         checkpoint_bytes: config.storage.checkpoint_bytes,
         room: room(),

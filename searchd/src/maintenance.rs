@@ -19,9 +19,11 @@ use crate::checkpoint::{self, Checkpointer, Snapshot, collection_directory};
 use crate::commit::{Progress, Room};
 use crate::index::Index;
 use crate::index::graph::Builder;
+use crate::index::headroom::Bounds;
 use crate::index::seal::Sources;
 use crate::index::segment;
 use crate::priority::lowered;
+use crate::search::pool::Pool;
 use crate::store::Store;
 use crate::wal::Reader;
 use merging::Merging;
@@ -48,8 +50,10 @@ pub struct Maintenance {
     pub directory: PathBuf,
     /// Full chunks that make sealing worth while.
     pub seal_chunks: usize,
-    /// Bytes of vectors that may wait in a collection; 0 for no bound.
-    pub waiting_bytes: u64,
+    /// What may wait in a collection.
+    pub bounds: Bounds,
+    /// Where searches are asked.
+    pub pool: Pool,
     /// Time without a write after which a collection is at rest.
     pub rest_after: Duration,
     /// Bytes of log after which a checkpoint is written.
@@ -168,8 +172,8 @@ impl Maintenance {
         // Half of what may wait is kept for what comes while a piece is sealed; a large write may wait for the other half.
         let in_need = || {
             let is_waited_for = index.headroom.queued() > 0;
-            let is_in_need =
-                self.waiting_bytes > 0 && (is_waited_for || index.waiting_bytes() >= self.waiting_bytes / 2);
+            let bound = self.bounds.now(self.pool.is_asked());
+            let is_in_need = bound > 0 && (is_waited_for || index.waiting_bytes() >= bound / 2);
             is_in_need.then(|| index.head_sources_in_need()).flatten()
         };
         let at_rest = || at_rest.then(|| index.head_sources_at_rest()).flatten();

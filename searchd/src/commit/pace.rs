@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::MutexGuard;
 
-/// A write of more points waits until nothing is owed.
-const FEW_POINTS: usize = 64;
+/// A write of more points waits until nothing is owed, and for room that searches need.
+pub const FEW_POINTS: usize = 64;
 /// What a write of few points lets be owed.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Most that is owed: nobody waits longer for what is past.

@@ -2,13 +2,45 @@
 //!
 //! What waits costs memory, and every search looks at it; so it has a bound. A writer reserves room before it asks for its
 //! change to be committed, and gives the reservation back when its rows are in the head, where they count themselves.
+//!
+//! There are two bounds. One holds always, for the memory; the other, which is lower, while searches are asked, since each of
+//! them goes through all that waits. For that one only writes of many points wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::Index;
+
+/// Between two looks at whether searches are still asked.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes of vectors that may wait to be sealed in a collection; 0 for no bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// Whatever happens.
+    pub always: u64,
+    /// While searches are asked, for writes of many points.
+    pub searched: u64,
+}
+
+impl Bounds {
+    /// The one that counts now; 0 for none.
+    pub fn now(self, is_searched: bool) -> u64 {
+        match self {
+            Self { always: 0, searched } if is_searched => searched,
+            Self { always, searched } if is_searched && searched > 0 => always.min(searched),
+            Self { always, .. } => always,
+        }
+    }
+
+    /// Bytes of writes that may wait for room.
+    fn queued(self) -> u64 {
+        self.always.max(self.searched)
+    }
+}
 
 #[derive(Default)]
 pub struct Headroom {
@@ -18,6 +50,8 @@ pub struct Headroom {
     queued: AtomicU64,
     /// Whose turn it is; others queue for it.
     turn: Mutex<()>,
+    /// The same among writes of many points, before they queue with all others.
+    turn_of_many: Mutex<()>,
     /// The head shrank, or a reservation was given back.
     freed: Notify,
     /// The collection is gone: nobody needs to wait.
@@ -111,6 +145,45 @@ impl Index {
         }
     }
 
+    /// The same of a write of many points: before it queues with others it waits, after those that came before, for as long as
+    /// `is_searched` and the lower bound leaves no room for it.
+    pub async fn reserve_many(
+        self: &Arc<Self>,
+        bytes: u64,
+        bounds: Bounds,
+        is_searched: impl Fn() -> bool,
+    ) -> Result<Reservation, Crowded> {
+        let is_open = || !is_searched() || bounds.searched == 0 || self.has_room(bytes, bounds.searched);
+        let _turn = self.await_turn_of_many(bytes, bounds, is_open).await?;
+        // With the turn, or the next would not see it.
+        self.reserve(bytes, bounds.always).await
+    }
+
+    async fn await_turn_of_many(
+        &self,
+        bytes: u64,
+        bounds: Bounds,
+        is_open: impl Fn() -> bool,
+    ) -> Result<MutexGuard<'_, ()>, Crowded> {
+        let headroom = &self.headroom;
+        if let Ok(turn) = headroom.turn_of_many.try_lock()
+            && is_open()
+        {
+            return Ok(turn);
+        }
+        let _queued = headroom.queue(bytes, bounds.queued())?;
+        let turn = headroom.turn_of_many.lock().await;
+        loop {
+            let mut freed = std::pin::pin!(headroom.freed.notified());
+            freed.as_mut().enable();
+            if is_open() {
+                return Ok(turn);
+            }
+            // Nobody says that searches have ended.
+            let _ = tokio::time::timeout(LOOK, freed).await;
+        }
+    }
+
     /// Resolves when the head holds at most `bound` bytes; 0 for no bound.
     pub async fn await_headroom(&self, bound: u64) {
         loop {
@@ -125,13 +198,15 @@ impl Index {
 
     /// To be called by whoever has the turn.
     fn try_reserve(self: &Arc<Self>, bytes: u64, bound: u64) -> Option<Reservation> {
-        let headroom = &self.headroom;
-        let held = self.waiting_bytes() + headroom.reserved.load(Ordering::Acquire);
-        let is_open = bound == 0 || held == 0 || held + bytes <= bound || headroom.is_closed.load(Ordering::Acquire);
-        is_open.then(|| {
-            headroom.reserved.fetch_add(bytes, Ordering::AcqRel);
+        (bound == 0 || self.has_room(bytes, bound)).then(|| {
+            self.headroom.reserved.fetch_add(bytes, Ordering::AcqRel);
             Reservation { index: self.clone(), bytes }
         })
+    }
+
+    fn has_room(&self, bytes: u64, bound: u64) -> bool {
+        let held = self.waiting_bytes() + self.headroom.reserved.load(Ordering::Acquire);
+        held == 0 || held + bytes <= bound || self.headroom.is_closed.load(Ordering::Acquire)
     }
 }
 
@@ -171,6 +246,33 @@ mod tests {
         assert!(large.now_or_never().is_some_and(|let_in| let_in.is_ok()));
         assert!(small.now_or_never().is_some_and(|let_in| let_in.is_ok()));
         assert_eq!(index.headroom.queued(), 0);
+    }
+
+    #[tokio::test]
+    async fn writers_of_many_points_leave_room_for_searches_and_others_do_not_wait_for_them() {
+        let (index, asked) = (index(), AtomicBool::new(true));
+        let bounds = Bounds { always: 10 * ROW, searched: 4 * ROW };
+        let many = |bytes| index.reserve_many(bytes, bounds, || asked.load(Ordering::Relaxed));
+        let first = many(3 * ROW).now_or_never().unwrap().unwrap_or_else(|_| panic!("room"));
+        let mut second = std::pin::pin!(many(2 * ROW));
+        let mut third = std::pin::pin!(many(ROW));
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none(), "it would fit, but is not its turn");
+        assert_eq!(index.headroom.queued(), 3 * ROW, "whoever seals sees them");
+        let few = index.reserve(5 * ROW, bounds.always).now_or_never().unwrap();
+        assert!(few.is_ok(), "few points have all the room there is");
+        drop(few);
+        drop(first);
+        assert!(second.await.is_ok());
+        asked.store(false, Ordering::Relaxed);
+        assert!(third.await.is_ok(), "nobody searches");
+        assert_eq!(index.headroom.queued(), 0);
+    }
+
+    #[test]
+    fn the_bound_that_counts_is_the_lower_one_while_searches_are_asked() {
+        let now = |always, searched| [false, true].map(|is_searched| Bounds { always, searched }.now(is_searched));
+        assert_eq!([now(8, 3), now(8, 0), now(0, 3), now(2, 3)], [[8, 3], [8, 8], [0, 3], [2, 2]]);
     }
 
     #[test]

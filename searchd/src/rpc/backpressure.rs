@@ -1,4 +1,4 @@
-//! What waits to be sealed has a bound; past it a write waits here before it is accepted, or is refused in words that name
+//! What waits to be sealed has bounds; past them a write waits here before it is accepted, or is refused in words that name
 //! the bound. Nothing that was acknowledged depends on it.
 
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use tonic::Status;
 
 use super::caller::Caller;
 use super::{Service, status};
+use crate::commit::FEW_POINTS;
 use crate::index::Index;
-use crate::index::headroom::Reservation;
+use crate::index::headroom::{Bounds, Reservation};
 
 /// Longest wait of a caller without a deadline.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -18,8 +19,8 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What writers wait for, and have waited.
 #[derive(Debug, Default)]
 pub struct Backpressure {
-    /// Bytes of vectors that may wait in a collection; 0 for no bound.
-    pub bound: u64,
+    /// What may wait in a collection.
+    pub bounds: Bounds,
     /// Writes that wait now.
     pub waiting: AtomicU64,
     /// Nanoseconds that writes have waited.
@@ -35,8 +36,8 @@ struct Wait<'a> {
 }
 
 impl Backpressure {
-    pub fn new(bound: u64) -> Self {
-        Self { bound, ..Self::default() }
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
     }
 
     fn wait(&self) -> Wait<'_> {
@@ -63,11 +64,17 @@ impl Service {
     ) -> Result<Reservation, Status> {
         let backpressure = &*self.0.backpressure;
         let bytes = vectors as u64 * u64::from(index.settings.dimension) * size_of::<f32>() as u64;
+        let (bounds, is_many) = (backpressure.bounds, vectors > FEW_POINTS);
         let refuse = || {
             backpressure.refused.fetch_add(1, Ordering::Relaxed);
-            status::backlog(backpressure.bound)
+            status::backlog(bounds, is_many && self.0.pool.is_asked())
         };
-        let mut reserving = std::pin::pin!(index.reserve(bytes, backpressure.bound));
+        let mut reserving = std::pin::pin!(async {
+            match is_many {
+                true => index.reserve_many(bytes, bounds, || self.0.pool.is_asked()).await,
+                false => index.reserve(bytes, bounds.always).await,
+            }
+        });
         // Nearly always there is room, and nothing to be counted.
         if let std::task::Poll::Ready(outcome) = futures::poll!(reserving.as_mut()) {
             return outcome.map_err(|_| refuse());

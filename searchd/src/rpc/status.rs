@@ -7,6 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::backup;
 use crate::commit::command::Refusal;
 use crate::engine::settings::Violation;
+use crate::index::headroom::Bounds;
 use crate::search::stop::Stopped;
 use crate::search::{self, pool};
 use crate::wal::AppendError;
@@ -66,10 +67,13 @@ pub(super) fn draining() -> Status {
 }
 
 /// More waits to be indexed than may, and the write's patience is over.
-pub(super) fn backlog(bound: u64) -> Status {
+/// `is_searched`: the bound may be the one that holds while searches are asked.
+pub(super) fn backlog(bounds: Bounds, is_searched: bool) -> Status {
+    let bound = bounds.now(is_searched);
+    let name = if bound == bounds.always { "engine.waiting_bytes" } else { "engine.searched_bytes" };
     Status::resource_exhausted(format!(
-        "{bound} bytes of vectors (engine.waiting_bytes) wait to be indexed in this collection; nothing was changed. Try again \
-         a little later: room comes as they are"
+        "{bound} bytes of vectors ({name}) wait to be indexed in this collection; nothing was changed. Try again a little later: \
+         room comes as they are"
     ))
 }
 

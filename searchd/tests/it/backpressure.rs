@@ -1,6 +1,8 @@
 //! More is written than can be indexed: writes wait, or are refused in words that say why; what was acknowledged is there.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -111,6 +113,60 @@ async fn past_its_deadline_a_write_is_refused_by_the_bounds_name_and_taken_when_
     for i in [0, 88, 90, 139] {
         assert_eq!(ids(&running.search(search(i)).await.unwrap()), [format!("p{i:05}")]);
     }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_searches_are_asked_many_points_wait_for_the_lower_bound_and_few_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.engine.searched_bytes = (BOUND * DIMENSION * 4) as u64;
+    let bound = config.engine.searched_bytes.to_string();
+    let mut running = Running::with(config).await;
+    running.create("c", DIMENSION as u32, "euclidean").await;
+    // Nothing is sealed.
+    std::fs::write(directory.path().join("collections"), "").unwrap();
+    running.points.insert(insert(0..3 * BOUND)).await.expect("nobody searches");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let searching = tokio::spawn({
+        let (mut points, is_over) = (running.points.clone(), is_over.clone());
+        async move {
+            let mut asked = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let mut search = search(asked % BOUND);
+                // Another one each time, so that none is answered by a cache.
+                search.query[0] += 1e-4 * (asked % 20_000) as f32;
+                points.search(search).await.unwrap();
+                asked += 1;
+            }
+        }
+    });
+    eventually("a refusal that names the bound", PATIENCE, || async {
+        let mut request = Request::new(insert(1_000..1_000 + BOUND));
+        request.set_timeout(Duration::from_millis(300));
+        // One that came before the first search is taken; the client keeps the deadline, too, and may be the first to say so.
+        let refusal = running.points.clone().insert(request).await.err()?;
+        let names = |text: &str| refusal.message().contains(text);
+        (refusal.code() == Code::ResourceExhausted && names("engine.searched_bytes") && names(&bound)).then_some(())
+    })
+    .await
+    .unwrap();
+    running.points.insert(insert(2_000..2_005)).await.expect("few points have all the room there is");
+    assert_eq!(ids(&running.search(search(2_004)).await.unwrap()), ["p02004"]);
+    let mut points = running.points.clone();
+    let waiting = tokio::spawn(async move { points.insert(insert(3_000..3_000 + BOUND)).await });
+    let admin = running.searchd.admin_addr();
+    eventually("the write waits", PATIENCE, || async {
+        let text = crate::process::metrics_of(&format!("http://{admin}")).await?;
+        text.contains("nearfield_searchd_writes_held 1").then_some(())
+    })
+    .await
+    .unwrap();
+    // Without a search there is nobody to be held up.
+    is_over.store(true, Ordering::Relaxed);
+    searching.await.unwrap();
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(ids(&running.search(search(3_000)).await.unwrap()), ["p03000"]);
     running.stop().await;
 }
 
