@@ -22,6 +22,8 @@ pub(super) struct Search<'a> {
     /// Where the admitted rows are, if that is worth while to know.
     pub(super) listed: Option<Rc<Listed>>,
     pub(super) nearest: Nearest<'a>,
+    /// Live rows of the parts that it has been through.
+    pub(super) seen: usize,
     /// Rows of the head that were compared in full precision.
     pub(super) compared: usize,
     pub(super) trail: Trail,
@@ -48,7 +50,7 @@ impl Index {
             let (parts, listed) = self.parts_for(wanted, &searches, is_alone);
             let nearest = Nearest::new(wanted.k, by_id);
             let trail = Trail::with_capacity(parts.segments.len() + 1);
-            searches.push(Search { wanted, parts, listed, nearest, compared: 0, trail, damaged: None });
+            searches.push(Search { wanted, parts, listed, nearest, seen: 0, compared: 0, trail, damaged: None });
         }
         // One, but where a segment was sealed or a chunk begun between the looks.
         let mut moments: Vec<Arc<Parts>> = Vec::with_capacity(1);

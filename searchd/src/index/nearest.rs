@@ -58,6 +58,16 @@ impl<'a> Nearest<'a> {
         }
     }
 
+    /// Forgets some.
+    pub fn forget(&mut self, is_forgotten: impl Fn(&Hit) -> bool) {
+        self.heap.retain(|worst| !is_forgotten(&worst.0));
+    }
+
+    /// Those that are in.
+    pub fn hits(&self) -> impl Iterator<Item = &Hit> {
+        self.heap.iter().map(|worst| &worst.0)
+    }
+
     pub fn len(&self) -> usize {
         self.heap.len()
     }

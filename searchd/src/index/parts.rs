@@ -61,11 +61,16 @@ impl Parts {
         head + self.segments.iter().map(|segment| of_segment(segment)).sum::<f64>()
     }
 
-    /// Goes through all parts for all of the searches, one part after the other.
+    /// Goes through all parts for all of the searches, one part after the other, and through the largest segments first: what is
+    /// found there tells how much of the others is worth a look.
     pub(super) fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
         self.search_head(searches, stop)?;
-        for segment in &self.segments {
+        let mut by_size: Vec<(usize, &Segment)> =
+            self.segments.iter().map(|segment| (segment.live(), &**segment)).collect();
+        by_size.sort_by_key(|(live, _)| std::cmp::Reverse(*live));
+        for (live, segment) in by_size {
             segment.search(searches, stop)?;
+            searches.iter_mut().for_each(|search| search.seen += live);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Its files never change, but for a graph that was damaged and is built anew.
 
+mod glance;
 mod search;
 
 use std::io;

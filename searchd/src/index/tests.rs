@@ -2,6 +2,7 @@ mod backlog;
 mod churn;
 mod filtered;
 mod forms;
+mod glance;
 mod grown;
 mod learning;
 mod mapped;

@@ -125,6 +125,7 @@ impl Parts {
             // All that could be found was looked at.
             let findable = Findable::Counted(computed.unwrap_or(0).max(compared));
             let (part, plan) = (Part::Head, *plan);
+            search.seen += live;
             search.trail.push(Step { part, rows, live, findable, plan, fell_back, computed, proposed, compared, took });
         }
         Ok(())

@@ -132,16 +132,27 @@ impl Segment {
         let ef = proposer.candidates(wanted.effort, wanted.k);
         let asked = Asked { query: wanted.scorer.query(), k: wanted.k, ef, way: step.plan.way, admission, stop };
         if asked.way != Way::Codes {
-            let proposal = ask(proposer, &asked, step)?;
-            // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be
-            // just those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
-            if let Some(proposal) =
-                proposal.filter(|proposal| !proposal.is_short && self.is_enough(proposal, wanted, step))
-            {
+            let mut found = Vec::new();
+            for ef in self.glance(search, ef).into_iter().chain([ef]) {
+                let proposal = ask(proposer, &Asked { ef, ..asked }, step)?;
+                // A graph that is cut into pieces by what is not admitted may end early, and the rows around the query may be
+                // just those that are not. Fewer than k, or what happened to be near, is never an answer while there are more.
+                let Some(mut proposal) =
+                    proposal.filter(|proposal| !proposal.is_short && self.is_enough(proposal, wanted, step))
+                else {
+                    continue;
+                };
+                // Nothing is found twice.
+                proposal.rows.retain(|row| found.binary_search(row).is_err());
                 self.vectors.bring(&proposal.rows, stop)?;
-                step.compared = self.compare(&Rows::Listed(&proposal.rows), search);
-                return Ok(true);
+                step.compared += self.compare(&Rows::Listed(&proposal.rows), search);
+                match self.glanced(search) {
+                    Some(more) if ef < asked.ef => found = more,
+                    _ => return Ok(true),
+                }
             }
+            // All is looked at anew.
+            search.nearest.forget(|hit| hit.row.part == self.part());
             step.fell_back = true;
             if step.plan.proposing.codes.is_none() {
                 return Ok(false);
@@ -297,7 +308,8 @@ fn ask(proposer: &Proposer, asked: &Asked<'_>, step: &mut Step) -> Result<Option
     asked.stop.check()?;
     let proposal = unless_failed(proposal)?;
     if let Some(proposal) = &proposal {
-        (step.proposed, step.computed) = (proposal.rows.len(), proposal.computed);
+        step.proposed += proposal.rows.len();
+        step.computed = proposal.computed.map(|computed| step.computed.unwrap_or(0) + computed);
     }
     Ok(proposal)
 }
