@@ -5,6 +5,7 @@
 //! nothing. `MANIFEST` names everything that belongs together and is replaced by renaming, so a crash leaves the old
 //! checkpoint or the new one.
 
+mod copying;
 mod format;
 mod records;
 mod restore;

@@ -1,15 +1,16 @@
 //! Work that comes after searches, on threads of a lower priority.
 //!
 //! Two things are said of them. By its nice value such a thread gets a small share where there is more to be done than there
-//! are processors. And by a long slice (Linux 6.12 and later) it is not protected from whoever wakes: a search or its answer,
+//! are processors. And by a longer slice (Linux 6.12 and later) it is not protected from whoever wakes: a search or its answer,
 //! which run for less, need not wait until a millisecond or more of it is over.
 //!
 //! A priority once lowered is not given back, and whoever holds a lock that others wait for must not be put off: so what is
 //! long is done on a thread of its own, and what needs the lock by whoever waits for that.
 
-/// Longest slice that the kernel takes, in nanoseconds.
+/// A slice longer than that of other threads, some three milliseconds at most, in nanoseconds; and no longer than that: whoever was
+/// put off in the middle of what others wait for, a mapping that the kernel changes say, waits behind those of its own priority.
 #[cfg(target_os = "linux")]
-const SLICE: u64 = 100_000_000;
+const SLICE: u64 = 10_000_000;
 
 /// Gives this thread, and those that it starts from now on, a nice value and a long slice. Failing leaves the priority alone.
 pub fn lower(niceness: i32) {

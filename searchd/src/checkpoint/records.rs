@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::RandomState;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -39,14 +39,12 @@ const LARGE: u64 = 16 << 20;
 /// Larger ones are hashed by several, too.
 const HASHED_AT_ONCE: usize = 256 << 10;
 
-/// Writes records slot by slot.
-pub(super) struct Writer<W> {
-    into: W,
-    hasher: blake3::Hasher,
+/// Puts records into the form of the file, slot by slot.
+pub(super) struct Writer {
     /// The block that is being filled.
     ids: Vec<u8>,
     records: Vec<u8>,
-    /// Whole blocks that are not written yet.
+    /// Whole blocks that were not taken yet.
     blocks: Vec<u8>,
     starts: Vec<u64>,
     rows: Vec<[u32; 2]>,
@@ -54,11 +52,9 @@ pub(super) struct Writer<W> {
     tail: format::Tail,
 }
 
-impl<W: Write> Writer<W> {
-    pub(super) fn new(into: W) -> Self {
+impl Writer {
+    pub(super) fn new() -> Self {
         Self {
-            into,
-            hasher: blake3::Hasher::new(),
             ids: Vec::new(),
             records: Vec::new(),
             blocks: Vec::new(),
@@ -69,7 +65,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// The next slot's record: `row` in a segment, or else its `values`, if it has any. Nothing is written yet.
+    /// The next slot's record: `row` in a segment, or else its `values`, if it has any.
     pub(super) fn push(&mut self, id: &str, record: &Record, row: Option<Row>, values: Bytes) {
         if !values.is_empty() {
             self.tail.waiting.push(self.tail.slots);
@@ -93,35 +89,32 @@ impl<W: Write> Writer<W> {
         self.blocks.append(&mut self.records);
     }
 
-    /// Writes what was pushed.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        let blocks = std::mem::take(&mut self.blocks);
-        self.write(&blocks)
+    /// Bytes that can be taken.
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// Writes the rest. Returns what it all was written into, and what it hashes to.
-    pub(super) fn finish(mut self) -> io::Result<(W, blake3::Hash)> {
+    /// What comes next in the file.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.blocks)
+    }
+
+    /// The rest of the file.
+    pub(super) fn finish(mut self) -> Vec<u8> {
         if !(self.tail.slots as usize).is_multiple_of(BLOCK) {
             self.end_block();
         }
-        self.flush()?;
         let mut sites: Vec<_> = std::mem::take(&mut self.sites).into_iter().collect();
         sites.sort_by_key(|(_, number)| *number);
         let site = |site: &Site| format::Site { region: site.region.to_string(), writer: site.writer };
         self.tail.sites = sites.iter().map(|(known, _)| site(known)).collect();
-        let rows: Vec<u8> = self.rows.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
-        let starts: Vec<u8> = self.starts.iter().flat_map(|start| start.to_le_bytes()).collect();
+        let mut rest = self.blocks;
+        rest.extend(self.rows.iter().flatten().flat_map(|number| number.to_le_bytes()));
+        rest.extend(self.starts.iter().flat_map(|start| start.to_le_bytes()));
         let tail = self.tail.encode_to_vec();
-        let length = (tail.len() as u32).to_le_bytes();
-        for part in [&rows[..], &starts, &tail, &length] {
-            self.write(part)?;
-        }
-        Ok((self.into, self.hasher.finalize()))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.into.write_all(bytes)
+        rest.extend(&tail);
+        rest.extend((tail.len() as u32).to_le_bytes());
+        rest
     }
 
     fn message(&mut self, record: &Record, values: Bytes) -> format::Record {
@@ -374,14 +367,16 @@ mod tests {
     }
 
     fn write(path: &Path, all: &[Kept]) -> blake3::Hash {
-        let mut writer = Writer::new(File::create(path).unwrap());
+        let (mut writer, mut bytes) = (Writer::new(), Vec::new());
         for (i, kept) in all.iter().enumerate() {
             writer.push(&kept.id, &kept.record, kept.row, kept.values.clone());
             if i % 20 == 0 {
-                writer.flush().unwrap();
+                bytes.extend(writer.take());
             }
         }
-        writer.finish().unwrap().1
+        bytes.extend(writer.finish());
+        std::fs::write(path, &bytes).unwrap();
+        blake3::hash(&bytes)
     }
 
     proptest! {

@@ -2,24 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::copying::Source;
 use super::format::{self, FORMAT, Manifest};
-use super::records::Writer;
 use super::shared::{self, Use};
 use super::{Error, collection_directory, collections_directory, records_file, records_of, write_manifest};
-use crate::engine::{Address, Holder, Slot};
+use crate::engine::{Address, Holder};
 use crate::index::Index;
 use crate::index::segment::Sealed;
-use crate::store::{Store, encode_values};
+use crate::store::Store;
 use crate::wal::sync_directory;
-
-/// Records that are copied under one look at the state.
-const BLOCK: Slot = 1_024;
 
 /// Writes checkpoints of one data directory. There is one, on the maintenance thread. Which row is in which segment does not
 /// change while it writes a collection: see [`Index::hold_places`].
@@ -202,7 +199,7 @@ impl Checkpointer {
             }
         };
         let mut write = || {
-            let (records, hash) = source.write(Vec::new())?;
+            let (records, hash) = source.copied();
             Ok((file.number(), Some(file.push(&records)?), hash))
         };
         write().map_err(|source| Error::Io { doing: "writing", path: file.path().to_owned(), source })
@@ -215,8 +212,7 @@ impl Checkpointer {
         let path = records_file(&self.directory, source.incarnation, number);
         let write = || {
             std::fs::create_dir_all(&home)?;
-            let (file, hash) = source.write(BufWriter::with_capacity(1024 * 1024, File::create(&path)?))?;
-            file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+            let hash = source.write(File::create(&path)?)?;
             sync_directory(&home)?;
             sync_directory(&collections_directory(&self.directory))?;
             Ok((number, None, hash))
@@ -317,44 +313,5 @@ impl Sharing {
     /// Whether the collection's records have to move.
     fn leaves(&self, collection: &format::Collection) -> bool {
         collection.part.is_some() && self.worn.contains(&collection.records)
-    }
-}
-
-/// One collection's records.
-struct Source<'a> {
-    store: &'a Store,
-    address: &'a Address,
-    incarnation: u64,
-    index: &'a Index,
-}
-
-impl Source<'_> {
-    /// Writes all slots.
-    fn write<W: Write>(&self, into: W) -> io::Result<(W, blake3::Hash)> {
-        let mut writer = Writer::new(into);
-        let mut start: Slot = 0;
-        loop {
-            let done = {
-                let state = self.store.read();
-                let collection = state.holder(self.address).and_then(|holder| holder.collection.as_ref());
-                // Dropped while it was being written: what is there is enough, for the log drops it again.
-                let Some(collection) = collection.filter(|found| found.incarnation == self.incarnation) else { break };
-                let end = collection.slots().min(start.saturating_add(BLOCK));
-                for (slot, (id, record)) in (start..end).filter_map(|slot| Some((slot, collection.slot(slot)?))) {
-                    let sealed = self.index.row(slot).filter(|row| self.index.is_sealed(*row));
-                    // What is not sealed is in memory, and never damaged.
-                    let is_waiting = sealed.is_none() && record.is_live();
-                    let values = if is_waiting { self.index.values(slot).ok().flatten() } else { None };
-                    writer.push(id, record, sealed, values.map(|values| encode_values(&values)).unwrap_or_default());
-                }
-                start = end;
-                end == collection.slots()
-            };
-            writer.flush()?;
-            if done {
-                break;
-            }
-        }
-        writer.finish()
     }
 }

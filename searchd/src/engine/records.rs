@@ -36,7 +36,7 @@ pub trait Blocks: Send + Sync {
 pub struct Records {
     stored: Option<Box<Stored>>,
     /// The slots after those.
-    recent: Vec<Entry>,
+    recent: Recent,
     places: HashTable<Place>,
     hasher: RandomState,
 }
@@ -61,7 +61,7 @@ impl Records {
                 stored.block(block);
             }
         }
-        Self { stored: Some(Box::new(stored)), recent: Vec::new(), places, hasher }
+        Self { stored: Some(Box::new(stored)), recent: Recent::default(), places, hasher }
     }
 
     /// All slots.
@@ -100,10 +100,6 @@ impl Records {
         }
         let (hash, slot) = (hash(&self.hasher, id), self.len() as Slot);
         self.places.insert_unique(spread(hash), Place { hash, slot }, |place| spread(place.hash));
-        if self.recent.len() == self.recent.capacity() {
-            // In smaller steps than doubling: there may be thousands of small collections.
-            self.recent.reserve_exact((self.recent.len() / 2).max(LEAST_ROOM));
-        }
         self.recent.push(Entry { id: id.into(), record: Record::default() });
         slot
     }
@@ -125,6 +121,42 @@ pub fn hash(hasher: &RandomState, id: &str) -> u32 {
 /// A table looks at both ends of 64 bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Entries in their order, in pieces: when one is full the next is begun, and none is ever moved. To move a million of them into more
+/// room takes some hundred milliseconds, for which all searches would wait.
+#[derive(Debug, Default)]
+struct Recent(Vec<Vec<Entry>>);
+
+impl Recent {
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * PIECE + last.len())
+    }
+
+    fn get(&self, at: usize) -> Option<&Entry> {
+        self.0.get(at / PIECE)?.get(at % PIECE)
+    }
+
+    fn get_mut(&mut self, at: usize) -> Option<&mut Entry> {
+        self.0.get_mut(at / PIECE)?.get_mut(at % PIECE)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        match self.0.last_mut().filter(|last| last.len() < PIECE) {
+            Some(last) => {
+                if last.len() == last.capacity() {
+                    // In smaller steps than doubling: there may be thousands of small collections.
+                    last.reserve_exact((last.len() / 2).max(LEAST_ROOM).min(PIECE - last.len()));
+                }
+                last.push(entry);
+            }
+            None => {
+                let mut piece = Vec::with_capacity(if self.0.is_empty() { LEAST_ROOM } else { PIECE });
+                piece.push(entry);
+                self.0.push(piece);
+            }
+        }
+    }
 }
 
 /// What a checkpoint had.
@@ -171,6 +203,8 @@ impl fmt::Debug for Stored {
 
 /// Records that there is room for when there is none.
 const LEAST_ROOM: usize = 4;
+/// Records of one piece.
+const PIECE: usize = 1_024;
 
 #[cfg(test)]
 mod tests {
@@ -208,19 +242,19 @@ mod tests {
         assert!(numbers.asked.lock().is_empty());
         assert_eq!((records.find("999"), records.find("1000"), records.len()), (Some(999), None, 1_000));
         assert_eq!(*numbers.asked.lock(), [999 / BLOCK]);
-        for more in 1_000..1_100 {
+        for more in 1_000..4_000 {
             assert_eq!(records.find_or_insert(&more.to_string()), more);
         }
         records.get_mut(17).unwrap().record.version = 3;
         assert_eq!(numbers.asked.lock().len(), 2, "growing looks at no id again");
-        for slot in 0..1_100 {
+        for slot in 0..4_000 {
             assert_eq!(records.find_or_insert(&slot.to_string()), slot);
             assert_eq!(&*records.get(slot).unwrap().id, slot.to_string());
             assert_eq!(records.get(slot).unwrap().record.version, if slot == 17 { 3 } else { 0 });
         }
         let asked = numbers.asked.lock().clone();
         assert_eq!(asked.len(), asked.iter().collect::<BTreeSet<_>>().len());
-        assert_eq!((records.len(), records.iter().count(), records.get(1_100)), (1_100, 1_100, None));
+        assert_eq!((records.len(), records.iter().count(), records.get(4_000)), (4_000, 4_000, None));
         assert_eq!(Arc::strong_count(&numbers), 1, "what was read is gone");
     }
 
