@@ -31,12 +31,18 @@ impl Purse {
 
     /// Takes one. False when there is none.
     pub(super) fn spend(&mut self) -> bool {
-        if self.left <= 0 {
+        self.pay(1)
+    }
+
+    /// Takes as many. False when there are not so many, and then none is taken.
+    pub(super) fn pay(&mut self, units: u32) -> bool {
+        let units = whole(units);
+        if self.left < units {
             self.regain();
         }
-        let spent = self.left > 0;
-        self.left -= i32::from(spent);
-        spent
+        let paid = self.left >= units;
+        self.left -= if paid { units } else { 0 };
+        paid
     }
 
     /// Takes `more`, whether it is there or not; but no more is owed then than `most`.

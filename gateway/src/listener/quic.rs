@@ -15,7 +15,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 
-use super::allowance::{Allowance, Purse};
 use super::connection::{Peer, Shared};
 use super::door::Limit;
 use super::quic_answer::{answer, date, taken};
@@ -24,8 +23,10 @@ use super::quic_early::{self, Client, Opened, Proven};
 use super::quic_fields::Protocol;
 use super::quic_head::well_formed;
 use super::quic_recv::Recv;
+use super::quic_sieve::Sieve;
 use super::quic_streams::{self, Beside, Stopped};
 use super::quic_tunnel::Tunnel;
+use super::quic_waste::{Outcome, Waste};
 use super::sockets::BoundUdp;
 use super::tls::{self, Certificates, Material};
 use super::{Http3, Mark, QuicSecrets, SharedSocket, tcp};
@@ -46,10 +47,6 @@ const WAITING_PER_HANDSHAKE: usize = 4;
 /// Bytes that may come behind such a datagram while it waits: what a client sends before it hears anything (RFC 9002 section
 /// 7.2), early data with it.
 const BEHIND_FIRST: u64 = 16 << 10;
-/// Requests of a connection that come to nothing: given up, malformed, or without a head in time.
-const WASTED: Allowance = Allowance { burst: 1_000, per_second: 100 };
-/// Requests answered for which one more may be wasted.
-const ANSWERED_PER_WASTED: u32 = 10;
 /// HTTP/3 needs three unidirectional streams from the client: control and QPACK's two; and some may be greased.
 const UNI_STREAMS: u32 = 8;
 
@@ -66,8 +63,9 @@ pub(super) fn endpoint(
     let limits = &shared.config;
     let config = server_config(&limits.http3, limits.idle_timeout, &certificates.current(), secrets);
     let runtime = Arc::new(quinn::TokioRuntime);
+    let sieve = Sieve::new(udp.socket.try_clone().map_err(Error::Quic)?.into());
     let socket = quinn::Runtime::wrap_udp_socket(&*runtime, udp.socket).map_err(Error::Quic)?;
-    let socket = SharedSocket::new(socket, udp.elders, shared.door.clone());
+    let socket = SharedSocket::new(socket, udp.elders, shared.door.clone(), sieve);
     let endpoint = secrets.endpoint_config(mark);
     let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(config), socket.clone(), runtime);
     Ok((endpoint.map_err(Error::Quic)?, socket))
@@ -173,7 +171,7 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
     let mut requests = JoinSet::new();
     // Of the TLS handshake: a client may move to another address, not to another certificate.
     let identity = identity(&quic);
-    let (mut draining, mut wasted, mut answered) = (false, Purse::new(WASTED), 0);
+    let (mut draining, mut waste) = (false, Waste::new());
     let ended = loop {
         tokio::select! {
             accepted = h3.accept() => match accepted {
@@ -187,14 +185,8 @@ async fn connection(opened: Opened, mut client: Client, shared: Arc<Shared>) -> 
                 Err(error) => break Err(error),
             },
             Some(done) = requests.join_next() => match done {
-                Ok(Outcome::Answered) => {
-                    answered += 1;
-                    if answered % ANSWERED_PER_WASTED == 0 {
-                        wasted.earn(1);
-                    }
-                }
-                Ok(Outcome::Wasted) if wasted.spend() => {}
-                Ok(Outcome::Wasted) => {
+                Ok(outcome) if waste.count(outcome) => {}
+                Ok(_too_much) => {
                     shared.door.cut(Limit::Http3Resets, proven.get().copied());
                     let code = quic_streams::varint(Code::H3_EXCESSIVE_LOAD.value());
                     quic.close(code, b"too many requests come to nothing");
@@ -233,14 +225,6 @@ fn identity(quic: &quinn::Connection) -> Option<PeerIdentity> {
     tls::identity(chain.as_deref().map(Vec::as_slice))
 }
 
-/// What a request came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Answered,
-    /// Work without an answer: see [`WASTED`].
-    Wasted,
-}
-
 async fn request(
     resolver: Resolver,
     beside: Beside,
@@ -254,19 +238,19 @@ async fn request(
         Ok(Ok(resolved)) => resolved,
         Ok(Err(error)) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "request head refused");
-            return Outcome::Wasted;
+            return Outcome::wasted(&told);
         }
         // Dropping the stream resets it.
         Err(_elapsed) => {
             shared.door.cut(Limit::Head, None);
-            return Outcome::Wasted;
+            return Outcome::wasted(&told);
         }
     };
     let (mut send, recv) = stream.split();
     let protocol = told.protocol();
     if told.is_malformed() || !well_formed(&head, protocol) {
         send.stop_stream(Code::H3_MESSAGE_ERROR);
-        return Outcome::Wasted;
+        return Outcome::wasted(&told);
     }
     if let Some(protocol) = protocol {
         connect(head.map(|()| body::empty()), protocol, &peer, (send, recv), stopped, &shared).await;
@@ -303,7 +287,7 @@ async fn request(
         shared.door.cut(Limit::Answer, None);
     }
     send.stop_stream(if error.is::<Malformed>() { Code::H3_MESSAGE_ERROR } else { Code::H3_REQUEST_CANCELLED });
-    Outcome::Wasted
+    Outcome::wasted(&told)
 }
 
 /// An extended CONNECT (RFC 9220): once it is answered well the stream belongs to whoever took it.

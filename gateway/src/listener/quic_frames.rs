@@ -6,7 +6,7 @@
 //! malformed: so sections are looked at here, and `:protocol` is taken out of a head and told beside it. Extended CONNECT
 //! (RFC 9220) then works as over HTTP/2.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,6 +24,7 @@ use super::quic_framing::{
 pub(super) struct Told {
     protocol: OnceLock<Protocol>,
     malformed: AtomicBool,
+    fields: AtomicU64,
 }
 
 impl Told {
@@ -35,6 +36,11 @@ impl Told {
     /// Whether the request so far is to be answered by H3_MESSAGE_ERROR.
     pub(super) fn is_malformed(&self) -> bool {
         self.malformed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the head and the trailers, as they came.
+    pub(super) fn fields(&self) -> u64 {
+        self.fields.load(Ordering::Relaxed)
     }
 }
 
@@ -117,7 +123,11 @@ impl Frames {
     /// What the client must not do.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         let order = &mut self.order;
-        match self.framing.next(|kind, length| order.judge(kind, length))? {
+        let piece = self.framing.next(|kind, length| order.judge(kind, length))?;
+        if let Some(Piece::Whole { frame, .. }) = &piece {
+            self.told.fields.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        }
+        match piece {
             None => Ok(None),
             Some(Piece::Passed(bytes)) => Ok(Some(bytes)),
             Some(Piece::Whole { at, frame, .. }) if self.order.part == Part::Nothing => {

@@ -5,7 +5,7 @@
 //! has drained. A full relay drops datagrams, as any network may.
 //!
 //! Here too is where a client is not heard that begins handshakes without an end: further in, each of its datagrams would cost
-//! the keys that it is read with.
+//! the keys that it is read with. When there are many, they are left to the kernel ([`Sieve`]).
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -25,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::door::Door;
 use super::quic_ids::{Mark, begins};
+use super::quic_sieve::Sieve;
 
 /// Who reads the socket.
 enum Reader {
@@ -53,19 +54,26 @@ pub(crate) struct SharedSocket {
     reader: ArcSwap<Reader>,
     elders: ArcSwap<Vec<Arc<Elder>>>,
     door: Arc<Door>,
+    sieve: Sieve,
     /// The endpoint, when it waits for another reader.
     waker: AtomicWaker,
 }
 
 impl SharedSocket {
     /// Around a socket that nobody else reads, or that `elders` still do.
-    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, elders: Vec<Arc<Elder>>, door: Arc<Door>) -> Arc<Self> {
+    pub(super) fn new(
+        socket: Arc<dyn AsyncUdpSocket>,
+        elders: Vec<Arc<Elder>>,
+        door: Arc<Door>,
+        sieve: Sieve,
+    ) -> Arc<Self> {
         let reader = if elders.is_empty() { Reader::Own } else { Reader::Elder };
         Arc::new(Self {
             socket,
             reader: ArcSwap::from_pointee(reader),
             elders: ArcSwap::from_pointee(elders),
             door,
+            sieve,
             waker: AtomicWaker::new(),
         })
     }
@@ -76,6 +84,7 @@ impl SharedSocket {
 
     /// The older process has stopped reading.
     pub(crate) fn take(&self) {
+        self.sieve.open();
         self.read_by(Reader::Own);
     }
 
@@ -102,7 +111,14 @@ impl SharedSocket {
                 elder.send(datagram, meta);
                 false
             }
-            None => !begins(datagram) || self.door.hears(meta.addr.ip()),
+            None => {
+                let client = meta.addr.ip();
+                let heard = !begins(datagram) || self.door.hears(client);
+                if !heard {
+                    self.sieve.unheard(client);
+                }
+                heard
+            }
         }
     }
 }
