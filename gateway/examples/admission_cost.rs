@@ -33,8 +33,9 @@ fn main() {
     let _place = enter(&full, Criticality::Normal);
     report("a refusal", || drop(black_box(enter(&full, Criticality::Normal))));
 
-    // Overload from the first moment: the newest goes first.
-    let queued = Room::new(&one, &QueueConfig { interval: Duration::ZERO, ..patient }, 1);
+    // Overload from the first moment, and little patience left: the newest goes first.
+    let overload = QueueConfig { interval: Duration::ZERO, target: patient.patience / 4, ..patient };
+    let queued = Room::new(&one, &overload, 1);
     let mut place = enter(&queued, Criticality::Normal).and_then(Result::ok);
     let mut waiting: Vec<_> = (0..WAITING - 1).map(|_| Box::pin(wait(&queued))).collect();
     let mut cx = Context::from_waker(Waker::noop());
@@ -53,7 +54,7 @@ fn main() {
 }
 
 async fn wait(room: &Room) -> Result<Place, Full> {
-    room.enter(Criticality::Critical, None).await
+    room.enter(Criticality::Normal, None).await
 }
 
 /// Without waiting.

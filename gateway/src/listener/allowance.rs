@@ -58,6 +58,12 @@ impl Purse {
         u32::try_from(self.left).unwrap_or(0)
     }
 
+    /// Whether there is less than nothing.
+    pub(super) fn owes(&mut self) -> bool {
+        self.regain();
+        self.left < 0
+    }
+
     /// Puts `more` in, up to what may be spent at once.
     pub(super) fn earn(&mut self, more: u32) {
         self.left = self.left.saturating_add(whole(more)).min(whole(self.allowance.burst));

@@ -110,6 +110,12 @@ impl Arrivals {
         known.clients.get_mut(&by_address::client(client)).is_some_and(|client| client.purse.left() == 0)
     }
 
+    /// Whether it has not paid yet for a flood: then it cannot come before long.
+    pub(super) fn owes(&self, client: IpAddr) -> bool {
+        let mut known = self.known.lock();
+        known.clients.get_mut(&by_address::client(client)).is_some_and(|client| client.purse.owes())
+    }
+
     /// It was shown out for a flood.
     pub(super) fn fine(&self, client: IpAddr) {
         let mut known = self.known.lock();
@@ -200,6 +206,7 @@ mod tests {
         let mut waited = Vec::new();
         for _ in 0..5 {
             arrivals.fine(client);
+            assert!(arrivals.owes(client) && !arrivals.owes(addr("192.0.2.2")));
             waited.push(seconds_until_it_comes().await);
         }
         assert_eq!(waited, [1, 2, 4, 8, 8]);

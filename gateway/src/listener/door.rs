@@ -199,6 +199,15 @@ impl Door {
         !self.is_exempt(client) && self.arrivals.is_spent(client)
     }
 
+    /// False for a client that owes for a flood: to let it prove its address first would be for nothing.
+    pub(crate) fn awaits(&self, client: IpAddr) -> bool {
+        let awaited = self.is_exempt(client) || !self.arrivals.owes(client);
+        if !awaited {
+            self.refuse(Reason::Rate);
+        }
+        awaited
+    }
+
     /// Whether a datagram that may begin a QUIC handshake is looked at.
     pub(crate) fn hears(&self, client: IpAddr) -> bool {
         let heard = self.is_exempt(client) || self.initials.come(client);
@@ -339,6 +348,7 @@ mod tests {
         let admitted = |client| (0..2 * burst).filter(|_| door.admits(client)).count();
         assert_eq!([flooding, hop, own].map(admitted), [0, 2 * burst, 2 * burst]);
         assert!(door.doubts(flooding) && !door.doubts(slow) && !door.doubts(hop));
+        assert!(!door.awaits(flooding) && door.awaits(slow) && door.awaits(hop));
         // What a handshake takes passes time and again.
         assert!((burst..2 * burst).contains(&admitted(slow)));
     }

@@ -123,7 +123,7 @@ pub(super) async fn serve(
         };
         let addr = incoming.remote_address().ip();
         let proven = incoming.remote_address_validated();
-        if proven && !shared.door.admits(addr) {
+        if proven && !shared.door.admits(addr) || !proven && !shared.door.awaits(addr) {
             incoming.refuse();
             continue;
         }
