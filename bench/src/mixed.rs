@@ -35,6 +35,8 @@ const BATCH: usize = 1_000;
 const IN_FLIGHT: usize = 4;
 const INDEXING: Duration = Duration::from_secs(3_600);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A tenth of a core for so long is what searchd takes when it has nothing to do.
+const QUIET: Duration = Duration::from_secs(8);
 /// An insert that finds no room comes back after so long, so many times.
 const COME_BACK: Duration = Duration::from_millis(200);
 const MAX_WAITS: usize = 3_000;
@@ -87,6 +89,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         next: Arc::default(),
     };
     load.during(arguments.time, None, 0).await?;
+    learned(&server).await?;
     let peak = load.during(arguments.time, None, WRITE_EVERY).await?;
     peak.report("90 % searches, closed loop", &mut table);
     let mixed = load.during(arguments.time * 4, Some(peak.rate() * LOAD), WRITE_EVERY).await?;
@@ -147,18 +150,39 @@ async fn backlog(
     Ok(())
 }
 
+/// Waits until searchd knows what is asked, and has done what follows from it.
+async fn learned(server: &Server) -> Result<()> {
+    let (started, searchd) = (Instant::now(), server.cluster.searchd(0));
+    while metric(server, "nearfield_searchd_graphs_tried_total").await? == 0.0 {
+        ensure!(started.elapsed() < INDEXING, "no graph was tried within {INDEXING:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let mut busy = searchd.cpu_time()?;
+    while started.elapsed() < INDEXING {
+        tokio::time::sleep(QUIET).await;
+        let now = searchd.cpu_time()?;
+        if now - busy < QUIET / 10 {
+            break;
+        }
+        busy = now;
+    }
+    Ok(())
+}
+
 /// Rows of graphs that searchd has built so far: those that looked for their neighbours, and those that kept them.
 async fn built(server: &Server) -> Result<[f64; 2]> {
+    let rows = |work: &str| format!("nearfield_searchd_graph_rows_total{{work=\"{work}\"}}");
+    Ok([metric(server, &rows("placed")).await?, metric(server, &rows("kept")).await?])
+}
+
+/// A metric of searchd.
+async fn metric(server: &Server, name: &str) -> Result<f64> {
     let admin = server.cluster.searchd(0).address("admin")?;
     let mut stream = TcpStream::connect(admin.trim_start_matches("http://")).await?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: searchd\r\nConnection: close\r\n\r\n").await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    let value = |work: &str| {
-        let name = format!("nearfield_searchd_graph_rows_total{{work=\"{work}\"}} ");
-        text.lines().find_map(|line| line.strip_prefix(&*name)?.parse().ok()).context(name)
-    };
-    Ok([value("placed")?, value("kept")?])
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).with_context(|| name.to_owned())
 }
 
 /// What to say of it, if anything.

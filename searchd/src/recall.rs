@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -86,9 +87,14 @@ pub struct Watch {
     gauges: Family<Labels, Gauge<f64, AtomicU64>>,
     /// By incarnation.
     known: BTreeMap<u64, Known>,
+    tried: Tried,
     /// Ends a long step.
     stop: Stop,
 }
+
+/// Graphs that were tried with users' questions.
+#[derive(Default)]
+struct Tried(Counter);
 
 #[derive(Default)]
 struct Known {
@@ -119,7 +125,10 @@ impl Watch {
         let gauges = Family::default();
         let help = "Recall of the ten nearest, by the last questions asked again exactly";
         registry.register("nearfield_recall_at_10", help, gauges.clone());
-        Self { store, interval, gauges, known: BTreeMap::new(), stop: Stop::default() }
+        let tried = Tried::default();
+        let help = "Graphs that were tried with what users asked last, to know how many candidates a recall takes";
+        registry.register("nearfield_searchd_graphs_tried", help, tried.0.clone());
+        Self { store, interval, gauges, known: BTreeMap::new(), tried, stop: Stop::default() }
     }
 
     pub fn start(mut self) -> std::io::Result<Watching> {
@@ -154,7 +163,7 @@ impl Watch {
                 continue;
             }
             known.seen = seen;
-            if !known.look(index, stopped) || !learn(index, &self.stop, stopped) {
+            if !self.tried.learn(index, &self.stop, stopped) || !known.look(index, stopped) {
                 return;
             }
         }
@@ -167,26 +176,26 @@ impl Watch {
     }
 }
 
-/// Lets a segment learn from what users ask. False when the watch is to end.
-fn learn(index: &Index, stop: &Stop, stopped: &mpsc::Receiver<()>) -> bool {
-    let started = Instant::now();
-    match index.learn(stop) {
-        Ok(false) => return true,
-        Ok(true) => tracing::info!(
-            ef = index.candidates(index.settings.effort),
-            took_ms = started.elapsed().as_millis(),
-            "a graph was tried with questions of users"
-        ),
-        Err(graph::Error::Stopped(_)) => return false,
-        // Searches notice it as well, and it is mended.
-        Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a graph could not be tried with questions of users"
-            );
+impl Tried {
+    /// Lets a segment learn from what users ask. False when the watch is to end.
+    fn learn(&self, index: &Index, stop: &Stop, stopped: &mpsc::Receiver<()>) -> bool {
+        let started = Instant::now();
+        match index.learn(stop) {
+            Ok(false) => return true,
+            Ok(true) => {
+                self.0.inc();
+                let (ef, took) = (index.candidates(index.settings.effort), started.elapsed().as_secs_f64());
+                tracing::info!(ef, took, "a graph was tried with questions of users");
+            }
+            Err(graph::Error::Stopped(_)) => return false,
+            // Searches notice it as well, and it is mended.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a graph could not be tried with questions of users");
+            }
         }
+        stopped.recv_timeout(started.elapsed() * REST) == Err(RecvTimeoutError::Timeout)
     }
-    stopped.recv_timeout(started.elapsed() * REST) == Err(RecvTimeoutError::Timeout)
 }
 
 impl Known {

@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use nearfield_searchd::engine::settings::{Effort, Recall};
 use nearfield_searchd::index::calibration::Calibration;
 use nearfield_searchd::index::engines::Engines;
-use nearfield_searchd::index::trial::Trial;
+use nearfield_searchd::index::trial::{K, Trial};
+use nearfield_searchd::index::{Index, Wanted};
 use nearfield_searchd::search::stop::Stop;
 
 use crate::data::Data;
@@ -28,26 +29,42 @@ pub(crate) fn measure(data: &Data) -> Result<()> {
         let index = index(data, quantization)?;
         put(&index, data);
         rest(&index, directory.path(), &Engines::new(2))?;
-        let segments = index.segments();
-        let segment = segments.first().context("rows to seal")?;
-        let graph = segment.proposer().context("a graph")?.graph();
-        let (settings, vectors) = (&index.settings, &segment.vectors);
-        let others = others.iter().map(|(_, query)| (query.clone(), None));
-        let truth = Trial::asking(settings, vectors, others, &stop)?.calibrate(graph)?;
         println!("{quantization}:");
-        print("queries", &truth, &truth);
-        print("nobody asked", &Trial::new(settings, vectors, &[], &stop)?.calibrate(graph)?, &truth);
-        print("users asked", &Trial::new(settings, vectors, &asked, &stop)?.calibrate(graph)?, &truth);
+        report("nobody asked", &index, &others)?;
+        for query in &asked {
+            let scorer = index.scorer(query);
+            let effort = index.settings.effort;
+            let wanted = [Wanted { scorer: &scorer, k: K, effort, exact: false, admitted: None, except: None }];
+            index.search_all(&wanted, &|a, b| a.cmp(&b), &stop)?;
+        }
+        index.learn(&stop)?;
+        report("users asked", &index, &others)?;
+        rest(&index, directory.path(), &Engines::new(2))?;
+        report("at rest", &index, &others)?;
     }
+    Ok(())
+}
+
+/// What the trial of the one segment said, and what so many candidates find of the queries that were not asked.
+fn report(name: &str, index: &Index, queries: &[(usize, Vec<f32>)]) -> Result<()> {
+    let segments = index.segments();
+    let segment = segments.first().context("rows to seal")?;
+    let proposer = segment.proposer().context("a graph")?;
+    let queries = queries.iter().map(|(_, query)| (query.clone(), None));
+    let truth =
+        Trial::asking(&index.settings, &segment.vectors, queries, &Stop::default())?.calibrate(proposer.graph())?;
+    println!("  {name}: {:.0} bytes of graph a row", proposer.memory_bytes() as f64 / segment.vectors.len() as f64);
+    print("trial", &proposer.calibration(), &truth);
+    print("queries", &truth, &truth);
     Ok(())
 }
 
 fn print(name: &str, trial: &Calibration, truth: &Calibration) {
     let points = trial.points().iter().map(|point| format!("{}: {:.4}", point.ef, point.recall));
-    println!("  {name:12} {}", points.collect::<Vec<_>>().join("  "));
+    println!("    {name:8} {}", points.collect::<Vec<_>>().join("  "));
     let targets = RECALLS.into_iter().filter_map(Recall::new).map(|target| {
         let ef = trial.candidates(Effort::Recall(target), 1);
         format!("{} -> {ef} candidates find {:.4}", target.share(), truth.recall(ef))
     });
-    println!("  {:12} {}", "", targets.collect::<Vec<_>>().join(", "));
+    println!("    {:8} {}", "", targets.collect::<Vec<_>>().join(", "));
 }

@@ -142,6 +142,11 @@ pub trait Graph: Send + Sync {
     /// The graph as bytes for [`Builder::open`].
     fn to_bytes(&self) -> Result<Vec<u8>, Error>;
 
+    /// Whether its codes have more bits than a graph of these settings may make do with.
+    fn is_widened(&self, _settings: &Settings) -> bool {
+        false
+    }
+
     /// Where it is one of our own, for others to grow from.
     fn packed(&self) -> Option<&graph::Graph> {
         None

@@ -38,7 +38,14 @@ impl Index {
         if beside > 0 && beside * REST_PART >= sealed - beside && sealed <= MAX_MERGED_ROWS {
             return Some(Sources::of_segments(segments));
         }
-        self.merge_of(2)
+        self.merge_of(2).or_else(|| self.narrowed_sources())
+    }
+
+    /// A segment whose codes may take fewer bits, now that users have asked: it is written anew once.
+    fn narrowed_sources(&self) -> Option<Sources> {
+        let may_narrow =
+            |segment: &Arc<Segment>| segment.proposer().is_some_and(|proposer| proposer.may_narrow(&self.settings));
+        Some(Sources::of_segments(vec![self.parts.load().fit().into_iter().find(may_narrow)?]))
     }
 
     fn merge_of(&self, least: usize) -> Option<Sources> {

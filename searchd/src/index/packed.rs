@@ -230,6 +230,10 @@ impl Graph for Packed {
         Ok(self.0.to_bytes())
     }
 
+    fn is_widened(&self, settings: &Settings) -> bool {
+        widths(settings).first().is_some_and(|narrowest| self.0.width().bits() > narrowest.bits())
+    }
+
     fn packed(&self) -> Option<&graph::Graph> {
         Some(&self.0)
     }

@@ -5,7 +5,8 @@
 //! | bytes | what |
 //! | --- | --- |
 //! | 0..8 | `NFPROP` and the version of this layout, 1 |
-//! | 8..12 | the kind of graph: 1 packed codes, 2 HNSW |
+//! | 8..11 | the kind of graph: 1 packed codes, 2 HNSW |
+//! | 11 | 1 where users' questions had a say in how it was built |
 //! | 12..20 | points of the calibration, strays |
 //! | 20..28 | bytes of the graph |
 //! | 28..32 | CRC-32 of bytes 0..28, whatever the layout |
@@ -38,6 +39,8 @@ const MAGIC: [u8; 8] = *b"NFPROP\0\x01";
 /// Bytes of the magic that name the file, without the version.
 const NAME: usize = 7;
 const HEADER: usize = 64;
+/// Which byte of it says whether users' questions had a say.
+const INFORMED: usize = 11;
 /// Most strays, as a part of the rows: past it the graph is no good.
 const MAX_STRAY_PART: usize = 50;
 /// Strays that any graph may have.
@@ -74,6 +77,8 @@ pub struct Basis<'a> {
 pub struct Proposer {
     graph: Box<dyn Graph>,
     tried: ArcSwap<Tried>,
+    /// Whether users' questions had a say in how it was built.
+    is_informed: bool,
     /// Rows that the graph does not lead to: they are always proposed.
     strays: Vec<u32>,
 }
@@ -126,7 +131,8 @@ impl Proposer {
                 "a graph does not lead to all of its rows; those are compared always"
             );
         }
-        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: taken.asked }), strays })
+        let is_informed = !taken.questions.is_empty();
+        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: taken.asked }), is_informed, strays })
     }
 
     /// Rows for an exact comparison. See [`Graph::propose`].
@@ -198,6 +204,12 @@ impl Proposer {
         self.tried.load().asked
     }
 
+    /// Whether it was built before anything was known of what users ask, took more bits for it than it may need, and would be built
+    /// otherwise now.
+    pub(super) fn may_narrow(&self, settings: &Settings) -> bool {
+        !self.is_informed && self.asked() > 0 && self.graph.is_widened(settings)
+    }
+
     /// Measures anew, with what users asked.
     pub(super) fn try_with(
         &self,
@@ -235,6 +247,7 @@ impl Proposer {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
         header[8..12].copy_from_slice(&(self.graph.kind() as u32).to_le_bytes());
+        header[INFORMED] = self.is_informed.into();
         header[12..16].copy_from_slice(&(calibration.points().len() as u32).to_le_bytes());
         header[16..20].copy_from_slice(&(self.strays.len() as u32).to_le_bytes());
         header[20..28].copy_from_slice(&(graph.len() as u64).to_le_bytes());
@@ -287,7 +300,8 @@ impl Proposer {
         };
         let graph = builder.open(settings, vectors, Stored { kind, bytes, check })?;
         let calibration = Calibration::new(points.collect());
-        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: 0 }), strays })
+        let is_informed = header[INFORMED] != 0;
+        Ok(Self { graph, tried: ArcSwap::from_pointee(Tried { calibration, asked: 0 }), is_informed, strays })
     }
 }
 
@@ -322,7 +336,7 @@ impl Head {
         }
         let graph = u64::from(word(header, 20)) | u64::from(word(header, 24)) << 32;
         let head = Self {
-            kind: word(header, 8),
+            kind: word(header, 8) & 0x00ff_ffff,
             points: word(header, 12) as usize,
             strays: word(header, 16) as usize,
             graph: usize::try_from(graph).map_err(|_| Error::Damaged)?,

@@ -2,8 +2,8 @@
 //!
 //! One half of the questions are rows of the segment, left out of their own answers. The other are the last that users asked.
 //! How hard those are no vector tells: questions may be of the rows' kind or from elsewhere, and then need several times the
-//! candidates. So until enough were asked the other half are sums of two rows that have nothing to do with each other, about as
-//! hard as short texts that look for long ones. What counts is the half that is answered worse. The answers are compared with
+//! candidates. So until enough were asked the other half are sums of two rows that have nothing to do with each other: as hard as
+//! short texts that look for long ones among some ten thousand, and harder the more rows there are. What counts is the half that is answered worse. The answers are compared with
 //! exact ones.
 
 use rand::rngs::SmallRng;

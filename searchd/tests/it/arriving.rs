@@ -22,20 +22,20 @@ const ARCHIVED: u64 = 205;
 const LATER: u64 = 210;
 
 /// One segment of many rows: small ones are compared whole.
-fn with_one_segment(mut command: Command) -> Command {
+pub(crate) fn with_one_segment(mut command: Command) -> Command {
     command.env("NEARFIELD_ENGINE__SEAL_ROWS", "8192").env("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "1000000");
     command
 }
 
 /// A searchd that begins with nothing but what is there, and fetches nothing in the background: a byte a second.
-fn starting(storage: &ObjectStorage, url: &str, directory: &Path) -> Command {
+pub(crate) fn starting(storage: &ObjectStorage, url: &str, directory: &Path) -> Command {
     let mut command = with_one_segment(command(directory));
     command.envs(storage.environment.iter().map(|(name, value)| (*name, value.as_str())));
     command.env("NEARFIELD_STORAGE__RESTORE_FROM", url).env("NEARFIELD_STORAGE__RESTORE_BYTES_PER_SECOND", "1");
     command
 }
 
-async fn missing(served: &Served) -> f64 {
+pub(crate) async fn missing(served: &Served) -> f64 {
     metric(served, "nearfield_searchd_restore_missing_bytes").await.expect("the metric")
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod arriving;
+mod arriving_forms;
 mod backpressure;
 mod backup;
 mod collections;

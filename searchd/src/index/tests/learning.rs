@@ -1,6 +1,7 @@
 //! A calibration follows what users ask.
 
 use super::*;
+use crate::index::segment::Segment;
 
 /// Asks as users do.
 fn ask(index: &Index, queries: &[Vec<f32>]) {
@@ -75,4 +76,58 @@ fn a_trial_ends_when_it_is_told_to() {
     stop.cancelled.cancel();
     assert!(matches!(index.learn(&stop), Err(graph::Error::Stopped(_))));
     assert!(index.learn(&Stop::default()).unwrap(), "it is tried later");
+}
+
+/// Gives codes of eight bits whatever the settings say, as hard questions would.
+struct Wide(Engines);
+
+impl Builder for Wide {
+    fn build(
+        &self,
+        settings: &Settings,
+        vectors: &vectors::Vectors,
+        sources: &[graph::Source<'_>],
+        trial: &trial::Trial<'_>,
+    ) -> Result<(Box<dyn graph::Graph>, calibration::Calibration), graph::Error> {
+        self.0.build(&Settings { quantization: Quantization::Int8, ..settings.clone() }, vectors, sources, trial)
+    }
+
+    fn open(
+        &self,
+        settings: &Settings,
+        vectors: &vectors::Vectors,
+        stored: graph::Stored,
+    ) -> Result<Box<dyn graph::Graph>, graph::Error> {
+        self.0.open(settings, vectors, stored)
+    }
+}
+
+#[test]
+fn codes_that_took_more_bits_before_anybody_asked_are_written_anew_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = index(128, "cosine", "pq");
+    let rows = clustered(4_096, 128, 21);
+    rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
+    index.seal(&index.sources(1).unwrap(), directory.path(), &Wide(builder())).unwrap();
+    assert!(index.sources_at_rest().is_none(), "nobody has asked: what there is stays");
+    let bytes = index.segments()[0].memory_bytes();
+
+    ask(&index, &rows[..200]);
+    assert!(index.learn(&Stop::default()).unwrap());
+    assert!(index.sources(1).is_none(), "there is time for it once nobody writes");
+    let sources = index.sources_at_rest().expect("a segment that may take fewer bits");
+    index.seal(&sources, directory.path(), &builder()).unwrap();
+    let narrowed = index.segments()[0].memory_bytes();
+    assert!(narrowed < bytes * 3 / 4, "{narrowed} bytes, {bytes} before");
+    assert!(index.sources_at_rest().is_none());
+
+    // Once, whatever came of it.
+    index.remove(0);
+    let sources = Sources::of_segments(index.segments());
+    index.seal(&sources, directory.path(), &Wide(builder())).unwrap();
+    let (settings, sealed) = (&index.settings, index.segments()[0].sealed);
+    let reopened = Segment::open(directory.path(), sealed, settings, &builder()).unwrap();
+    let proposer = reopened.proposer().unwrap();
+    proposer.try_with(&index.recent.taken(), settings, &reopened.vectors, &Stop::default()).unwrap();
+    assert!(proposer.graph().is_widened(settings) && !proposer.may_narrow(settings), "its file remembers");
 }
