@@ -1,7 +1,8 @@
 //! What one core that floods does to everybody else, and what becomes of it.
 //!
 //! A gateway on loopback answers the same question at a steady rate from its cache, over HTTP/2, while it is left alone and then
-//! while one thread floods it in one way. The latencies are those of the honest client, each counted from when it was due.
+//! while one thread floods it in one way. The latencies are those of the honest client, each counted from when it was due. The same
+//! flood is sent to another gateway first: what that does to the honest client the cores do that all of them share.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         "first ended after s",
         "p99 ms alone",
         "p99 ms beside it",
+        "beside one of another gateway",
         "ratio",
         "failed",
         "grown MiB",
@@ -52,8 +54,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |flood: &Flood| arguments.only.as_ref().is_none_or(|only| flood.name().starts_with(only));
     for flood in Flood::ALL.into_iter().filter(wanted) {
         // A gateway of its own: what an earlier flood left in its allocator would hide this one's.
-        let server = Server::start_with(&[EVERYBODY_COUNTS])?;
-        table.row(measure(&server, flood, arguments.time).await?);
+        let [server, other] = [Server::start_with(&[EVERYBODY_COUNTS])?, Server::start_with(&[EVERYBODY_COUNTS])?];
+        table.row(measure([&server, &other], flood, arguments.time).await?);
     }
     table.print();
     println!(
@@ -64,7 +66,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-async fn measure(server: &Server, flood: Flood, time: Duration) -> Result<[String; 10]> {
+async fn measure([server, other]: [&Server; 2], flood: Flood, time: Duration) -> Result<[String; 11]> {
     let gateway = server.cluster.gateway();
     let client = server.client(Protocol::Http2)?.from_source(HONEST);
     let settings = json!({"dimension": 2});
@@ -74,12 +76,9 @@ async fn measure(server: &Server, flood: Flood, time: Duration) -> Result<[Strin
         ask(client).await?;
     }
     let (alone, _) = honest(&clients, time).await?;
+    let (elsewhere, ..) = beside_flood(other, &clients, flood, time).await?;
     let before = gateway.peak_resident_bytes()?;
-    let target = Target { addr: client.addr(), ca: server.cluster.ca(), token: server.token.clone() };
-    let flooding = begin(flood, target, LEAD + time)?;
-    tokio::time::sleep(LEAD).await;
-    let (beside, failed) = honest(&clients, time).await?;
-    let toll = flooding.await.context("the flood's thread")??;
+    let (beside, failed, toll) = beside_flood(server, &clients, flood, time).await?;
     let grown = gateway.peak_resident_bytes()?.saturating_sub(before);
     let ratio = beside as f64 / alone.max(1) as f64;
     let ended = toll.first_ended;
@@ -98,11 +97,28 @@ async fn measure(server: &Server, flood: Flood, time: Duration) -> Result<[Strin
         ended.map_or_else(|| "–".to_owned(), |ended| format!("{:.2}", ended.as_secs_f64())),
         format!("{:.1}", alone as f64 / 1e3),
         format!("{:.1}", beside as f64 / 1e3),
+        format!("{:.1}", elsewhere as f64 / 1e3),
         format!("{ratio:.1}"),
         failed.to_string(),
         (grown >> 20).to_string(),
         if missed.is_empty() { "met".to_owned() } else { format!("missed: {}", missed.join(", ")) },
     ])
+}
+
+/// The 99th percentile of the honest clients' latencies, in microseconds, while `flooded` is flooded, how many of their requests
+/// failed, and what came of the flood.
+async fn beside_flood(
+    flooded: &Server,
+    clients: &[Client],
+    flood: Flood,
+    time: Duration,
+) -> Result<(u64, usize, Toll)> {
+    let addr = flooded.client(Protocol::Http2)?.addr();
+    let target = Target { addr, ca: flooded.cluster.ca(), token: flooded.token.clone() };
+    let flooding = begin(flood, target, LEAD + time)?;
+    tokio::time::sleep(LEAD).await;
+    let (p99, failed) = honest(clients, time).await?;
+    Ok((p99, failed, flooding.await.context("the flood's thread")??))
 }
 
 /// On a thread of its own, so that it has one core at most.
