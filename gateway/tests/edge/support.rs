@@ -238,11 +238,11 @@ impl Client {
             Connection::Http3(sender, _) => {
                 absolute(&mut request);
                 let mut stream = sender.send_request(request.map(|_| ())).await?;
-                if !body.is_empty() {
-                    // The server may have answered before it took all of the body.
-                    let _ = stream.send_data(body).await;
+                // The server may have answered before it took all of the body. What is left of it stands in the way of an end then,
+                // which h3 takes for a fault of the connection.
+                if body.is_empty() || stream.send_data(body).await.is_ok() {
+                    let _ = stream.finish().await;
                 }
-                let _ = stream.finish().await;
                 let response = stream.recv_response().await?;
                 let mut bytes = Vec::new();
                 while let Some(mut data) = stream.recv_data().await? {
