@@ -49,7 +49,10 @@ impl Sieve {
 
     /// Lets everybody in: what another process has left at the socket is not ours.
     pub(super) fn open(&self) {
-        let mut known = self.0.known.lock();
+        self.let_in(&mut self.0.known.lock());
+    }
+
+    fn let_in(&self, known: &mut Known) {
         known.unheard.clear();
         // There may be none.
         let _none = program::detach(&self.0.socket);
@@ -74,8 +77,10 @@ impl Sieve {
             let sieve = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(LASTS).await;
-                sieve.open();
-                sieve.0.known.lock().ends = false;
+                // Under one lock: a filter that came in between would have nobody to take it away.
+                let mut known = sieve.0.known.lock();
+                sieve.let_in(&mut known);
+                known.ends = false;
             });
         }
     }

@@ -42,6 +42,15 @@ async fn count(running: &mut Running) -> u64 {
     running.collections.describe(request).await.unwrap().into_inner().count
 }
 
+async fn a_write_waits(running: &Running) {
+    let admin = format!("http://{}", running.searchd.admin_addr());
+    let is_held = || async {
+        let text = crate::process::metrics_of(&admin).await?;
+        text.contains("nearfield_searchd_writes_held 1").then_some(())
+    };
+    eventually("the write waits", PATIENCE, is_held).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_wait_for_room_and_everything_acknowledged_is_found_at_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -155,13 +164,7 @@ async fn while_searches_are_asked_many_points_wait_for_the_lower_bound_and_few_d
     assert_eq!(ids(&running.search(search(2_004)).await.unwrap()), ["p02004"]);
     let mut points = running.points.clone();
     let waiting = tokio::spawn(async move { points.insert(insert(3_000..3_000 + BOUND)).await });
-    let admin = running.searchd.admin_addr();
-    eventually("the write waits", PATIENCE, || async {
-        let text = crate::process::metrics_of(&format!("http://{admin}")).await?;
-        text.contains("nearfield_searchd_writes_held 1").then_some(())
-    })
-    .await
-    .unwrap();
+    a_write_waits(&running).await;
     // Without a search there is nobody to be held up.
     is_over.store(true, Ordering::Relaxed);
     searching.await.unwrap();
@@ -179,13 +182,7 @@ async fn a_write_that_waits_is_told_when_its_collection_goes() {
     running.points.insert(insert(0..90)).await.unwrap();
     let mut points = running.points.clone();
     let waiting = tokio::spawn(async move { points.insert(insert(90..140)).await });
-    let admin = running.searchd.admin_addr();
-    eventually("the write waits", PATIENCE, || async {
-        let text = crate::process::metrics_of(&format!("http://{admin}")).await?;
-        text.contains("nearfield_searchd_writes_held 1").then_some(())
-    })
-    .await
-    .unwrap();
+    a_write_waits(&running).await;
     let request = v1::DeleteCollectionRequest { name: "c".into() };
     running.collections.delete(request).await.unwrap();
     let error = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap_err();

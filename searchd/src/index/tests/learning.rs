@@ -3,6 +3,14 @@
 use super::*;
 use crate::index::segment::Segment;
 
+/// All rows in one segment.
+fn sealed(directory: &Path, (dimension, metric, quantization): (u32, &str, &str), rows: &[Vec<f32>]) -> Index {
+    let index = index(dimension, metric, quantization);
+    rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
+    seal(&index, directory);
+    index
+}
+
 /// Asks as users do.
 fn ask(index: &Index, queries: &[Vec<f32>]) {
     for query in queries {
@@ -28,10 +36,8 @@ fn elsewhere(seed: u64) -> Vec<Vec<f32>> {
 #[test]
 fn a_graph_learns_from_what_is_asked_how_many_candidates_a_recall_takes() {
     let directory = tempfile::tempdir().unwrap();
-    let index = index(64, "cosine", "int8");
     let rows = clustered(4_096, 64, 11);
-    rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
-    seal(&index, directory.path());
+    let index = sealed(directory.path(), (64, "cosine", "int8"), &rows);
     let stop = Stop::default();
     assert!(!index.learn(&stop).unwrap(), "nobody has asked");
     let unasked = usual(&index);
@@ -67,10 +73,8 @@ fn a_graph_learns_from_what_is_asked_how_many_candidates_a_recall_takes() {
 #[test]
 fn a_trial_ends_when_it_is_told_to() {
     let directory = tempfile::tempdir().unwrap();
-    let index = index(16, "euclidean", "pq");
     let rows = clustered(2_048, 16, 3);
-    rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
-    seal(&index, directory.path());
+    let index = sealed(directory.path(), (16, "euclidean", "pq"), &rows);
     ask(&index, &rows[..200]);
     let stop = Stop::default();
     stop.cancelled.cancel();
@@ -78,37 +82,13 @@ fn a_trial_ends_when_it_is_told_to() {
     assert!(index.learn(&Stop::default()).unwrap(), "it is tried later");
 }
 
-/// Gives codes of eight bits whatever the settings say, as hard questions would.
-struct Wide(Engines);
-
-impl Builder for Wide {
-    fn build(
-        &self,
-        settings: &Settings,
-        vectors: &vectors::Vectors,
-        sources: &[graph::Source<'_>],
-        trial: &trial::Trial<'_>,
-    ) -> Result<(Box<dyn graph::Graph>, calibration::Calibration), graph::Error> {
-        self.0.build(&Settings { quantization: Quantization::Int8, ..settings.clone() }, vectors, sources, trial)
-    }
-
-    fn open(
-        &self,
-        settings: &Settings,
-        vectors: &vectors::Vectors,
-        stored: graph::Stored,
-    ) -> Result<Box<dyn graph::Graph>, graph::Error> {
-        self.0.open(settings, vectors, stored)
-    }
-}
-
 #[test]
 fn codes_that_took_more_bits_before_anybody_asked_are_written_anew_once() {
     let directory = tempfile::tempdir().unwrap();
-    let index = index(128, "cosine", "pq");
     let rows = clustered(4_096, 128, 21);
-    rows.iter().enumerate().for_each(|(slot, values)| index.put(slot as Slot, values));
-    index.seal(&index.sources(1).unwrap(), directory.path(), &Wide(builder())).unwrap();
+    // Eight bits, as hard questions would have made of it.
+    let mut index = sealed(directory.path(), (128, "cosine", "int8"), &rows);
+    index.settings.quantization = Quantization::Pq;
     assert!(index.sources_at_rest().is_none(), "nobody has asked: what there is stays");
     let bytes = index.segments()[0].memory_bytes();
 
@@ -122,9 +102,10 @@ fn codes_that_took_more_bits_before_anybody_asked_are_written_anew_once() {
     assert!(index.sources_at_rest().is_none());
 
     // Once, whatever came of it.
-    index.remove(0);
+    index.settings.quantization = Quantization::Int8;
     let sources = Sources::of_segments(index.segments());
-    index.seal(&sources, directory.path(), &Wide(builder())).unwrap();
+    index.seal(&sources, directory.path(), &builder()).unwrap();
+    index.settings.quantization = Quantization::Pq;
     let (settings, sealed) = (&index.settings, index.segments()[0].sealed);
     let reopened = Segment::open(directory.path(), sealed, settings, &builder()).unwrap();
     let proposer = reopened.proposer().unwrap();
