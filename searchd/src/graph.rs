@@ -6,7 +6,8 @@
 //! built over eight-bit codes in batches ([`build`]), is proven to reach every row ([`reach`]) and renumbered in the order
 //! of a breadth-first walk, so that rows that are met together lie together. It never changes then. A search ([`search`])
 //! keeps its candidates in one sorted array and compares all new neighbours of a row in one call of a kernel
-//! ([`kernel`]), which is chosen at run time and gives the same sums on every machine.
+//! ([`kernel`]), which is chosen at run time and gives the same sums on every machine. Where dimensions are few it goes by lists
+//! around centres instead ([`partitions`]).
 
 pub mod adjacency;
 mod axes;
@@ -19,6 +20,7 @@ mod filter;
 pub mod flat;
 pub mod kernel;
 pub mod memory;
+mod partitions;
 mod pool;
 mod prune;
 mod random;
@@ -35,6 +37,7 @@ mod walk;
 mod tests;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use adjacency::Lists;
 use axes::Axes;
@@ -45,6 +48,7 @@ use codes::{Codes, Shape};
 use kernel::Kernel;
 pub use kernel::Width;
 use memory::Words;
+use partitions::Partitions;
 use random::Random;
 use space::Space;
 
@@ -99,6 +103,8 @@ pub struct Graph {
     places: OnceLock<Box<[u32]>>,
     /// Where searches begin.
     entries: Vec<u32>,
+    /// What a search without a filter goes by in place of a walk, if there are any.
+    partitions: Option<Partitions>,
     kernel: Kernel,
     /// None once all of it is known to be sound.
     unchecked: Option<Unchecked>,
@@ -109,9 +115,10 @@ pub struct Graph {
 /// What a walk has to check before it believes it.
 struct Unchecked {
     checks: Checks,
-    /// Where lists and codes begin in what the checks are of.
+    /// Where lists, codes, and what is in the lists of partitions begin in what the checks are of.
     lists: usize,
     codes: usize,
+    partitions: [usize; 2],
 }
 
 impl Graph {
@@ -142,6 +149,27 @@ impl Graph {
         let shape = grid.shape(width, &self.space, self.space.metric == Metric::Euclidean);
         let order = self.rows.get();
         self.codes = pack(&self.space, rows, shape, |row| order[row] as usize);
+    }
+
+    /// Makes partitions of the rows that the graph was built of, where they make searches faster. Takes about as long as a
+    /// tenth of the build.
+    ///
+    /// # Errors
+    /// It was stopped.
+    pub fn partition(&mut self, rows: &dyn Rows, stop: Option<&AtomicBool>) -> Result<(), BuildError> {
+        let is_worth = Partitions::are_worth(self.space.metric, self.space.dims(), self.len());
+        if is_worth { self.partition_any(rows, stop) } else { Ok(()) }
+    }
+
+    /// Whatever they are worth.
+    fn partition_any(&mut self, rows: &dyn Rows, stop: Option<&AtomicBool>) -> Result<(), BuildError> {
+        self.partitions = Some(Partitions::learn(&self.space, rows, self.rows.get(), self.kernel, stop)?);
+        Ok(())
+    }
+
+    /// Goes without partitions from now on.
+    pub fn unite(&mut self) {
+        self.partitions = None;
     }
 
     fn build_by(
@@ -183,7 +211,8 @@ impl Graph {
         let shape = grid.shape(width, &space, metric == Metric::Euclidean);
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
         let (rows, places, inherited) = (Words::copied(&order), OnceLock::new(), draft.inherited);
-        Ok(Self { space, codes, lists, rows, places, entries, kernel, unchecked: None, inherited })
+        let (partitions, unchecked) = (None, None);
+        Ok(Self { space, codes, lists, rows, places, entries, partitions, kernel, unchecked, inherited })
     }
 
     pub fn len(&self) -> usize {
@@ -218,6 +247,11 @@ impl Graph {
         self.codes.shape.width
     }
 
+    /// Whether searches without a filter go by partitions rather than by a walk.
+    pub fn is_partitioned(&self) -> bool {
+        self.partitions().is_some()
+    }
+
     pub fn metric(&self) -> Metric {
         self.space.metric
     }
@@ -226,12 +260,13 @@ impl Graph {
         self.space.dimension
     }
 
-    /// Bytes that searches read: codes, axes, lists and the caller's row numbers.
+    /// Bytes that searches read: codes, axes, lists, partitions and the caller's row numbers.
     pub fn bytes(&self) -> usize {
         let places = self.places.get().map_or(0, |places| places.len());
         let words =
             self.len() + places + self.entries.len() + self.lists.starts().len() + self.space.axes.values().len();
-        self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>()
+        let partitions = self.partitions.as_ref().map_or(0, Partitions::bytes);
+        self.codes.bytes().len() + self.lists.ids().len() + words * size_of::<u32>() + partitions
     }
 
     /// Where each row is in the order of the graph, by the caller's number.

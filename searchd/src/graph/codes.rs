@@ -240,7 +240,7 @@ fn float(row: &[u8], at: usize) -> f32 {
 }
 
 /// Puts numbers on a grid of bytes, and returns what one step of it is worth.
-fn quantize(point: &[f32], plane: usize, into: &mut Query) -> f32 {
+pub(super) fn quantize(point: &[f32], plane: usize, into: &mut Query) -> f32 {
     let highest = highest(point);
     let unit = if highest > 0.0 { highest / 127.0 } else { 1.0 };
     let inverse = 1.0 / unit;

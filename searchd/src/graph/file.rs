@@ -4,7 +4,7 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0..8 | `NFGRAPH` and the version of the layout: 3, or 2 where there are no axes |
+//! | 0..8 | `NFGRAPH` and the version of the layout: 2, or 3 where there are axes, or 4 where there are partitions |
 //! | 8..12 | CRC-32 of bytes 12..128 |
 //! | 12..16 | metric, width in bits, whether rows carry lengths, number of axes |
 //! | 16..24 | dimension, number of entries |
@@ -14,8 +14,8 @@
 //! | 48..96 | bytes of each section |
 //! | 96..100 | CRC-32 of the table of checksums |
 //! | 100..104 | step of the grid of coordinates along axes, f32 |
-//! | 104..128 | 0 |
-//! | 128.. | the sections centre and axes, entries, rows, list starts, lists, codes |
+//! | 104..128 | bytes of the sections that partitions have, or 0 |
+//! | 128.. | the sections centre and axes, entries, rows, list starts, lists, codes; of partitions tables, rows, codes |
 //! | … | the table: CRC-32 of each [`BLOCK`] bytes of the sections and the gaps between them |
 
 use std::ops::Range;
@@ -29,6 +29,7 @@ use super::checks::{BLOCK, Checks, sums};
 use super::codes::{Codes, Shape};
 use super::kernel::{Kernel, Width};
 use super::memory::{LINE, Words};
+use super::partitions::Partitions;
 use super::space::Space;
 use super::{Graph, MAX_DIMENSION, MAX_ROWS, Metric, Unchecked};
 
@@ -37,13 +38,22 @@ const NAME: [u8; 7] = *b"NFGRAPH";
 /// Graphs without axes, as all were before: searchds of then read them, too.
 const PLAIN: u8 = 2;
 const WITH_AXES: u8 = 3;
+/// Graphs with partitions, which have no axes.
+const WITH_PARTITIONS: u8 = 4;
 const HEADER: usize = 128;
 /// Where the lengths of the sections are.
 const LENGTHS: usize = 48;
-const SECTIONS: usize = 6;
+const MORE_LENGTHS: usize = 104;
+/// All, and those that are there without partitions.
+const SECTIONS: usize = 9;
+const FIRST_SECTIONS: usize = 6;
 /// The sections that walks come to bit by bit.
 const LISTS: usize = 4;
 const CODES: usize = 5;
+/// Of partitions.
+const TABLES: usize = 6;
+const LISTED: usize = 7;
+const LISTED_CODES: usize = 8;
 
 /// When what is opened is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +82,8 @@ impl Graph {
     pub fn to_bytes(&self) -> Vec<u8> {
         let axes = &self.space.axes;
         let middle = [&self.space.centre[..], axes.values()].concat();
+        let partitions = self.partitions.as_ref();
+        let tables = partitions.map(Partitions::tables).unwrap_or_default();
         let sections: [&[u8]; SECTIONS] = [
             bytemuck::cast_slice(&middle),
             bytemuck::cast_slice(&self.entries),
@@ -79,11 +91,18 @@ impl Graph {
             bytemuck::cast_slice(self.lists.starts()),
             self.lists.ids(),
             self.codes.bytes(),
+            bytemuck::cast_slice(&tables),
+            bytemuck::cast_slice(partitions.map_or(&[], Partitions::rows)),
+            partitions.map_or(&[], Partitions::codes),
         ];
         let shape = self.codes.shape;
         let mut bytes = vec![0; HEADER];
         bytes[..NAME.len()].copy_from_slice(&NAME);
-        bytes[NAME.len()] = if axes.count() > 0 { WITH_AXES } else { PLAIN };
+        bytes[NAME.len()] = match (partitions, axes.count()) {
+            (Some(_), _) => WITH_PARTITIONS,
+            (None, 0) => PLAIN,
+            (None, _) => WITH_AXES,
+        };
         bytes[12] = self.space.metric as u8;
         bytes[13] = shape.width.bits() as u8;
         bytes[14] = u8::from(shape.lengths);
@@ -96,7 +115,7 @@ impl Graph {
         put(&mut bytes, 44, &self.space.longest.to_le_bytes());
         put(&mut bytes, 100, &axes.step().to_le_bytes());
         for (i, section) in sections.iter().enumerate() {
-            put(&mut bytes, LENGTHS + i * 8, &(section.len() as u64).to_le_bytes());
+            put(&mut bytes, length_at(i), &(section.len() as u64).to_le_bytes());
         }
         for section in sections {
             bytes.extend_from_slice(section);
@@ -126,13 +145,14 @@ impl Graph {
             Check::AtOnce => checks.all(),
             Check::WhenTouched => 0..sections[LISTS].start,
         };
-        if !checks.pass(first) {
+        if !checks.pass(first) || !checks.pass(sections[TABLES].clone()) {
             return Err(OpenError::Checksum("a section"));
         }
         let unchecked = (check == Check::WhenTouched).then(|| Unchecked {
             checks,
             lists: sections[LISTS].start,
             codes: sections[CODES].start,
+            partitions: [sections[LISTED].start, sections[LISTED_CODES].start],
         });
         let part = |i: usize| bytes.slice(HEADER + sections[i].start..HEADER + sections[i].end);
         header.graph(part, unchecked)
@@ -147,6 +167,7 @@ struct Header {
     seed: u64,
     longest: f32,
     shape: Shape,
+    has_partitions: bool,
     /// Bytes of each section.
     lengths: [u64; SECTIONS],
     /// Checksum of the table.
@@ -155,9 +176,8 @@ struct Header {
 
 impl Header {
     fn read(bytes: &[u8]) -> Result<Self, OpenError> {
-        let has_axes = match bytes.get(..8).and_then(|magic| magic.strip_prefix(&NAME)) {
-            Some([PLAIN]) => false,
-            Some([WITH_AXES]) => true,
+        let version = match bytes.get(..8).and_then(|magic| magic.strip_prefix(&NAME)) {
+            Some([version @ (PLAIN | WITH_AXES | WITH_PARTITIONS)]) => *version,
             _ => return Err(OpenError::Magic),
         };
         if bytes.len() < HEADER {
@@ -175,7 +195,7 @@ impl Header {
         let (Some(metric), Some(width)) = (metric, width) else { return Err(OpenError::Content("header")) };
         fits(rows <= MAX_ROWS as u64 && (1..MAX_DIMENSION).contains(&dimension), "header")?;
         let axes = usize::from(bytes[15]);
-        fits(has_axes == (axes > 0), "header")?;
+        fits((version == WITH_AXES) == (axes > 0), "header")?;
         fits(step.is_finite() && step > 0.0 && longest.is_finite(), "header")?;
         Ok(Self {
             metric,
@@ -192,7 +212,8 @@ impl Header {
                 axes,
                 axis_step: f32::from_bits(word(bytes, 100)),
             },
-            lengths: std::array::from_fn(|i| long(bytes, LENGTHS + i * 8)),
+            has_partitions: version == WITH_PARTITIONS,
+            lengths: std::array::from_fn(|i| long(bytes, length_at(i))),
             table: word(bytes, 96),
         })
     }
@@ -231,7 +252,17 @@ impl Header {
         let lists = Lists::open(self.rows, words(3, "list table")?, part(LISTS)).ok_or(OpenError::Content("lists"))?;
         let shape = Shape { dims, ..self.shape };
         let codes = Codes::open(shape, self.rows, part(CODES)).ok_or(OpenError::Content("codes"))?;
-        Ok(Graph { space, codes, lists, rows, places: OnceLock::new(), entries, kernel, unchecked, inherited: 0 })
+        let partitions = if self.has_partitions {
+            let listed = words(LISTED, "rows of partitions")?;
+            let tables = words(TABLES, "tables of partitions")?;
+            let opened = Partitions::open(dims, &tables, listed, part(LISTED_CODES));
+            Some(opened.ok_or(OpenError::Content("partitions"))?)
+        } else {
+            fits(self.lengths[TABLES..].iter().all(|length| *length == 0), "header")?;
+            None
+        };
+        let places = OnceLock::new();
+        Ok(Graph { space, codes, lists, rows, places, entries, partitions, kernel, unchecked, inherited: 0 })
     }
 }
 
@@ -240,6 +271,11 @@ const MAX_BYTES: usize = 1 << 48;
 
 fn fits(holds: bool, name: &'static str) -> Result<(), OpenError> {
     if holds { Ok(()) } else { Err(OpenError::Content(name)) }
+}
+
+/// Where the header has the length of a section.
+fn length_at(section: usize) -> usize {
+    if section < FIRST_SECTIONS { LENGTHS + section * 8 } else { MORE_LENGTHS + (section - FIRST_SECTIONS) * 8 }
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {

@@ -3,6 +3,7 @@
 //! The walk's sums are of integers, so every instruction set gives the same to the last bit and what a walk finds depends
 //! on the data only. The set is chosen once, at run time. This file and those under it are the only ones with `unsafe`.
 
+pub mod lists;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -130,6 +131,8 @@ pub struct Kernel {
     add: Add,
     dot: Halves,
     squared_distance: Halves,
+    scan: lists::Scan,
+    across: lists::Across,
 }
 
 impl Kernel {
@@ -153,6 +156,8 @@ impl Kernel {
                 add: x86::avx512::add,
                 dot: x86::avx512::dot,
                 squared_distance: x86::avx512::squared_distance,
+                scan: x86::lists::scan_avx512,
+                across: x86::lists::across_avx512,
             },
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 if level.is_available() => Self {
@@ -167,6 +172,8 @@ impl Kernel {
                 add: x86::avx2::add,
                 dot: x86::avx2::dot,
                 squared_distance: x86::avx2::squared_distance,
+                scan: x86::lists::scan_avx2,
+                across: x86::lists::across_avx2,
             },
             _ => Self {
                 level: Level::Portable,
@@ -180,6 +187,8 @@ impl Kernel {
                 add: portable::add,
                 dot: portable::dot,
                 squared_distance: portable::squared_distance,
+                scan: lists::scan,
+                across: lists::across,
             },
         }
     }

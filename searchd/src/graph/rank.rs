@@ -81,7 +81,7 @@ impl Graph {
         each: &mut dyn FnMut(&[u32], &[f32]) -> bool,
     ) -> Result<(), Halted> {
         let Searcher { scratch, ranking, turned, found, estimates, .. } = searcher;
-        let query = self.turn(wanted.query, turned);
+        let (query, _) = self.turn(wanted.query, turned);
         self.rank_admitted(query, wanted.rescored, wanted.filter.as_ref(), wanted.stop, scratch, ranking)?;
         let (rows, mut length) = (self.rows.get(), wanted.ef.max(1));
         loop {

@@ -3,10 +3,14 @@
 //! Under a filter there are three ways ([`Through`]): a walk over all rows that keeps what is admitted, one over admitted rows
 //! only ([`super::two_hop`]), and none, where so few are admitted that the codes of all of them are ranked ([`super::rank`]).
 
+use std::ops::Range;
+
 use super::adjacency::Lists;
 use super::codes::{Codes, PackedQuery};
 pub use super::filter::{Filter, Through};
 use super::kernel::Kernel;
+use super::partitions::Partitions;
+use super::partitions::scan::{Scanner, Target};
 use super::pool::{Candidate, Pool};
 use super::rank::Ranking;
 use super::two_hop::Hops;
@@ -62,6 +66,7 @@ pub struct Searcher {
     pub(super) scratch: Scratch,
     admitted: Pool,
     hops: Hops,
+    scanner: Scanner,
     pub(super) ranking: Ranking,
     pub(super) turned: Turned,
     pub(super) found: Vec<u32>,
@@ -149,12 +154,21 @@ impl<G: Guide> Guide for Wary<'_, G> {
         self.guide.is_astray(candidates)
     }
 
+    fn admits(&mut self, row: u32) -> bool {
+        self.guide.admits(row)
+    }
+
     fn believes_list(&self, row: u32) -> bool {
         self.unchecked.believes_list(self.lists, row)
     }
 
     fn believes_codes(&self, rows: &[u32]) -> bool {
         self.unchecked.believes_codes(self.codes, rows)
+    }
+
+    fn believes_partition(&self, partitions: &Partitions, blocks: Range<usize>) -> bool {
+        let parts = partitions.bytes_of(blocks).into_iter().zip(self.unchecked.partitions);
+        parts.into_iter().all(|(bytes, start)| self.unchecked.checks.pass(start + bytes.start..start + bytes.end))
     }
 }
 
@@ -215,25 +229,29 @@ impl Graph {
     /// # Panics
     /// If the query is not of the graph's dimension, or a listed row not one of the graph's.
     pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
-        let Searcher { scratch, admitted, hops, ranking, turned, found, .. } = searcher;
+        let Searcher { scratch, admitted, hops, scanner, ranking, turned, found, .. } = searcher;
         let ef = wanted.ef.max(wanted.k);
         // No more can be found than are kept.
         let rescored = wanted.rescored.clamp(wanted.k, ef);
-        let query = self.turn(wanted.query, turned);
+        let (query, point) = self.turn(wanted.query, turned);
+        let target = Target { codes: &self.codes, kernel: self.kernel, point, query, ef };
         let rows = self.rows.get();
         let mut is_short = false;
         let candidates = match (wanted.filter, wanted.stop) {
             (None, None) => {
-                self.walk(query, ef, scratch, &mut Alone)?;
+                self.go(target, scanner, scratch, &mut Alone)?;
                 scratch.pool.candidates()
             }
             (None, stop) => {
-                self.walk(query, ef, scratch, &mut Sieve { rows, filter: None, admitted, ef, stop })?;
+                self.go(target, scanner, scratch, &mut Sieve { rows, filter: None, admitted, ef, stop })?;
                 scratch.pool.candidates()
             }
             (Some(filter), stop) => {
                 let enough = filter.enough(self.len(), rescored);
                 match filter.through {
+                    Through::All if self.look_through(target, filter, stop, scanner, scratch)? => {
+                        scratch.pool.candidates()
+                    }
                     Through::All => {
                         is_short = self.walk_all(query, ef, enough, filter, stop, scratch, admitted)?;
                         admitted.candidates()
@@ -256,12 +274,13 @@ impl Graph {
         Ok(Proposed { rows: found, is_short })
     }
 
-    pub(super) fn turn<'t>(&self, query: &[f32], turned: &'t mut Turned) -> &'t PackedQuery {
+    /// A query as the codes take it, and as a point.
+    pub(super) fn turn<'t>(&self, query: &[f32], turned: &'t mut Turned) -> (&'t PackedQuery, &'t [f32]) {
         let Turned { point, spare, query: packed } = turned;
         self.space.query(query, point, spare);
         let packed = packed.get_or_insert_with(|| self.codes.empty_query());
         self.codes.pack(point, packed);
-        packed
+        (packed, point)
     }
 
     /// Walks over all rows, ever farther, until `enough` that are admitted were met. True if they were not.

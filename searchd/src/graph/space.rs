@@ -92,6 +92,13 @@ impl Space {
         self.centre(point);
     }
 
+    /// What a point that is not centred has more than one that is.
+    pub(super) fn turned_centre(&self) -> Vec<f32> {
+        let (mut point, mut spare) = (self.centre.clone(), vec![]);
+        self.turn(&mut point, &mut spare);
+        point
+    }
+
     fn turn(&self, point: &mut Vec<f32>, spare: &mut Vec<f32>) {
         let along = self.axes.split(point, self.kernel);
         self.rotation.apply(point, spare);

@@ -1,8 +1,11 @@
 //! The walk through a graph towards a query: always on to the nearest candidate that has not been looked at.
 
+use std::ops::Range;
+
 use super::adjacency::{MAX_DEGREE, Neighbours, Room};
 use super::codes::{Codes, PackedQuery};
 use super::kernel::Kernel;
+use super::partitions::Partitions;
 use super::pool::{Candidate, Pool};
 use super::visited::Visited;
 
@@ -24,6 +27,11 @@ pub(super) trait Guide {
     fn is_astray(&self, _candidates: &[Candidate]) -> bool {
         false
     }
+    /// Whether a row may be found; asked of those that lists of partitions are left with.
+    #[inline(always)]
+    fn admits(&mut self, _row: u32) -> bool {
+        true
+    }
     /// Whether the row's list of neighbours is what was written; asked before it is read.
     #[inline(always)]
     fn believes_list(&self, _row: u32) -> bool {
@@ -32,6 +40,11 @@ pub(super) trait Guide {
     /// The same of the codes of rows.
     #[inline(always)]
     fn believes_codes(&self, _rows: &[u32]) -> bool {
+        true
+    }
+    /// The same of blocks of partitions.
+    #[inline(always)]
+    fn believes_partition(&self, _partitions: &Partitions, _blocks: Range<usize>) -> bool {
         true
     }
 }

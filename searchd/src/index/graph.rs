@@ -123,6 +123,12 @@ pub trait Graph: Send + Sync {
         1
     }
 
+    /// Whether a search that hardly any row is kept out of goes another way than others ([`Way::TwoHop`] is one of those): then
+    /// either must find what it is asked for.
+    fn has_open_way(&self) -> bool {
+        false
+    }
+
     /// Rows that no search can find.
     fn unreachable(&self, vectors: &Vectors) -> Result<Vec<u32>, Error>;
 

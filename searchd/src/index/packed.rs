@@ -72,16 +72,25 @@ pub(super) fn build(
     crew.work.kept.fetch_add(built.inherited() as u64, Ordering::Relaxed);
     crew.work.placed.fetch_add((built.len() - built.inherited()) as u64, Ordering::Relaxed);
     let mut packed = Packed(built);
+    if settings.quantization == Quantization::Pq {
+        packed.0.partition(vectors, Some(&*crew.stop)).map_err(engine)?;
+    }
     let mut calibration = trial.calibrate(&packed)?;
     let target = match settings.effort {
         Effort::Candidates(_) => Recall::USUAL,
         Effort::Recall(recall) => recall,
     };
+    let is_enough = |calibration: &Calibration| calibration.reaches(target) && calibration.ef_for(target) <= SANE_EF;
     for width in wider {
-        if calibration.reaches(target) && calibration.ef_for(target) <= SANE_EF {
+        if is_enough(&calibration) {
             break;
         }
         packed.0.repack(vectors, *width);
+        calibration = trial.calibrate(&packed)?;
+    }
+    if packed.0.is_partitioned() && !is_enough(&calibration) {
+        // Rows that lie otherwise than partitions take for granted may still be well to walk through.
+        packed.0.unite();
         calibration = trial.calibrate(&packed)?;
     }
     Ok((packed, calibration))
@@ -212,6 +221,10 @@ impl Graph for Packed {
 
     fn unreachable(&self, _: &Vectors) -> Result<Vec<u32>, Error> {
         Ok(self.0.unreachable())
+    }
+
+    fn has_open_way(&self) -> bool {
+        self.0.is_partitioned()
     }
 
     fn is_sound(&self) -> bool {

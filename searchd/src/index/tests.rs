@@ -6,6 +6,7 @@ mod glance;
 mod grown;
 mod learning;
 mod mapped;
+mod partitioned;
 
 use std::path::{Path, PathBuf};
 
