@@ -3,7 +3,7 @@
 //! A sum of products over codes of four bits is a look-up for each of them, and sixteen entries are what a register holds
 //! (Quick ADC, André et al. 2015; LUT16, Guo et al. 2020): one shuffle looks up as many rows as there are bytes in it.
 
-use super::{Kernel, Level};
+use super::Kernel;
 
 /// Rows of a block, of which [`Kernel::scan`] sums all.
 pub const BLOCK_ROWS: usize = 64;
@@ -54,11 +54,6 @@ impl Kernel {
         assert!(points.len() == sums.len() * query.len(), "as many coordinates as the query");
         // SAFETY: `of` hands a kernel out only where its instructions are present; shapes fit.
         unsafe { (self.across)(points, query, sums) }
-    }
-
-    /// Whether [`Kernel::scan`] takes one instruction for as many rows as it is written for.
-    pub fn scans_fast(&self) -> bool {
-        self.level() != Level::Portable
     }
 }
 
