@@ -8,6 +8,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use nearfield_testkit::Process;
 
+use crate::arrivals::Arrivals;
 use crate::transport::{Query, Sender};
 
 /// Gives the query of the i-th request.
@@ -83,11 +84,11 @@ pub(crate) async fn open(
     let next = Arc::new(AtomicUsize::new(0));
     let total = (rate * time.as_secs_f64()) as usize;
     let meter = Meter::start(watched)?;
-    let started = meter.started;
+    let arrivals = Arc::new(Arrivals::start(rate)?);
     let tasks: Vec<_> = senders
         .into_iter()
         .map(|mut sender| {
-            let (next, queries) = (next.clone(), queries.clone());
+            let (next, queries, arrivals) = (next.clone(), queries.clone(), arrivals.clone());
             tokio::spawn(async move {
                 let mut latencies = Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS)?;
                 loop {
@@ -95,8 +96,7 @@ pub(crate) async fn open(
                     if i >= total {
                         return anyhow::Ok(latencies);
                     }
-                    let due = started + Duration::from_secs_f64(i as f64 / rate);
-                    tokio::time::sleep_until(due.into()).await;
+                    let due = arrivals.next().await?;
                     sender.send(queries(i)).await?;
                     latencies.saturating_record(due.elapsed().as_micros() as u64);
                 }

@@ -3,6 +3,7 @@
 //! Real processes (a gateway, a searchd) on this machine, the full Fashion-MNIST set, the load generator beside them.
 //! Rates on a shared machine say little, so CPU time is counted for each process apart.
 
+mod arrivals;
 mod coalesce;
 mod dataset;
 mod drive;
@@ -66,6 +67,9 @@ struct Arguments {
     /// Has searchd explain each search of the mixed load: tells where the slowest spent their time, and costs a little.
     #[arg(long, global = true)]
     explain: bool,
+    /// Settings of searchd that the mixed load is measured with, as its environment has them: `NEARFIELD_ENGINE__SEARCHED_BYTES=0`.
+    #[arg(long, global = true, value_name = "NAME=VALUE", value_parser = setting)]
+    searchd: Vec<(String, String)>,
     /// Searches that the upstream under overload answers at once.
     #[arg(long, global = true, default_value_t = 32)]
     workers: usize,
@@ -88,6 +92,11 @@ struct Arguments {
     /// one, or one of another profile.
     #[arg(long, global = true)]
     beside: Option<PathBuf>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("has no `=`")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Subcommand)]

@@ -8,6 +8,7 @@ mod vectors;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,11 +19,13 @@ use nearfield_proto::v1;
 use nearfield_proto::v1::collections_client::CollectionsClient;
 use nearfield_proto::v1::vector_search_client::VectorSearchClient;
 use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
+use nearfield_testkit::own_cpu_time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::Arguments;
+use crate::arrivals::Arrivals;
 use crate::server::{Server, is_at_rest};
 use crate::table::Table;
 use slowest::Slowest;
@@ -30,6 +33,8 @@ use vectors::{Kind, Vectors};
 
 const COLLECTION: &str = "mixed";
 const K: i32 = 10;
+/// Connections that searches are asked over. A gateway has up to 16 to each searchd.
+const CONNECTIONS: usize = 4;
 /// Points of one message while the collection is filled, and messages in flight.
 const BATCH: usize = 1_000;
 const IN_FLIGHT: usize = 4;
@@ -52,7 +57,7 @@ type Points = VectorSearchClient<AuthorizedChannel>;
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let vectors = Arc::new(Vectors::open(arguments.texts.as_deref()).await?);
-    let server = Server::start()?;
+    let server = Server::start_searchd(&arguments.searchd)?;
     let channel = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
     let collection = Collection { points: VectorSearchClient::new(channel.clone()), vectors: vectors.clone() };
     let settings = v1::CollectionSettings { dimension: vectors.dimension() as u32, ..Default::default() };
@@ -60,7 +65,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     CollectionsClient::new(channel).create(request).await?;
     let rows = arguments.rows;
     let started = Instant::now();
-    let waits = collection.fill(0..rows).await?;
+    let waits = collection.fill(collection.batches(0..rows)).await?;
     let stored = started.elapsed();
     collection.settle().await?;
     let searchd = server.cluster.searchd(0);
@@ -77,12 +82,17 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         told_to_wait(waits),
     );
     let filled = built(&server).await?;
-    let mut table = Table::new(&["load", "per s", "p50 ms", "p99 ms", "p99.9 ms"]);
-    // Whoever stores much has a connection of its own: what it sends is not before what others ask.
-    let writer = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
+    let mut table =
+        Table::new(&["load", "per s", "p50 ms", "p99 ms", "p99.9 ms", "cores of searchd", "of the load itself"]);
+    let mut connections = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let channel = grpc::searchd(&server.cluster.searchd_url(0), Credentials::none()).await?;
+        connections.push(VectorSearchClient::new(channel));
+    }
     let load = Load {
+        server: &server,
         collection,
-        writer: VectorSearchClient::new(writer),
+        connections,
         rows,
         concurrency: arguments.concurrency,
         explain: arguments.explain,
@@ -99,30 +109,33 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let rate = peak.rate() * LOAD_WHILE_INDEXING;
     let steady = load.during(arguments.time * 4, Some(rate), 0).await?;
     steady.report("searches alone, 30 % of their closed loop", &mut table);
-    backlog(&server, &load, (&steady, rate), filled, table).await
+    backlog(&load, (&mixed, &steady, rate), filled, table).await
 }
 
 /// Prints what becomes of searches at a rate while a backlog is stored and indexed, beside what they are without. `filled`: what was
 /// built when the collection was filled.
 async fn backlog(
-    server: &Server,
-    load: &Load,
-    (steady, rate): (&Outcome, f64),
+    load: &Load<'_>,
+    (mixed, steady, rate): (&Outcome, &Outcome, f64),
     filled: [f64; 2],
     mut table: Table,
 ) -> Result<()> {
-    let (rows, searchd) = (load.rows, server.cluster.searchd(0));
+    let (server, rows, searchd) = (load.server, load.rows, load.server.cluster.searchd(0));
     let count = rows / BACKLOG_PART;
+    // Made before: it would take from searchd what it is made with.
+    let batches = load.collection.batches(rows..rows + count).collect();
     let started = Instant::now();
     let (before, cpu) = (built(server).await?, searchd.cpu_time()?);
-    let (storing, waits) = load.during_fill(rate, rows..rows + count).await?;
+    let (storing, waits) = load.during_fill(rate, batches).await?;
     let stored = started.elapsed();
     let indexing = load.until_settled(rate).await?;
     let (after, cpu) = (built(server).await?, searchd.cpu_time()? - cpu);
     storing.report(&format!("the same while {count} points are stored"), &mut table);
     indexing.report("and while what is left of them is indexed", &mut table);
     let mut slowest = Table::new(&["load", "the slowest hundredth of searches, mean ms", "of search"]);
-    for (load, outcome) in [("searches alone", steady), ("while storing", &storing), ("while indexing", &indexing)] {
+    for (load, outcome) in
+        [("mixed", mixed), ("searches alone", steady), ("while storing", &storing), ("while indexing", &indexing)]
+    {
         outcome.slowest.report(load, &mut slowest);
     }
     let mut busy = storing;
@@ -198,11 +211,16 @@ struct Collection {
 }
 
 impl Collection {
-    /// Returns how often an insert was told to come back later; it did.
-    async fn fill(&self, rows: std::ops::Range<usize>) -> Result<usize> {
+    /// The points of these rows, in messages' worth.
+    fn batches(&self, rows: std::ops::Range<usize>) -> impl Iterator<Item = Vec<v1::Point>> {
         let end = rows.end;
-        let inserts = rows.step_by(BATCH).map(|first| async move {
-            let vectors: Vec<_> = (first..end.min(first + BATCH)).map(|i| self.point(i, i, Kind::Stored)).collect();
+        let batch = move |first| (first..end.min(first + BATCH)).map(|i| self.point(i, i, Kind::Stored)).collect();
+        rows.step_by(BATCH).map(batch)
+    }
+
+    /// Returns how often an insert was told to come back later; it did.
+    async fn fill(&self, batches: impl IntoIterator<Item = Vec<v1::Point>>) -> Result<usize> {
+        let inserts = batches.into_iter().map(|vectors| async move {
             for wait in 0..MAX_WAITS {
                 let request = v1::InsertRequest { collection: COLLECTION.into(), vectors: vectors.clone() };
                 match self.points.clone().insert(request).await {
@@ -249,10 +267,11 @@ impl Collection {
     }
 }
 
-struct Load {
+struct Load<'s> {
+    server: &'s Server,
     collection: Collection,
-    /// Stores the backlog.
-    writer: Points,
+    /// Senders take turns at them.
+    connections: Vec<Points>,
     rows: usize,
     concurrency: usize,
     /// Asks searchd where each search spent its time.
@@ -270,10 +289,12 @@ struct Outcome {
     searches: Histogram<u64>,
     writes: Histogram<u64>,
     elapsed: Duration,
+    /// CPU time of searchd, and of this process.
+    cpu: [Duration; 2],
     slowest: Slowest,
 }
 
-impl Load {
+impl Load<'_> {
     /// Closed loop without a `rate`. Every `write_every`-th request is a write; 0 for none.
     async fn during(&self, time: Duration, rate: Option<f64>, write_every: usize) -> Result<Outcome> {
         let end = Instant::now() + time;
@@ -281,9 +302,17 @@ impl Load {
     }
 
     /// Searches at `rate` while `more` points are stored, and how often an insert was told to wait.
-    async fn during_fill(&self, rate: f64, more: std::ops::Range<usize>) -> Result<(Outcome, usize)> {
-        let writer = Collection { points: self.writer.clone(), ..self.collection.clone() };
-        self.beside(rate, async move { writer.fill(more).await }).await
+    async fn during_fill(&self, rate: f64, more: Vec<Vec<v1::Point>>) -> Result<(Outcome, usize)> {
+        let (url, collection) = (self.server.cluster.searchd_url(0), self.collection.clone());
+        // Whoever stores much has a connection of its own, and a thread: what it makes and sends is not before what others ask.
+        let store = async move {
+            let points = VectorSearchClient::new(grpc::searchd(&url, Credentials::none()).await?);
+            Collection { points, ..collection }.fill(more).await
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (done, stored) = tokio::sync::oneshot::channel();
+        thread::Builder::new().name("writer".into()).spawn(move || done.send(runtime.block_on(store)))?;
+        self.beside(rate, async move { stored.await? }).await
     }
 
     /// Searches at `rate` until everything is in one segment.
@@ -318,20 +347,22 @@ impl Load {
         is_over: impl Fn() -> bool + Clone + Send + 'static,
     ) -> Result<Outcome> {
         let (started, sent) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+        let cpu = self.cpu()?;
+        let arrivals = rate.map(Arrivals::start).transpose()?.map(Arc::new);
         // Enough for an open loop to go on while some answers are late.
         let senders = if rate.is_some() { 8 * self.concurrency } else { self.concurrency };
-        let tasks = (0..senders).map(|_| {
+        let tasks = (0..senders).zip(self.connections.iter().cycle()).map(|(_, points)| {
             let (collection, next, sent, rows) = (self.collection.clone(), self.next.clone(), sent.clone(), self.rows);
-            let mut points = collection.points.clone();
-            let explain = self.explain;
+            let (mut points, arrivals, explain) = (points.clone(), arrivals.clone(), self.explain);
             let is_over = is_over.clone();
             tokio::spawn(async move {
                 let (mut searches, mut writes, mut slowest) = (latencies()?, latencies()?, Slowest::default());
                 while !is_over() {
+                    let due = match &arrivals {
+                        Some(arrivals) => arrivals.next().await?,
+                        None => Instant::now(),
+                    };
                     let (i, number) = (next.fetch_add(1, Ordering::Relaxed), sent.fetch_add(1, Ordering::Relaxed));
-                    let due =
-                        rate.map_or_else(Instant::now, |rate| started + Duration::from_secs_f64(number as f64 / rate));
-                    tokio::time::sleep_until(due.into()).await;
                     if write_every > 0 && number.is_multiple_of(write_every) {
                         // Some are new, most are known.
                         let vectors = vec![collection.point(i * 7_919 % (rows + rows / 50), i, Kind::Replaced)];
@@ -355,7 +386,14 @@ impl Load {
             writes.add(others)?;
             slowest.take(slow);
         }
-        Ok(Outcome { searches, writes, elapsed: started.elapsed(), slowest })
+        let [searchd, load] = self.cpu()?;
+        let cpu = [searchd - cpu[0], load - cpu[1]];
+        Ok(Outcome { searches, writes, elapsed: started.elapsed(), cpu, slowest })
+    }
+
+    /// CPU time of searchd, and of this process, so far.
+    fn cpu(&self) -> Result<[Duration; 2]> {
+        Ok([self.server.cluster.searchd(0).cpu_time()?, own_cpu_time()?])
     }
 }
 
@@ -365,6 +403,7 @@ impl Outcome {
         self.searches.add(other.searches)?;
         self.writes.add(other.writes)?;
         self.elapsed += other.elapsed;
+        self.cpu.iter_mut().zip(other.cpu).for_each(|(cpu, more)| *cpu += more);
         self.slowest.take(other.slowest);
         Ok(())
     }
@@ -384,7 +423,16 @@ impl Outcome {
             }
             let milliseconds = |quantile| format!("{:.2}", latencies.value_at_quantile(quantile) as f64 / 1e3);
             let rate = format!("{:.0}", latencies.len() as f64 / self.elapsed.as_secs_f64());
-            let row = [format!("{load}: {what}"), rate, milliseconds(0.5), milliseconds(0.99), milliseconds(0.999)];
+            let [searchd, own] = self.cpu.map(|cpu| format!("{:.2}", cpu.as_secs_f64() / self.elapsed.as_secs_f64()));
+            let row = [
+                format!("{load}: {what}"),
+                rate,
+                milliseconds(0.5),
+                milliseconds(0.99),
+                milliseconds(0.999),
+                searchd,
+                own,
+            ];
             table.row(row);
         }
     }

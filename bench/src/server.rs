@@ -53,12 +53,28 @@ impl Server {
 
     /// The same with another gateway's program, when there is one.
     pub(crate) fn start_program(program: Option<PathBuf>, gateway: &[(&'static str, &'static str)]) -> Result<Self> {
+        Self::start_all(program, gateway, &[])
+    }
+
+    /// With environment overrides of searchd's settings.
+    pub(crate) fn start_searchd(searchd: &[(String, String)]) -> Result<Self> {
+        Self::start_all(None, &[], searchd)
+    }
+
+    fn start_all(
+        program: Option<PathBuf>,
+        gateway: &[(&'static str, &'static str)],
+        searchd: &[(String, String)],
+    ) -> Result<Self> {
+        // A process has one of these.
+        let forever = |text: &String| -> &'static str { text.clone().leak() };
+        let searchd = searchd.iter().map(|(name, value)| (forever(name), forever(value)));
         let options = ClusterOptions {
             searchds: 1,
             gateway_program: program,
             // One line a request would be a good part of what is measured, and production samples its log.
             gateway: [&[("NEARFIELD_LOG__LEVEL", "warn")], gateway].concat(),
-            searchd: vec![("NEARFIELD_LOG__LEVEL", "warn")],
+            searchd: std::iter::once(("NEARFIELD_LOG__LEVEL", "warn")).chain(searchd).collect(),
             ..ClusterOptions::default()
         };
         let cluster = Cluster::start(&options)?;

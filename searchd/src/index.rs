@@ -154,7 +154,11 @@ impl Index {
                 row
             }
             None => {
-                let chunk = Arc::new(Chunk::new(self.new_part(), values.len()));
+                let chunk = match tail {
+                    Some(_) => Chunk::following(self.new_part(), values.len()),
+                    None => Chunk::new(self.new_part(), values.len()),
+                };
+                let chunk = Arc::new(chunk);
                 let row = chunk.append(slot, values, inverse_norm).expect("a new chunk has room");
                 self.replace(|parts| parts.head.push(chunk));
                 row

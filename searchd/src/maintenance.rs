@@ -22,7 +22,7 @@ use crate::index::graph::Builder;
 use crate::index::headroom::Bounds;
 use crate::index::seal::Sources;
 use crate::index::segment;
-use crate::priority::lowered;
+use crate::priority::{Priority, lowered};
 use crate::search::pool::Pool;
 use crate::store::Store;
 use crate::wal::Reader;
@@ -33,8 +33,8 @@ use rest::Rest;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// After a failure (a full disk, say) it waits longer.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The nice value of what takes long.
-const NICENESS: i32 = 10;
+/// Of what takes long.
+const PRIORITY: Priority = Priority::Nice(10);
 /// How long what was replaced is kept for searches that still look at it, and how often that is asked.
 const RETIRED: Duration = Duration::from_secs(1);
 const RETIRING: Duration = Duration::from_millis(2);
@@ -180,7 +180,7 @@ impl Maintenance {
         let Some(sources) = enough().or_else(in_need).or_else(at_rest) else { return Ok(false) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        let built = lowered(NICENESS, || index.build(&sources, &directory, &*self.builder))?;
+        let built = lowered(PRIORITY, || index.build(&sources, &directory, &*self.builder))?;
         index.install(&sources, built);
         retire(sources);
         let (waiting, seconds) = (index.waiting_rows(), started.elapsed().as_secs_f64());
@@ -210,7 +210,7 @@ impl Maintenance {
         if self.progress.records_since_checkpoint() > 0 {
             self.write_checkpoint()?;
         }
-        lowered(NICENESS, || self.checkpointer.snapshot(&self.store, &self.log))
+        lowered(PRIORITY, || self.checkpointer.snapshot(&self.store, &self.log))
     }
 }
 

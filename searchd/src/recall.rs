@@ -20,7 +20,7 @@ use prometheus_client::registry::Registry;
 use crate::engine::Address;
 use crate::index::recall::Found;
 use crate::index::{Index, graph};
-use crate::priority;
+use crate::priority::{self, Priority};
 use crate::search::stop::{Stop, Stopped};
 use crate::store::Store;
 
@@ -29,8 +29,8 @@ pub const SAMPLES: usize = 50;
 pub const MAX_SAMPLES: usize = 500;
 /// Collections that are watched: each is a series of the metric.
 const MAX_WATCHED: usize = 100;
-/// The thread's nice value.
-const NICENESS: i32 = 10;
+/// Of the thread.
+const PRIORITY: Priority = Priority::Nice(10);
 /// Questions of one collection in a round of the watch.
 const ROUND: usize = 10;
 /// Answers of one collection that the metric is the mean of.
@@ -135,7 +135,7 @@ impl Watch {
         let (resting, stopped) = mpsc::channel::<()>();
         let stop = self.stop.clone();
         let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
-            priority::lower(NICENESS);
+            priority::lower(PRIORITY);
             while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
                 self.round(&stopped);
             }

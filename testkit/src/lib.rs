@@ -38,7 +38,7 @@ pub use mixed_load::{MixedLoad, MixedOutcome};
 pub use object_storage::ObjectStorage;
 pub use paced_upstream::PacedUpstream;
 pub use postgres::Postgres;
-pub use process::{Process, binary, eventually, free_port};
+pub use process::{Process, binary, eventually, free_port, own_cpu_time};
 pub use redis::Redis;
 pub use search_oracle::{Hit, Metric, nearest, recall};
 pub use sse::{SseEvent, SseReader};

@@ -162,16 +162,7 @@ impl Process {
 
     /// CPU time used so far, user and system, from `/proc`.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = fs_err::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The second field is the name in parentheses, which may hold spaces.
-        let after = stat.rsplit_once(") ").context("/proc/pid/stat has a name in parentheses")?.1;
-        let fields: Vec<&str> = after.split_ascii_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).context("a number of ticks");
-        // Fields 14 and 15 of proc_pid_stat(5); `fields` starts at the third.
-        let ticks = ticks(11)? + ticks(12)?;
-        // SAFETY: sysconf(3) takes no pointers.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
-        Ok(Duration::from_millis(ticks * 1000 / per_second))
+        cpu_time(&self.pid.to_string())
     }
 
     /// Resident memory in bytes, from `/proc`.
@@ -342,4 +333,22 @@ where
             bail!("not within {deadline:?}: {what}");
         }
     }
+}
+
+/// CPU time that the caller's own process has used so far, like [`Process::cpu_time`].
+pub fn own_cpu_time() -> Result<Duration> {
+    cpu_time("self")
+}
+
+fn cpu_time(process: &str) -> Result<Duration> {
+    let stat = fs_err::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is the name in parentheses, which may hold spaces.
+    let after = stat.rsplit_once(") ").context("/proc/pid/stat has a name in parentheses")?.1;
+    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).context("a number of ticks");
+    // Fields 14 and 15 of proc_pid_stat(5); `fields` starts at the third.
+    let ticks = ticks(11)? + ticks(12)?;
+    // SAFETY: sysconf(3) takes no pointers.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    Ok(Duration::from_millis(ticks * 1000 / per_second))
 }

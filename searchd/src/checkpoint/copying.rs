@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use super::records::Writer;
 use crate::engine::{Address, Slot};
 use crate::index::Index;
-use crate::priority;
+use crate::priority::{self, Priority};
 use crate::store::{Store, encode_values};
 
 /// Records that are copied under one look at the state: some ten microseconds' work.
@@ -19,8 +19,8 @@ const BLOCK: Slot = 64;
 /// Bytes that are handed over to be written together, and how many such pieces may wait to be.
 const PIECE: usize = 256 * 1024;
 const AHEAD: usize = 4;
-/// The nice value of the thread that writes.
-const NICENESS: i32 = 10;
+/// Of the thread that writes.
+const PRIORITY: Priority = Priority::Nice(10);
 
 /// One collection's records.
 pub(super) struct Source<'a> {
@@ -56,7 +56,7 @@ impl Source<'_> {
         };
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| {
-                priority::lower(NICENESS);
+                priority::lower(PRIORITY);
                 write()
             });
             self.copy(|piece| pieces.send(piece).is_ok());

@@ -22,15 +22,13 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// All zeros. Asks for huge pages, for a graph search touches pages at random; no harm if there are none.
+    /// All zeros.
     ///
     /// # Panics
     /// When the system has no such memory left.
     pub fn zeroed(len: usize) -> Self {
         // One line more than needed, so that the load of a last, partial block stays inside.
         let pages = MmapMut::map_anon(len + LINE).expect("the system has the memory that is asked for");
-        #[cfg(target_os = "linux")]
-        let _ = pages.advise(memmap2::Advice::HugePage);
         Self { pages, len }
     }
 
@@ -66,8 +64,15 @@ impl Lines {
         &mut self.pages[..self.len]
     }
 
-    /// The same memory, to be shared and cut into parts.
+    /// The same memory, to be shared and cut into parts. Asks for huge pages, for a search touches pages at random; no harm if there
+    /// are none.
+    ///
+    /// Only now that it is filled, so that the system puts them together by and by. Whoever asks before gets them at the first touch,
+    /// and where memory is full of what files hold the system moves other pages about to make room: for tens of milliseconds, in
+    /// which everybody waits who touches one of those.
     pub fn into_shared(self) -> Bytes {
+        #[cfg(target_os = "linux")]
+        let _ = self.pages.advise(memmap2::Advice::HugePage);
         Bytes::from_owner(self)
     }
 }

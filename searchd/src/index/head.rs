@@ -3,6 +3,7 @@
 //! A chunk that is full is packed into codes in the background, a fifth of what its vectors take to read: a search then
 //! ranks by codes and compares the best. Nothing depends on when that is done.
 
+mod room;
 mod search;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,11 +58,12 @@ struct Stored {
 
 impl Stored {
     /// Small collections, of which there may be thousands, grow by a quarter: doubling would leave up to half of their
-    /// memory empty.
+    /// memory empty. What is no longer small gets all that a chunk takes: to move rows again and again costs more than that.
     fn make_room(&mut self, dimension: usize) {
         let len = self.slots.len();
-        if len <= SMALL_ROWS && self.values.capacity() - self.values.len() < dimension {
-            self.values.reserve_exact((len / 4).max(1) * dimension);
+        if self.values.capacity() - self.values.len() < dimension {
+            let more = if len < SMALL_ROWS { (len / 4).max(1) } else { CHUNK_ROWS - len };
+            self.values.reserve_exact(more * dimension);
         }
     }
 }
@@ -96,6 +98,13 @@ impl Chunk {
     pub fn new(part: u32, dimension: usize) -> Self {
         let (dead, len) = (Tombstones::new(CHUNK_ROWS), AtomicUsize::new(0));
         Self { part, dead, dimension, rows: RwLock::default(), len, codes: OnceLock::new() }
+    }
+
+    /// One that follows a full one, and will most probably be full as well.
+    pub fn following(part: u32, dimension: usize) -> Self {
+        let chunk = Self::new(part, dimension);
+        chunk.rows.write().values = room::take(CHUNK_ROWS * dimension);
+        chunk
     }
 
     pub fn is_full(&self) -> bool {

@@ -13,11 +13,14 @@ use crate::checkpoint::collection_directory;
 use crate::index::Index;
 use crate::index::graph::Builder;
 use crate::index::segment;
-use crate::priority::lowered;
+use crate::priority::{Priority, lowered};
 use crate::store::Store;
 
-/// The nice value of what it does: it comes after what is sealed, for which writers may wait.
-const NICENESS: i32 = 15;
+/// Of what it does but for merging: it comes after what is sealed, for which writers may wait.
+const PRIORITY: Priority = Priority::Nice(15);
+/// A merge has what is left over as long as there are fewer segments than these, each of which costs searches something: of those
+/// that are about to become one there are usually four.
+const MANY_SEGMENTS: usize = 8;
 
 pub(super) struct Merging {
     pub(super) store: Arc<Store>,
@@ -78,18 +81,18 @@ impl Merging {
 
     fn load(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
-        while index.has_to_load() && lowered(NICENESS, || index.load_one(&directory, &*self.builder))? {}
+        while index.has_to_load() && lowered(PRIORITY, || index.load_one(&directory, &*self.builder))? {}
         Ok(())
     }
 
     fn mend(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
         let directory = collection_directory(&self.directory, incarnation);
         if index.has_to_mend() {
-            let mended = lowered(NICENESS, || index.mend(&directory, &*self.builder))?;
+            let mended = lowered(PRIORITY, || index.mend(&directory, &*self.builder))?;
             tracing::warn!(incarnation, mended, "built damaged graphs anew");
         }
         if index.has_to_check() {
-            lowered(NICENESS, || index.check_one(&directory));
+            lowered(PRIORITY, || index.check_one(&directory));
         }
         Ok(())
     }
@@ -100,7 +103,9 @@ impl Merging {
         let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        let built = lowered(NICENESS, || index.build(&sources, &directory, &*self.builder))?;
+        let is_urgent = index.segments().len() >= MANY_SEGMENTS;
+        let priority = if is_urgent { PRIORITY } else { Priority::LeftOver };
+        let built = lowered(priority, || index.build(&sources, &directory, &*self.builder))?;
         index.install(&sources, built);
         retire(sources);
         let segments = index.segments().len();

@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::priority;
+use crate::priority::{self, Priority};
 
 /// Connections that wait for a reactor to take them; the next is accepted later.
 const MAX_WAITING: usize = 64;
 
-/// The nice value of threads that do beside a reactor what would take it long: it answers searches meanwhile.
-const BESIDE: i32 = 5;
+/// Of threads that do beside a reactor what would take it long: it answers searches meanwhile.
+const BESIDE: Priority = Priority::Nice(5);
 
 /// A reactor's connections, as they come.
 pub(super) type Incoming = Pin<Box<dyn Stream<Item = io::Result<TcpStream>> + Send>>;

@@ -15,10 +15,10 @@ use super::super::packed;
 use super::super::parts::Parts;
 use super::super::plan::{Findable, Part, Plan, Proposing, Row, Step, TURN, Way, compare_code};
 use super::super::{Index, Wanted};
-use super::{CHUNK_ROWS, Chunk, Coded};
+use super::{CHUNK_ROWS, Chunk, Coded, room};
 use crate::engine::settings::Effort;
 use crate::graph::flat::{Packer, Ranking};
-use crate::priority;
+use crate::priority::{self, Priority};
 use crate::search::stop::{Stop, Stopped};
 
 /// Rows kept for each hit, and at the least, where codes rank.
@@ -27,12 +27,12 @@ const LEAST_KEPT: usize = 128;
 /// Codes are worth their while where they have this many times the rows to rank that are kept.
 const WORTH: usize = 8;
 
-/// The nice value of the thread that packs: searches compare every row of a chunk until it is done.
-const NICENESS: i32 = 5;
+/// Of the thread that packs: searches compare every row of a chunk until it is done.
+const PRIORITY: Priority = Priority::Nice(5);
 
 /// Who packs chunks, for all indexes; none where the system has no thread left, and nothing is packed.
 static PACKING: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
-    let lower = |_| priority::lower(NICENESS);
+    let lower = |_| priority::lower(PRIORITY);
     let pool = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "packing".to_owned()).start_handler(lower);
     pool.build().inspect_err(|error| tracing::error!(%error, "nothing packs what is not indexed yet")).ok()
 });
@@ -51,13 +51,16 @@ struct Ranked {
 type Packed<'p> = Vec<Option<&'p Coded>>;
 
 impl Index {
-    /// Packs a chunk that has become full, beside everything else.
+    /// Packs a chunk that has become full, beside everything else, and makes room for the next.
     pub(in crate::index) fn pack(&self, chunk: Arc<Chunk>) {
         let dimension = self.settings.dimension as usize;
         let packer =
             self.packer.get_or_init(|| Packer::new(packed::metric(self.settings.metric), dimension).map(Arc::new));
         if let (Some(packer), Some(packing)) = (packer.clone(), &*PACKING) {
-            packing.spawn(move || chunk.pack(packer));
+            packing.spawn(move || {
+                room::prepare(CHUNK_ROWS * dimension);
+                chunk.pack(packer);
+            });
         }
     }
 }
