@@ -157,7 +157,7 @@ impl Default for Engine {
             search_queue: 1_024,
             seal_rows: 16 * 1_024,
             waiting_bytes: MIB * 256,
-            searched_bytes: MIB * 16,
+            searched_bytes: MIB * 32,
             storing_share: 0.125,
             build_threads: 0,
             rest_after: Duration::from_secs(2),

@@ -18,8 +18,8 @@ use crate::store::Store;
 
 /// Of what it does but for merging: it comes after what is sealed, for which writers may wait.
 const PRIORITY: Priority = Priority::Nice(15);
-/// A merge has what is left over as long as there are fewer segments than these, each of which costs searches something: of those
-/// that are about to become one there are usually four.
+/// A merge has what is left over where nobody writes and there are fewer segments than these. Where more come meanwhile, or there are
+/// many, searches may take all there is just because of them, and nothing would be left over to make them fewer.
 const MANY_SEGMENTS: usize = 8;
 
 pub(super) struct Merging {
@@ -98,13 +98,13 @@ impl Merging {
     }
 
     fn merge(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
-        let at_rest = self.rest.is_at_rest(incarnation, index);
-        let at_rest = || at_rest.then(|| index.merge_sources_at_rest()).flatten();
+        let is_at_rest = self.rest.is_at_rest(incarnation, index);
+        let at_rest = || is_at_rest.then(|| index.merge_sources_at_rest()).flatten();
         let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        let is_urgent = index.segments().len() >= MANY_SEGMENTS;
-        let priority = if is_urgent { PRIORITY } else { Priority::LeftOver };
+        let can_wait = is_at_rest && index.segments().len() < MANY_SEGMENTS;
+        let priority = if can_wait { Priority::LeftOver } else { PRIORITY };
         let built = lowered(priority, || index.build(&sources, &directory, &*self.builder))?;
         index.install(&sources, built);
         retire(sources);

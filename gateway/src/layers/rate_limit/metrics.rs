@@ -20,7 +20,6 @@ struct Outcome {
 pub(crate) struct Metrics {
     refused: Family<Policy, Counter>,
     settlements: Family<Outcome, Counter>,
-    sharing: Gauge,
     gateways: Gauge,
 }
 
@@ -34,7 +33,6 @@ impl Metrics {
             "times that the shares of quotas were settled with Redis",
             metrics.settlements.clone(),
         );
-        registry.register("limits_shared", "1 while quotas are shared through Redis", metrics.sharing.clone());
         registry.register(
             "limits_sharing_gateways",
             "gateways that share quotas, this one included, as far as it knows",
@@ -51,7 +49,6 @@ impl Metrics {
     pub(super) fn settled(&self, gateways: Option<u32>) {
         let outcome = if gateways.is_some() { "settled" } else { "failed" };
         self.settlements.get_or_create(&Outcome { outcome }).inc();
-        self.sharing.set(i64::from(gateways.is_some()));
         self.gateways.set(i64::from(gateways.unwrap_or(0)));
     }
 }

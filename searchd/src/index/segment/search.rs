@@ -292,13 +292,17 @@ impl Segment {
         Ok(rank)
     }
 
-    /// How many rows may be found, from an even sample.
+    /// How many rows may be found, from a sample.
     fn sample(&self, wanted: &Wanted<'_>) -> Findable {
-        let slots = self.vectors.slots();
-        let step = slots.len().div_ceil(SAMPLE).max(1);
-        let findable = |(row, slot): &(usize, &Slot)| wanted.admits(**slot) && !self.dead.contains(*row as u32);
-        let found = slots.iter().enumerate().step_by(step).filter(findable).count();
-        Findable::Estimated(found as f64 / slots.len().div_ceil(step).max(1) as f64 * slots.len() as f64)
+        let (slots, rows) = (self.vectors.slots(), self.vectors.len() as u64);
+        let is_findable = |row: &u64| wanted.admits(slots[*row as usize]) && !self.dead.contains(*row as u32);
+        // In steps of the golden ratio of all rows: even ones find all or nothing where every other row is admitted.
+        let at = |i: u64| ((i.wrapping_mul(GOLDEN) >> 32) * rows) >> 32;
+        let found = match rows <= SAMPLE {
+            true => (0..rows).filter(is_findable).count(),
+            false => (0..SAMPLE).map(at).filter(is_findable).count(),
+        };
+        Findable::Estimated(found as f64 / rows.clamp(1, SAMPLE) as f64 * rows as f64)
     }
 }
 
@@ -327,6 +331,8 @@ fn unless_failed<T>(outcome: Result<T, graph::Error>) -> Result<Option<T>, Stopp
 }
 
 /// Rows looked at to estimate how many a filter admits.
-const SAMPLE: usize = 2_048;
+const SAMPLE: u64 = 2_048;
+/// The golden ratio's part of 2⁶⁴ (Knuth, The Art of Computer Programming 3, 6.4).
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Rows that are asked for ahead of the one being compared.
 const AHEAD: usize = 4;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::index::plan::Way;
+use crate::index::plan::{Step, Way};
 
 const ROWS: usize = 8_192;
 
@@ -18,11 +18,15 @@ fn sealed(directory: &Path, metric: &str, quantization: &str, dimension: usize) 
 
 /// The way through the one segment, and whether it was not enough.
 fn way(index: &Index, query: &[f32], admitted: &Admitted, effort: Effort) -> (Way, bool) {
+    let step = step(index, query, admitted, effort);
+    (step.plan.way, step.fell_back)
+}
+
+fn step(index: &Index, query: &[f32], admitted: &Admitted, effort: Effort) -> Step {
     let scorer = index.scorer(query);
     let wanted = Wanted { scorer: &scorer, k: 10, effort, exact: false, admitted: Some(admitted), except: None };
     let (_, trail) = index.search(&wanted, &|a, b| a.cmp(&b), &Stop::default()).unwrap().unwrap();
-    let step = trail.last().expect("a segment");
-    (step.plan.way, step.fell_back)
+    trail.last().expect("a segment").clone()
 }
 
 #[test]
@@ -52,6 +56,19 @@ fn few_rows_are_compared_some_are_ranked_by_codes_and_most_are_walked_over() {
     assert_eq!(way(&index, query, &admitted(1_000), effort), (Way::Rows, false));
     assert_eq!(way(&index, query, &admitted(10), effort), (Way::Codes, false));
     assert!(matches!(way(&index, query, &admitted(1), effort), (Way::Graph | Way::TwoHop, false)));
+}
+
+#[test]
+fn every_other_row_is_taken_for_half_of_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = sealed(directory.path(), "cosine", "pq", 32);
+    let query = &clustered(1, 32, 5)[0];
+    for first in [0, 1] {
+        let admitted: Admitted = (first..ROWS as Slot).step_by(2).collect();
+        let findable = step(&index, query, &admitted, Effort::Candidates(16)).findable.number();
+        let half = ROWS as f64 / 2.0;
+        assert!((findable - half).abs() < half / 10.0, "from {first} on: {findable}");
+    }
 }
 
 #[test]
