@@ -16,7 +16,7 @@ use crate::index::segment;
 use crate::priority::{Priority, lowered};
 use crate::store::Store;
 
-/// Of what it does but for merging: it comes after what is sealed, for which writers may wait.
+/// Of what it does, merges that cannot wait included: it comes after what is sealed, for which writers may wait.
 const PRIORITY: Priority = Priority::Nice(15);
 /// A merge has what is left over where nobody writes and there are fewer segments than these. Where more come meanwhile, or there are
 /// many, searches may take all there is just because of them, and nothing would be left over to make them fewer.
