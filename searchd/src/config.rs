@@ -62,7 +62,8 @@ pub struct Storage {
     pub data_dir: PathBuf,
     /// A log file that reached this size is followed by a new one.
     pub log_file_bytes: u64,
-    /// After so much log a checkpoint is written; a restart replays at most about that.
+    /// After so much log a checkpoint is written; a restart replays at most about that. One is also written once segments of a
+    /// collection that nobody writes to are new.
     pub checkpoint_bytes: u64,
     /// Writes are refused, and only deletes taken, while less than that is free on the disk: checkpoints need room
     /// before they give any back. 0 for none.

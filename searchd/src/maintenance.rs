@@ -137,7 +137,7 @@ impl Maintenance {
                     Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
-            if self.progress.records_since_checkpoint() > 0 {
+            if self.has_to_checkpoint() {
                 self.checkpoint();
             }
         })?;
@@ -147,10 +147,12 @@ impl Maintenance {
     /// Seals one piece of each head that has one, and writes a checkpoint when it is time.
     fn round(&mut self, rest: &mut Rest) -> Round {
         let mut round = Round { is_fine: true, has_more: false };
+        let mut is_settled_anew = false;
         let indexes = self.store.indexes();
         rest.retain(&indexes);
         for (incarnation, index) in indexes {
-            match self.seal(incarnation, &index, rest.is_at_rest(incarnation, &index)) {
+            let is_at_rest = rest.is_at_rest(incarnation, &index);
+            match self.seal(incarnation, &index, is_at_rest) {
                 Ok(sealed) => round.has_more |= sealed,
                 Err(error) if error.is_stop() => return round,
                 Err(error) => {
@@ -158,9 +160,13 @@ impl Maintenance {
                     round.is_fine = false;
                 }
             }
+            is_settled_anew |= is_at_rest && !self.checkpointer.names_segments(incarnation, &index);
         }
         let changed = self.progress.records_since_checkpoint() > 0;
-        if self.progress.bytes_since_checkpoint() >= self.checkpoint_bytes || changed && self.room.is_short() {
+        let is_much = self.progress.bytes_since_checkpoint() >= self.checkpoint_bytes;
+        // Nothing is written that would make it much, and what was built last would be built again after a crash.
+        let has_settled = is_settled_anew && self.checkpointer.age() >= self.rest_after;
+        if is_much || has_settled || changed && self.room.is_short() {
             round.is_fine &= self.checkpoint();
         }
         round
@@ -206,8 +212,17 @@ impl Maintenance {
         Ok(())
     }
 
+    /// Whether a start from the last checkpoint would have anything to do.
+    fn has_to_checkpoint(&self) -> bool {
+        let names_all = || {
+            let indexes = self.store.indexes();
+            indexes.iter().all(|(incarnation, index)| self.checkpointer.names_segments(*incarnation, index))
+        };
+        self.progress.records_since_checkpoint() > 0 || !names_all()
+    }
+
     fn snapshot(&mut self) -> Result<Snapshot, checkpoint::Error> {
-        if self.progress.records_since_checkpoint() > 0 {
+        if self.has_to_checkpoint() {
             self.write_checkpoint()?;
         }
         lowered(PRIORITY, || self.checkpointer.snapshot(&self.store, &self.log))

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use nearfield_proto::log::v1 as log;
 use nearfield_proto::v1;
 
+use crate::index::segment::Sealed;
+
 /// The manifest's format, checked before anything else of it is believed.
 pub(super) const FORMAT: u32 = 3;
 /// The oldest that is read: one in which collections share no files.
@@ -90,6 +92,19 @@ pub(super) struct Segment {
     pub vectors: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub graph: Bytes,
+}
+
+impl Segment {
+    pub(super) fn of(sealed: &Sealed) -> Self {
+        let hash = |hash: &blake3::Hash| Bytes::copy_from_slice(hash.as_bytes());
+        Self { part: sealed.part, vectors: hash(&sealed.vectors), graph: hash(&sealed.graph) }
+    }
+
+    /// None where the hashes are no hashes.
+    pub(super) fn sealed(&self) -> Option<Sealed> {
+        let hash = |bytes: &[u8]| Some(blake3::Hash::from_bytes(bytes.try_into().ok()?));
+        Some(Sealed { part: self.part, vectors: hash(&self.vectors)?, graph: hash(&self.graph)? })
+    }
 }
 
 /// One slot's record in a file of records (see [`super::records`]).

@@ -76,7 +76,8 @@ impl Reading<'_> {
         let settings = settings.ok_or_else(damaged)?;
         let created = message.created.as_ref().ok_or_else(damaged)?;
         let created = self.sites.lock().stamp(created);
-        let sealed: Vec<Sealed> = message.segments.iter().map(sealed).collect::<Option<_>>().ok_or_else(damaged)?;
+        let sealed: Option<Vec<Sealed>> = message.segments.iter().map(format::Segment::sealed).collect::<Option<_>>();
+        let sealed = sealed.ok_or_else(damaged)?;
         let home = collection_directory(self.directory, message.incarnation);
         let file = records_of(self.directory, message);
         let (opened, segments) = rayon::join(
@@ -103,9 +104,4 @@ impl Reading<'_> {
         collection.restore(records, live);
         Ok(collection)
     }
-}
-
-fn sealed(message: &format::Segment) -> Option<Sealed> {
-    let hash = |bytes: &[u8]| Some(blake3::Hash::from_bytes(bytes.try_into().ok()?));
-    Some(Sealed { part: message.part, vectors: hash(&message.vectors)?, graph: hash(&message.graph)? })
 }

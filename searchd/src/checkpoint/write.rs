@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -25,10 +26,14 @@ pub struct Checkpointer {
     next_file: u64,
     /// The checkpoint that a start would read now.
     last: Option<Manifest>,
+    /// When that was written, or this began.
+    since: Instant,
     /// Replacing it failed, so a start may read either: nothing is removed until it has succeeded.
     unsure: bool,
     /// What the last checkpoint wrote of each collection, for those that did not change since.
     written: BTreeMap<u64, Written>,
+    /// The segments that the last checkpoint names of each collection.
+    named: BTreeMap<u64, Vec<Sealed>>,
     /// The lengths of files that small collections share, by number, as far as this process wrote them.
     shared: BTreeMap<u64, u64>,
 }
@@ -46,11 +51,25 @@ impl Checkpointer {
         let collections = last.iter().flat_map(|manifest| &manifest.holders);
         let files = collections.filter_map(|holder| Some(holder.collection.as_ref()?.records));
         let next_file = files.max().unwrap_or(0) + 1;
-        Self { directory, next_file, last, unsure: false, written: BTreeMap::new(), shared: BTreeMap::new() }
+        let named = last.as_ref().map(named).unwrap_or_default();
+        let (since, written, shared) = (Instant::now(), BTreeMap::new(), BTreeMap::new());
+        Self { directory, next_file, last, since, unsure: false, written, named, shared }
     }
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The time since the last checkpoint, or since this began.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Whether a start from the last checkpoint would find the segments that the index has now. Those that it would not, it would
+    /// have to build once more.
+    pub fn names_segments(&self, incarnation: u64, index: &Index) -> bool {
+        let named = self.named.get(&incarnation).map_or(&[][..], Vec::as_slice);
+        index.segments().iter().map(|segment| segment.sealed).eq(named.iter().copied())
     }
 
     /// Writes a checkpoint from which the log is replayed from `from_record` on. That number was read before the call.
@@ -59,6 +78,7 @@ impl Checkpointer {
         let outcome = self.write_all(store, from_record).and_then(|manifest| {
             self.unsure = true;
             write_manifest(&self.directory, &manifest)?;
+            (self.named, self.since) = (named(&manifest), Instant::now());
             (self.last, self.unsure) = (Some(manifest), false);
             Ok(())
         });
@@ -161,17 +181,12 @@ impl Checkpointer {
             true => self.write_shared(&source, sharing)?,
             false => self.write_own(&source)?,
         };
-        let named = segments.iter().map(|sealed| format::Segment {
-            part: sealed.part,
-            vectors: Bytes::copy_from_slice(sealed.vectors.as_bytes()),
-            graph: Bytes::copy_from_slice(sealed.graph.as_bytes()),
-        });
         let collection = format::Collection {
             settings: Some(settings),
             created: Some(created),
             incarnation,
             generation,
-            segments: named.collect(),
+            segments: segments.iter().map(format::Segment::of).collect(),
             records,
             records_hash: Bytes::copy_from_slice(hash.as_bytes()),
             part,
@@ -263,6 +278,14 @@ impl Checkpointer {
             tracing::warn!(%error, "files that no checkpoint needs could not be removed");
         }
     }
+}
+
+/// The segments of each collection of a checkpoint.
+fn named(manifest: &Manifest) -> BTreeMap<u64, Vec<Sealed>> {
+    let collections = manifest.holders.iter().filter_map(|holder| holder.collection.as_ref());
+    let sealed =
+        |collection: &format::Collection| collection.segments.iter().filter_map(format::Segment::sealed).collect();
+    collections.map(|collection| (collection.incarnation, sealed(collection))).collect()
 }
 
 /// Directories of collections and the files in them, as they were at one moment.

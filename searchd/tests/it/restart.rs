@@ -1,9 +1,18 @@
 //! Restarts: from checkpoints, with segments, and what a damaged or occupied directory is answered with.
 
+use std::path::Path;
+use std::time::Duration;
+
 use nearfield_proto::v1;
 use nearfield_searchd::Searchd;
+use nearfield_testkit::eventually;
 
+use crate::backup::metric;
+use crate::faults::files;
+use crate::process::{Served, command};
 use crate::running::{Running, config, ids, point};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn settled(running: &mut Running, name: &str) -> v1::Collection {
     loop {
@@ -93,4 +102,40 @@ async fn a_cached_answer_never_hides_a_write() {
         }
     }
     running.stop().await;
+}
+
+/// Neither the size of the log nor an orderly end is a reason for a checkpoint here, but that what was sealed is new.
+#[tokio::test]
+async fn what_was_sealed_after_the_last_write_is_not_built_again_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = |rest_after: &str| {
+        let mut command = command(directory.path());
+        command.env("NEARFIELD_STORAGE__CHECKPOINT_BYTES", "1000000000").env("NEARFIELD_ENGINE__SEAL_ROWS", "1000000");
+        command.env("NEARFIELD_ENGINE__REST_AFTER", rest_after);
+        Served::start(command)
+    };
+    let served = start("100ms").await.unwrap();
+    served.create("c", 4).await;
+    let vectors = (0..2_000).map(|i| point(&format!("p{i:04}"), &[i as f32, 1.0, 2.0, 3.0], "")).collect();
+    served.points().insert(v1::InsertRequest { collection: "c".into(), vectors }).await.unwrap();
+    let is_settled = || async {
+        let modified = |path: &Path| path.metadata().ok()?.modified().ok();
+        let is_sealed = metric(&served, "nearfield_searchd_rows_waiting").await? == 0.0;
+        let paths = files(directory.path());
+        let last = paths
+            .iter()
+            .filter(|path| path.extension() == Some("graph".as_ref()))
+            .filter_map(|path| modified(path))
+            .max()?;
+        (is_sealed && modified(&directory.path().join("MANIFEST"))? > last).then_some(())
+    };
+    eventually("a checkpoint that names the segment", PATIENCE, is_settled).await.unwrap();
+    served.process.kill().unwrap();
+
+    let served = start("1h").await.unwrap();
+    assert_eq!(metric(&served, "nearfield_searchd_rows_waiting").await.unwrap(), 0.0);
+    assert!(metric(&served, "nearfield_searchd_segments").await.unwrap() >= 1.0);
+    let query =
+        v1::SearchRequest { collection: "c".into(), query: vec![1_234.2, 1.0, 2.0, 3.0], k: 1, ..Default::default() };
+    assert_eq!(served.points().search(query).await.unwrap().into_inner().results[0].vector_id, "p1234");
 }
