@@ -31,6 +31,9 @@ pub struct Claim {
     pub left: i64,
     /// Units asked of it since; none gives the share up.
     pub asked: u64,
+    /// Most units that it gets of a quota that nobody has settled yet, what it let pass included: others may have let some
+    /// pass, too.
+    pub first: u32,
 }
 
 /// What it gets.
@@ -110,7 +113,7 @@ impl Quotas {
         for claim in claims {
             let name = format!("nearfield:1:quota:{}:{:032x}", claim.policy, claim.key);
             pipeline.cmd("EVALSHA").arg(&self.settle).arg(1).arg(name).arg(&self.gateway);
-            pipeline.arg(claim.limit).arg(claim.left).arg(claim.asked).arg(lease);
+            pipeline.arg(claim.limit).arg(claim.left).arg(claim.asked).arg(lease).arg(claim.first);
         }
         let answers: Vec<(u32, u32)> = pipeline.query_async(&mut connection).await?;
         self.connection = Some(connection);

@@ -219,11 +219,31 @@ async fn a_url_that_is_none_is_an_error_at_the_start() {
 }
 
 fn claim(left: i64, asked: u64) -> quotas::Claim {
-    quotas::Claim { policy: "user", key: 7, limit: 90, left, asked }
+    quotas::Claim { policy: "user", key: 7, limit: 90, left, asked, first: 90 }
 }
 
 async fn settle(gateway: &mut quotas::Quotas, left: i64, asked: u64) -> quotas::Share {
     gateway.settle(&[claim(left, asked)]).await.unwrap().shares[0]
+}
+
+#[tokio::test]
+async fn the_first_to_settle_a_quota_leaves_the_others_their_part() {
+    let server = Server::start(Kind::Redis);
+    let open = |name: &str| quotas::Quotas::open(&server.url(), name.to_owned()).unwrap();
+    let (mut a, mut b, mut c) = (open("a"), open("b"), open("c"));
+    let claim = |left, asked| [quotas::Claim { first: 30, ..claim(left, asked) }];
+    // Each has let a part pass, and is asked for far more.
+    let mut passed = 90;
+    for gateway in [&mut a, &mut b, &mut c] {
+        passed += gateway.settle(&claim(-30, 1_000)).await.unwrap().shares[0].units;
+    }
+    // What comes back in a second, as long as this may take, besides.
+    assert!(passed <= 90 + 30, "{passed} of 90");
+    let mut new = open("new");
+    let share = new.settle(&[quotas::Claim { key: 8, ..claim(-10, 1_000)[0] }]).await.unwrap().shares[0];
+    assert_eq!(share.units, 20, "what it let pass is of its part");
+    let share = new.settle(&[quotas::Claim { key: 8, ..claim(0, 1_000)[0] }]).await.unwrap().shares[0];
+    assert!(share.units >= 60, "nobody else came: {share:?}");
 }
 
 #[tokio::test]

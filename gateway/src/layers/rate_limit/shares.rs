@@ -2,7 +2,8 @@
 //!
 //! No request ever waits for Redis: it takes from the share that is held, and the shares are settled behind its back, ten
 //! times a second ([`settlement`]). A key that is new here is let pass by a part of the whole quota, by how many gateways
-//! there are, until the first settling; what passed is owed. While Redis is out of sight, each gateway keeps to its part
+//! there are, until the first settling; what passed is owed. The first that settles it gets no more than that part, until the others have
+//! had time to say what they let pass. While Redis is out of sight, each gateway keeps to its part
 //! of the keys that it knows others to count as well, and to the whole of the rest.
 
 pub(crate) mod settlement;
@@ -72,6 +73,11 @@ impl Shares {
         &self.shards[(key.0 % SHARDS as u128) as usize]
     }
 
+    /// Into how many a quota is divided that is new here.
+    fn parts(&self) -> u32 {
+        self.gateways.load(Ordering::Relaxed).clamp(1, MAX_PARTS)
+    }
+
     /// Takes `units` of the share of `limit` a second.
     pub(super) fn take(&self, policy: &'static str, key: Key, limit: u32, units: u32, now: Instant) -> Taken {
         let gateways = self.gateways.load(Ordering::Relaxed);
@@ -80,7 +86,7 @@ impl Shares {
             return Taken::Alone { sharers: 1 };
         }
         // Others may count a key that is new here: should sight of them be lost before it is settled, it stays a part.
-        let parts = gateways.clamp(1, MAX_PARTS);
+        let parts = self.parts();
         let new = || Held { limit, units: 0, asked: 0, sharers: parts, settled: None, used: now };
         let held = shard.entry((policy, key)).or_insert_with(new);
         held.asked = held.asked.saturating_add(u64::from(units));
@@ -112,6 +118,7 @@ impl Shares {
     /// What there is to settle, at most `max` quotas; those that nobody asks for any more are given up.
     fn claims(&self, max: usize, now: Instant) -> Vec<Claim> {
         let mut claims = Vec::new();
+        let parts = self.parts();
         let turn = self.turn.load(Ordering::Relaxed);
         let mut ended = None;
         for i in (0..SHARDS).map(|i| (turn + i) % SHARDS) {
@@ -124,7 +131,7 @@ impl Shares {
                 let known = held.settled.is_some();
                 if (held.asked > 0 || (unused && known)) && claims.len() < max {
                     let Held { limit, units, asked, .. } = *held;
-                    claims.push(Claim { policy, key: key.0, limit, left: units, asked });
+                    claims.push(Claim { policy, key: key.0, limit, left: units, asked, first: limit.div_ceil(parts) });
                     held.asked = 0;
                     return !unused || asked > 0;
                 }
