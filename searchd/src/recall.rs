@@ -20,7 +20,7 @@ use prometheus_client::registry::Registry;
 use crate::engine::Address;
 use crate::index::recall::Found;
 use crate::index::{Index, graph};
-use crate::priority::{self, Priority};
+use crate::priority::{Priority, lowered};
 use crate::search::stop::{Stop, Stopped};
 use crate::store::Store;
 
@@ -92,6 +92,9 @@ pub struct Watch {
     stop: Stop,
 }
 
+/// A collection, its incarnation and its generation, and its index.
+type Watched = (Address, u64, u64, Arc<Index>);
+
 /// Graphs that were tried with users' questions.
 #[derive(Default)]
 struct Tried(Counter);
@@ -135,15 +138,16 @@ impl Watch {
         let (resting, stopped) = mpsc::channel::<()>();
         let stop = self.stop.clone();
         let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
-            priority::lower(PRIORITY);
+            let mut stopped = stopped;
             while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
-                self.round(&stopped);
+                self.round(&mut stopped);
             }
         })?;
         Ok(Watching { resting, stop, thread })
     }
 
-    fn round(&mut self, stopped: &mpsc::Receiver<()>) {
+    fn round(&mut self, stopped: &mut mpsc::Receiver<()>) {
+        // Not put off while it holds the state, for which a writer would wait, and searches for the writer.
         let collections: Vec<(Address, u64, u64)> = {
             let state = self.store.read();
             let live = state.holders().filter_map(|(address, _)| Some((address, state.collection(address)?)));
@@ -154,9 +158,16 @@ impl Watch {
                 self.store.index(incarnation).filter(|index| !index.segments().is_empty() && index.is_there())?;
             Some((address, incarnation, generation, index))
         });
-        let watched: Vec<_> = with_graphs.take(MAX_WATCHED).collect();
+        let watched: Vec<Watched> = with_graphs.take(MAX_WATCHED).collect();
         self.known.retain(|known, _| watched.iter().any(|(_, incarnation, ..)| incarnation == known));
-        for (_, incarnation, generation, index) in &watched {
+        if lowered(PRIORITY, || self.look(&watched, stopped)) {
+            self.show(watched);
+        }
+    }
+
+    /// Asks what is new. False when the watch is to end.
+    fn look(&mut self, watched: &[Watched], stopped: &mut mpsc::Receiver<()>) -> bool {
+        for (_, incarnation, generation, index) in watched {
             let known = self.known.entry(*incarnation).or_default();
             let seen = (*generation, index.asked(), index.segments().len());
             if known.seen == seen && known.answers.len() == KEPT {
@@ -164,9 +175,13 @@ impl Watch {
             }
             known.seen = seen;
             if !self.tried.learn(index, &self.stop, stopped) || !known.look(index, stopped) {
-                return;
+                return false;
             }
         }
+        true
+    }
+
+    fn show(&self, watched: Vec<Watched>) {
         self.gauges.clear();
         for (address, incarnation, ..) in watched {
             let Some(known) = self.known.get(&incarnation) else { continue };

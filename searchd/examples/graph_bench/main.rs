@@ -4,7 +4,7 @@
 //! bytes are compared by Euclidean distance, floats by cosine. `--no-usearch` leaves the peer out. `--segments` measures
 //! what collections have instead: segments as settings make them, by recall that is asked for, with all their memory;
 //! how fast they open; and what they are after every vector was replaced ten times. `--sweep` asks one segment with ever
-//! more candidates, for `bench/peers/run`, which puts other engines beside it. `--batches` measures what a search costs
+//! more candidates, once it has its huge pages, for `bench/peers/run`, which puts other engines beside it. `--batches` measures what a search costs
 //! alone and in batches; `--costs` what the ways of a search cost beside what the planner expects; `--filters` what each way
 //! through a graph finds under filters; `--grown` what a graph that grew finds, beside one that was built at once;
 //! `--grpc` what a search costs through gRPC, beside what it costs in process.
@@ -16,6 +16,7 @@ mod data;
 mod filters;
 mod grown;
 mod grpc;
+mod pages;
 mod segments;
 
 use std::path::Path;

@@ -78,6 +78,7 @@ pub(crate) fn sweep(data: &Data) -> Result<()> {
     let start = cpu(libc::CLOCK_PROCESS_CPUTIME_ID);
     rest(&index, directory.path(), &Engines::new(1))?;
     report_build(DEFAULT, data, start);
+    crate::pages::settle()?;
     report(&index, data)?;
     let stop = Stop::default();
     crate::sweep(data, |query, ef| {

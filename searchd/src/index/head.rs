@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
+use room::ROOM;
 
 use super::batch::Search;
 use super::bits::Tombstones;
@@ -103,7 +104,7 @@ impl Chunk {
     /// One that follows a full one, and will most probably be full as well.
     pub fn following(part: u32, dimension: usize) -> Self {
         let chunk = Self::new(part, dimension);
-        chunk.rows.write().values = room::take(CHUNK_ROWS * dimension);
+        chunk.rows.write().values = ROOM.take(CHUNK_ROWS * dimension);
         chunk
     }
 

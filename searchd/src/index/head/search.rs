@@ -15,7 +15,8 @@ use super::super::packed;
 use super::super::parts::Parts;
 use super::super::plan::{Findable, Part, Plan, Proposing, Row, Step, TURN, Way, compare_code};
 use super::super::{Index, Wanted};
-use super::{CHUNK_ROWS, Chunk, Coded, room};
+use super::room::ROOM;
+use super::{CHUNK_ROWS, Chunk, Coded};
 use crate::engine::settings::Effort;
 use crate::graph::flat::{Packer, Ranking};
 use crate::priority::{self, Priority};
@@ -58,7 +59,7 @@ impl Index {
             self.packer.get_or_init(|| Packer::new(packed::metric(self.settings.metric), dimension).map(Arc::new));
         if let (Some(packer), Some(packing)) = (packer.clone(), &*PACKING) {
             packing.spawn(move || {
-                room::prepare(CHUNK_ROWS * dimension);
+                ROOM.prepare(CHUNK_ROWS * dimension);
                 chunk.pack(packer);
             });
         }
