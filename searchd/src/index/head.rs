@@ -139,6 +139,15 @@ impl Chunk {
         Some(Row { part: self.part, row: rows.slots.len() as u32 - 1 })
     }
 
+    /// Gives back what was taken for rows that do not come, but for as much as a small collection grows by.
+    pub fn give_back(&self) {
+        let is_much = |rows: &Stored| rows.values.capacity() > (rows.slots.len() + SMALL_ROWS / 4) * self.dimension;
+        // It is asked over and over.
+        if is_much(&self.rows.read()) {
+            self.rows.write().values.shrink_to_fit();
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }

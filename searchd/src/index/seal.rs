@@ -119,6 +119,9 @@ impl Index {
     /// The same once nobody writes: then little waits in memory.
     pub fn head_sources_at_rest(&self) -> Option<Sources> {
         self.close_chunk(REST_ROWS);
+        if let Some(chunk) = self.parts.load().head.last() {
+            chunk.give_back();
+        }
         self.head_sources(1)
     }
 

@@ -243,6 +243,30 @@ fn a_head_is_sealed_in_pieces_and_merged_while_it_is_written_to_and_nothing_is_l
 }
 
 #[test]
+fn memory_for_rows_that_do_not_come_is_given_back_at_rest() {
+    const DIMENSION: usize = 96;
+    const LEFT: usize = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let rows = clustered(CHUNK_ROWS + LEFT + 1, DIMENSION, 5);
+    let index = filled("euclidean", &rows[..CHUNK_ROWS + LEFT]);
+    while let Some(sources) = index.sources_at_rest() {
+        index.seal(&sources, directory.path(), &builder()).unwrap();
+    }
+    assert_eq!(index.waiting_rows(), LEFT);
+    let sealed: u64 = index.segments().iter().map(|segment| segment.memory_bytes()).sum();
+    let places = rows.len() * size_of::<Option<Row>>() * 2;
+    let most = LEFT * (DIMENSION + 8) * 4 * 5 / 4 + places;
+    assert!(index.memory_bytes() - sealed <= most as u64, "{} of {most} bytes", index.memory_bytes() - sealed);
+    let last = rows.len() - 1;
+    index.put(last as Slot, &rows[last]);
+    let live: HashMap<Slot, Vec<f32>> = rows.into_iter().enumerate().map(|(slot, row)| (slot as Slot, row)).collect();
+    for slot in [0, CHUNK_ROWS, last - 1, last] {
+        let slot = slot as Slot;
+        assert_eq!(index.values(slot).unwrap().as_ref(), live.get(&slot), "{slot}");
+    }
+}
+
+#[test]
 fn a_build_that_is_stopped_leaves_nothing_and_the_head_as_it_was() {
     use crate::index::engines::Crew;
     for quantization in ["pq", "bf16"] {
