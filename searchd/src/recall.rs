@@ -135,10 +135,9 @@ impl Watch {
     }
 
     pub fn start(mut self) -> std::io::Result<Watching> {
-        let (resting, stopped) = mpsc::channel::<()>();
+        let (resting, mut stopped) = mpsc::channel::<()>();
         let stop = self.stop.clone();
         let thread = std::thread::Builder::new().name("recall".into()).spawn(move || {
-            let mut stopped = stopped;
             while stopped.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
                 self.round(&mut stopped);
             }

@@ -2,9 +2,9 @@
 //!
 //! No request ever waits for Redis: it takes from the share that is held, and the shares are settled behind its back, ten
 //! times a second ([`settlement`]). A key that is new here is let pass by a part of the whole quota, by how many gateways
-//! there are, until the first settling; what passed is owed. The first that settles it gets no more than that part, until the others have
-//! had time to say what they let pass. While Redis is out of sight, each gateway keeps to its part
-//! of the keys that it knows others to count as well, and to the whole of the rest.
+//! there are, until the first settling; what passed is owed. The first that settles it gets no more than that part, until
+//! the others have had time to say what they let pass. While Redis is out of sight, each gateway keeps to its part of the
+//! keys that it knows others to count as well, and to the whole of the rest.
 
 pub(crate) mod settlement;
 
