@@ -9,6 +9,7 @@ pub mod arrival;
 pub mod batch;
 pub mod bits;
 pub mod calibration;
+mod claims;
 pub mod damage;
 pub mod engines;
 mod estimate;
@@ -52,6 +53,7 @@ use crate::graph::flat::Packer;
 use crate::search::stop::{Stop, Stopped};
 use admitted::Admitted;
 use batch::Found;
+use claims::Claims;
 use damage::Damaged;
 use head::Chunk;
 use headroom::Headroom;
@@ -110,6 +112,8 @@ pub struct Index {
     places: Mutex<()>,
     /// Parts whose files are being written.
     unfinished: Mutex<Vec<u32>>,
+    /// Segments that are being built into others.
+    claims: Claims,
     /// Searches, one after the other, that found all in memory; no more of them are counted than it takes.
     warm: AtomicU32,
 }
@@ -130,6 +134,7 @@ impl Index {
             written: AtomicU64::new(0),
             places: Mutex::new(()),
             unfinished: Mutex::default(),
+            claims: Claims::default(),
             warm: AtomicU32::new(0),
         }
     }

@@ -1,7 +1,7 @@
 //! The thread behind the scenes: seals what heads have gathered, a piece at a time, and writes checkpoints. A second one
 //! ([`merging`]) does what takes longer.
 //!
-//! Whatever takes them long is done at a lower priority than searches ([`crate::priority`]), and they hold no lock meanwhile.
+//! Whatever takes them long is done with what searches leave over ([`crate::priority`]), and they hold no lock meanwhile.
 
 mod merging;
 mod rest;
@@ -33,8 +33,10 @@ use rest::Rest;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// After a failure (a full disk, say) it waits longer.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Of what takes long.
+/// Of copying for a snapshot, and of a piece after one that got nearly nothing of what is left over.
 const PRIORITY: Priority = Priority::Nice(10);
+/// For each row of a piece: when it takes longer, others leave nothing over. It is twenty times what it takes alone.
+const STARVED: Duration = Duration::from_millis(3);
 /// How long what was replaced is kept for searches that still look at it, and how often that is asked.
 const RETIRED: Duration = Duration::from_secs(1);
 const RETIRING: Duration = Duration::from_millis(2);
@@ -106,6 +108,13 @@ impl Running {
     }
 }
 
+/// What is known from the rounds before.
+struct Known {
+    rest: Rest,
+    /// The last piece that was sealed got nearly nothing of what is left over.
+    is_starved: bool,
+}
+
 /// What a round came to.
 struct Round {
     is_fine: bool,
@@ -120,12 +129,12 @@ impl Maintenance {
         let stop = self.stop.clone();
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("maintenance".into()).spawn(move || {
-            let mut rest = Rest::new(self.rest_after);
+            let mut known = Known { rest: Rest::new(self.rest_after), is_starved: false };
             let mut wait = INTERVAL;
             loop {
                 match inbox.recv_timeout(wait) {
                     Err(RecvTimeoutError::Timeout) => {
-                        let Round { is_fine, has_more } = self.round(&mut rest);
+                        let Round { is_fine, has_more } = self.round(&mut known);
                         wait = match (is_fine, has_more) {
                             (false, _) => PAUSE,
                             (true, true) => Duration::ZERO,
@@ -145,14 +154,14 @@ impl Maintenance {
     }
 
     /// Seals one piece of each head that has one, and writes a checkpoint when it is time.
-    fn round(&mut self, rest: &mut Rest) -> Round {
+    fn round(&mut self, known: &mut Known) -> Round {
         let mut round = Round { is_fine: true, has_more: false };
         let mut is_settled_anew = false;
         let indexes = self.store.indexes();
-        rest.retain(&indexes);
+        known.rest.retain(&indexes);
         for (incarnation, index) in indexes {
-            let is_at_rest = rest.is_at_rest(incarnation, &index);
-            match self.seal(incarnation, &index, is_at_rest) {
+            let is_at_rest = known.rest.is_at_rest(incarnation, &index);
+            match self.seal(incarnation, &index, is_at_rest, &mut known.is_starved) {
                 Ok(sealed) => round.has_more |= sealed,
                 Err(error) if error.is_stop() => return round,
                 Err(error) => {
@@ -173,7 +182,13 @@ impl Maintenance {
     }
 
     /// Seals the next piece of a head; false when it has none.
-    fn seal(&mut self, incarnation: u64, index: &Index, at_rest: bool) -> Result<bool, segment::Error> {
+    fn seal(
+        &self,
+        incarnation: u64,
+        index: &Index,
+        at_rest: bool,
+        is_starved: &mut bool,
+    ) -> Result<bool, segment::Error> {
         let enough = || index.head_sources(self.seal_chunks);
         // Half of what may wait is kept for what comes while a piece is sealed; a large write may wait for the other half.
         let in_need = || {
@@ -186,7 +201,9 @@ impl Maintenance {
         let Some(sources) = enough().or_else(in_need).or_else(at_rest) else { return Ok(false) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        let built = lowered(PRIORITY, || index.build(&sources, &directory, &*self.builder))?;
+        let priority = if *is_starved { PRIORITY } else { Priority::LeftOver };
+        let built = lowered(priority, || index.build(&sources, &directory, &*self.builder))?;
+        *is_starved = started.elapsed() > STARVED * sources.rows() as u32;
         index.install(&sources, built);
         retire(sources);
         let (waiting, seconds) = (index.waiting_rows(), started.elapsed().as_secs_f64());

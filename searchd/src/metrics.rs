@@ -130,6 +130,9 @@ impl Collector for Gauges {
         count("nearfield_searchd_damaged_answers", help, &self.store.damages)?;
         let help = "Short searches that were done on the reactor that they came to";
         count("nearfield_searchd_searches_on_reactor", help, &AtomicU64::new(self.pool.done_here()))?;
+        let help =
+            "Rests that search threads took, though there was work for them, for what is indexed behind the scenes";
+        count("nearfield_searchd_search_rests", help, &AtomicU64::new(self.pool.rests()))?;
         let help = "Hits that were looked up for streams of more than one block";
         count("nearfield_searchd_streamed_hits", help, &self.store.streamed)?;
         self.built(&mut encoder)?;

@@ -4,17 +4,44 @@
 //! are processors. And by a longer slice (Linux 6.12 and later) it is not protected from whoever wakes: a search or its answer,
 //! which run for less, need not wait until a millisecond or more of it is over.
 //!
-//! What may take as long as it likes has what is left over. That is more than a smaller share: a processor that does nothing else counts
+//! What takes seconds has what is left over. That is more than a smaller share: a processor that does nothing else counts
 //! as idle, and whoever wakes comes there. Beside a thread that is merely nice two searches may find themselves on the other processor,
-//! and stay there for tens of milliseconds, taking turns.
+//! and stay there for tens of milliseconds, taking turns. But where nothing is left over it would never be done: so searches
+//! leave something while there is such work ([`is_left_over`], [`crate::search::pool`]).
 //!
 //! A priority once lowered is not given back, and whoever holds a lock that others wait for must not be put off: so what is
 //! long is done on a thread of its own, and what needs the lock by whoever waits for that.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A slice longer than that of other threads, some three milliseconds at most, in nanoseconds; and no longer than that: whoever was
 /// put off in the middle of what others wait for, a mapping that the kernel changes say, waits behind those of its own priority.
 #[cfg(target_os = "linux")]
 const SLICE: u64 = 10_000_000;
+
+/// Work that is done with what is left over, of all of this process.
+static LEFT_OVER: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether something is being done with what is left over.
+pub fn is_left_over() -> bool {
+    LEFT_OVER.load(Ordering::Relaxed) > 0
+}
+
+/// Counts work that is done with what is left over.
+struct LeftOver;
+
+impl LeftOver {
+    fn begin() -> Self {
+        LEFT_OVER.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for LeftOver {
+    fn drop(&mut self) {
+        LEFT_OVER.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// How a thread comes after others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +93,7 @@ fn set_attributes(priority: Priority, niceness: i32) {
 /// # Panics
 /// When `work` does, or there is no thread to be had.
 pub fn lowered<T: Send>(priority: Priority, work: impl FnOnce() -> T + Send) -> T {
+    let _counted = (priority == Priority::LeftOver).then(LeftOver::begin);
     let lowered = || {
         lower(priority);
         work()

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::engine::Address;
-use crate::index::recall::Found;
+use crate::index::recall::{Found, Question};
 use crate::index::{Index, graph};
 use crate::priority::{Priority, lowered};
 use crate::search::stop::{Stop, Stopped};
@@ -29,8 +29,8 @@ pub const SAMPLES: usize = 50;
 pub const MAX_SAMPLES: usize = 500;
 /// Collections that are watched: each is a series of the metric.
 const MAX_WATCHED: usize = 100;
-/// Of the thread.
-const PRIORITY: Priority = Priority::Nice(10);
+/// Of what takes long.
+const PRIORITY: Priority = Priority::LeftOver;
 /// Questions of one collection in a round of the watch.
 const ROUND: usize = 10;
 /// Answers of one collection that the metric is the mean of.
@@ -92,8 +92,14 @@ pub struct Watch {
     stop: Stop,
 }
 
-/// A collection, its incarnation and its generation, and its index.
-type Watched = (Address, u64, u64, Arc<Index>);
+/// A collection that is watched.
+struct Watched {
+    address: Address,
+    incarnation: u64,
+    index: Arc<Index>,
+    /// What it is to be asked now.
+    questions: Vec<Question>,
+}
 
 /// Graphs that were tried with users' questions.
 #[derive(Default)]
@@ -155,25 +161,25 @@ impl Watch {
         let with_graphs = collections.into_iter().filter_map(|(address, incarnation, generation)| {
             let index =
                 self.store.index(incarnation).filter(|index| !index.segments().is_empty() && index.is_there())?;
-            Some((address, incarnation, generation, index))
+            // Nor while it takes what users and writers look at as well.
+            let questions = self.known.entry(incarnation).or_default().questions(generation, &index);
+            Some(Watched { address, incarnation, index, questions })
         });
         let watched: Vec<Watched> = with_graphs.take(MAX_WATCHED).collect();
-        self.known.retain(|known, _| watched.iter().any(|(_, incarnation, ..)| incarnation == known));
-        if lowered(PRIORITY, || self.look(&watched, stopped)) {
+        self.known.retain(|known, _| watched.iter().any(|watched| watched.incarnation == *known));
+        if self.look(&watched, stopped) {
             self.show(watched);
         }
     }
 
     /// Asks what is new. False when the watch is to end.
     fn look(&mut self, watched: &[Watched], stopped: &mut mpsc::Receiver<()>) -> bool {
-        for (_, incarnation, generation, index) in watched {
-            let known = self.known.entry(*incarnation).or_default();
-            let seen = (*generation, index.asked(), index.segments().len());
-            if known.seen == seen && known.answers.len() == KEPT {
+        for Watched { incarnation, index, questions, .. } in watched {
+            if questions.is_empty() {
                 continue;
             }
-            known.seen = seen;
-            if !self.tried.learn(index, &self.stop, stopped) || !known.look(index, stopped) {
+            let known = self.known.entry(*incarnation).or_default();
+            if !self.tried.learn(index, &self.stop, stopped) || !known.look(index, questions, stopped) {
                 return false;
             }
         }
@@ -182,7 +188,7 @@ impl Watch {
 
     fn show(&self, watched: Vec<Watched>) {
         self.gauges.clear();
-        for (address, incarnation, ..) in watched {
+        for Watched { address, incarnation, .. } in watched {
             let Some(known) = self.known.get(&incarnation) else { continue };
             let labels = Labels { tenant: address.tenant.into(), collection: address.name.into() };
             self.gauges.get_or_create(&labels).set(share(&known.answers));
@@ -194,7 +200,7 @@ impl Tried {
     /// Lets a segment learn from what users ask. False when the watch is to end.
     fn learn(&self, index: &Index, stop: &Stop, stopped: &mpsc::Receiver<()>) -> bool {
         let started = Instant::now();
-        match index.learn(stop) {
+        match lowered(PRIORITY, || index.learn(stop)) {
             Ok(false) => return true,
             Ok(true) => {
                 self.0.inc();
@@ -213,12 +219,22 @@ impl Tried {
 }
 
 impl Known {
+    /// What to ask; nothing where all is as it was.
+    fn questions(&mut self, generation: u64, index: &Index) -> Vec<Question> {
+        let seen = (generation, index.asked(), index.segments().len());
+        if self.seen == seen && self.answers.len() == KEPT {
+            return Vec::new();
+        }
+        self.seen = seen;
+        (0..ROUND).map_while(|number| index.question(number)).collect()
+    }
+
     /// False when the watch is to end.
-    fn look(&mut self, index: &Index, stopped: &mpsc::Receiver<()>) -> bool {
-        for number in 0..ROUND {
+    fn look(&mut self, index: &Index, questions: &[Question], stopped: &mpsc::Receiver<()>) -> bool {
+        for question in questions {
             let started = Instant::now();
-            let Some(question) = index.question(number) else { return true };
-            let answers = index.try_question(&question, index.settings.effort, &Stop::default());
+            let ask = || index.try_aside(question, index.settings.effort, &Stop::default());
+            let answers = lowered(PRIORITY, ask);
             let Ok(Some(found)) = answers else { return true };
             if self.answers.len() == KEPT {
                 self.answers.pop_front();

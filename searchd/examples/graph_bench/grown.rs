@@ -1,4 +1,4 @@
-//! What growing is worth: the last rows of a data set come into a graph of the others, some at a time, beside a graph that
+//! What growing is worth: the rows of a data set come into one graph, some at a time, beside a graph that
 //! is built of all at once.
 
 use anyhow::{Context, Result};
@@ -8,8 +8,8 @@ use nearfield_searchd::index::engines::{Crew, Engines};
 use crate::data::Data;
 use crate::{cpu, segments};
 
-/// Parts that the rest comes in, and of how many the graph that it comes into has all but these.
-const PARTS: usize = 4;
+/// Parts that rows come in after the first, and of how many the first has all but these.
+const PARTS: usize = 7;
 const OF: usize = 8;
 
 pub(crate) fn measure(data: &Data) -> Result<()> {

@@ -31,6 +31,21 @@ pub(super) struct Search<'a> {
     pub(super) damaged: Option<Damaged>,
 }
 
+impl<'a> Search<'a> {
+    pub(super) fn new(wanted: &'a Wanted<'a>, parts: Arc<Parts>, listed: Option<Rc<Listed>>, by_id: ById<'a>) -> Self {
+        let (nearest, trail) = (Nearest::new(wanted.k, by_id), Trail::with_capacity(parts.segments.len() + 1));
+        Self { wanted, parts, listed, nearest, seen: 0, compared: 0, trail, damaged: None }
+    }
+
+    /// What came of it.
+    pub(super) fn found(self) -> Found {
+        match self.damaged {
+            None => Ok((self.nearest.into_sorted(), self.trail)),
+            Some(damaged) => Err(damaged),
+        }
+    }
+}
+
 impl Index {
     /// Finds for each what is wanted, in their order.
     pub fn search_all(&self, wanted: &[Wanted<'_>], by_id: ById<'_>, stop: &Stop) -> Result<Vec<Found>, Stopped> {
@@ -39,18 +54,11 @@ impl Index {
                 |wanted: &&Wanted<'_>| wanted.admitted.is_none() && wanted.except.is_none() && !wanted.exact;
             wanted.iter().filter(of_anywhere).for_each(|wanted| self.recent.note(wanted.scorer.query()));
         }
-        self.find_all(wanted, by_id, stop)
-    }
-
-    /// As [`Index::search_all`], of questions that no user asks.
-    pub(super) fn find_all(&self, wanted: &[Wanted<'_>], by_id: ById<'_>, stop: &Stop) -> Result<Vec<Found>, Stopped> {
         let is_alone = wanted.len() == 1;
         let mut searches: Vec<Search<'_>> = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let (parts, listed) = self.parts_for(wanted, &searches, is_alone);
-            let nearest = Nearest::new(wanted.k, by_id);
-            let trail = Trail::with_capacity(parts.segments.len() + 1);
-            searches.push(Search { wanted, parts, listed, nearest, seen: 0, compared: 0, trail, damaged: None });
+            searches.push(Search::new(wanted, parts, listed, by_id));
         }
         // One, but where a segment was sealed or a chunk begun between the looks.
         let mut moments: Vec<Arc<Parts>> = Vec::with_capacity(1);
@@ -63,11 +71,7 @@ impl Index {
             let of_then = searches.iter_mut().filter(|search| Arc::ptr_eq(&parts, &search.parts));
             parts.search(&mut of_then.collect::<Vec<_>>(), stop)?;
         }
-        let found = searches.into_iter().map(|search| match search.damaged {
-            None => Ok((search.nearest.into_sorted(), search.trail)),
-            Some(damaged) => Err(damaged),
-        });
-        Ok(found.collect())
+        Ok(searches.into_iter().map(Search::found).collect())
     }
 
     /// The parts at one moment, and in which of their rows the admitted slots are at that moment, if that is worth while

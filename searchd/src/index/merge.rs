@@ -15,7 +15,7 @@ const MERGE_LEAST: usize = 4;
 /// Larger segments are left alone until they are half dead.
 const MAX_MERGED_ROWS: usize = 4_000_000;
 /// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it.
-const REST_PART: usize = 8;
+const REST_PART: usize = 16;
 /// The share of dead rows past which a segment is written anew.
 const DEAD_SHARE: f64 = 0.2;
 
@@ -32,33 +32,40 @@ impl Index {
         if self.waiting_rows() >= REST_ROWS {
             return self.merge_sources();
         }
-        let segments = self.parts.load().fit();
-        let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
-        let beside = sealed - segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
-        if beside > 0 && beside * REST_PART >= sealed - beside && sealed <= MAX_MERGED_ROWS {
-            return Some(Sources::of_segments(segments));
-        }
-        self.merge_of(2).or_else(|| self.narrowed_sources())
+        let all = |segments: Vec<Arc<Segment>>| {
+            let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
+            let beside = sealed - segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
+            let is_worth = beside > 0 && beside * REST_PART >= sealed - beside && sealed <= MAX_MERGED_ROWS;
+            is_worth.then_some(segments)
+        };
+        // What is being built comes with the rest.
+        let all = if self.claims.is_any() { None } else { self.claim(all) };
+        all.or_else(|| self.merge_of(2)).or_else(|| self.narrowed_sources())
+    }
+
+    pub(super) fn claim(&self, choose: impl FnOnce(Vec<Arc<Segment>>) -> Option<Vec<Arc<Segment>>>) -> Option<Sources> {
+        self.claims.take(|| self.parts.load_full(), choose).map(Sources::of_segments)
     }
 
     /// A segment whose codes may take fewer bits, now that users have asked: it is written anew once.
     fn narrowed_sources(&self) -> Option<Sources> {
         let may_narrow =
             |segment: &Arc<Segment>| segment.proposer().is_some_and(|proposer| proposer.may_narrow(&self.settings));
-        Some(Sources::of_segments(vec![self.parts.load().fit().into_iter().find(may_narrow)?]))
+        self.claim(|segments| Some(vec![segments.into_iter().find(may_narrow)?]))
     }
 
     fn merge_of(&self, least: usize) -> Option<Sources> {
-        let mut by_size = self.parts.load().fit();
-        by_size.sort_by_key(|segment| segment.live());
-        if let Some(end) = like(&by_size, least) {
-            by_size.truncate(end);
-            return Some(Sources::of_segments(by_size));
-        }
-        let rotten = |segment: &Arc<Segment>| {
-            segment.dead.len() as f64 > DEAD_SHARE * (segment.dead.len() + segment.live()) as f64
-        };
-        Some(Sources::of_segments(vec![by_size.into_iter().find(rotten)?]))
+        self.claim(|mut by_size| {
+            by_size.sort_by_key(|segment| segment.live());
+            if let Some(end) = like(&by_size, least) {
+                by_size.truncate(end);
+                return Some(by_size);
+            }
+            let rotten = |segment: &Arc<Segment>| {
+                segment.dead.len() as f64 > DEAD_SHARE * (segment.dead.len() + segment.live()) as f64
+            };
+            Some(vec![by_size.into_iter().find(rotten)?])
+        })
     }
 }
 

@@ -31,6 +31,11 @@ impl Parts {
         self.head.iter().enumerate().filter(is_closed).map(|(_, chunk)| chunk.clone()).collect()
     }
 
+    /// The same without the chunk that rows come to.
+    pub(super) fn without_open_chunk(&self) -> Self {
+        Self { head: self.closed(), segments: self.segments.clone() }
+    }
+
     /// Segments that may become part of others. One with damaged rows may not: they would be lost without a word.
     pub(super) fn fit(&self) -> Vec<Arc<Segment>> {
         self.segments.iter().filter(|segment| segment.is_fit()).cloned().collect()

@@ -1,12 +1,15 @@
 //! How much of the truth searches find: the same question asked as searches ask it, and exactly.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rand::RngExt;
 
+use super::batch::Search;
 use super::nearest::Hit;
+use super::parts::Parts;
 use super::trial::{ASKED, K};
 use super::{Index, Wanted};
 use crate::engine::Slot;
@@ -33,7 +36,8 @@ impl Recent {
         if asked >= KEPT as u64 && !asked.is_multiple_of(EVERY) {
             return;
         }
-        let mut questions = self.questions.lock();
+        // Who looks at them may have been put off for long, and one more or less makes no difference.
+        let Some(mut questions) = self.questions.try_lock() else { return };
         if questions.len() == KEPT {
             questions.pop_front();
         }
@@ -103,11 +107,27 @@ impl Index {
     /// Asks it with this effort, and exactly. What is written meanwhile may count as missed. None where a row is damaged
     /// that an answer needs.
     pub fn try_question(&self, question: &Question, effort: Effort, stop: &Stop) -> Result<Option<Found>, Stopped> {
+        self.try_in(self.parts.load_full(), question, effort, stop)
+    }
+
+    /// The same, leaving out the last rows that came, for whoever is put off: a writer never waits for it.
+    pub fn try_aside(&self, question: &Question, effort: Effort, stop: &Stop) -> Result<Option<Found>, Stopped> {
+        self.try_in(Arc::new(self.parts.load().without_open_chunk()), question, effort, stop)
+    }
+
+    fn try_in(
+        &self,
+        parts: Arc<Parts>,
+        question: &Question,
+        effort: Effort,
+        stop: &Stop,
+    ) -> Result<Option<Found>, Stopped> {
         let scorer = self.scorer(&question.values);
         let ask = |exact| {
             let wanted = Wanted { scorer: &scorer, k: K, effort, exact, admitted: None, except: question.own };
-            let found = self.find_all(&[wanted], &|a, b| a.cmp(&b), stop)?.pop();
-            Ok::<Option<Vec<Hit>>, Stopped>(found.and_then(Result::ok).map(|(hits, _)| hits))
+            let mut search = Search::new(&wanted, parts.clone(), None, &|a, b| a.cmp(&b));
+            parts.search(&mut [&mut search], stop)?;
+            Ok::<Option<Vec<Hit>>, Stopped>(search.found().ok().map(|(hits, _)| hits))
         };
         let (Some(found), Some(nearest)) = (ask(false)?, ask(true)?) else { return Ok(None) };
         // By score, for of equals one is as good as the other.

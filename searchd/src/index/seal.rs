@@ -1,8 +1,12 @@
 //! Sealing: rows of the head become a segment, a bounded piece at a time, so that the head shrinks every few seconds.
 //!
 //! The building runs beside searches and writes and takes its time; putting the new segment in the place of its sources
-//! is one short step. Segments that are small or half dead become one in the same way ([`super::merge`]), at the same time:
-//! no row is a source of both.
+//! is one short step. Segments that are alike or half dead become one in the same way ([`super::merge`]), at the same time:
+//! no segment is a source of both ([`super::claims`]).
+//!
+//! A piece does not become a segment of its own where there is a small one: it comes into that one's graph. Its rows look for their
+//! place among those that are there, which keep their neighbours at a fraction of what it takes to find them. So while much is
+//! stored searches have one young segment to go through beside the old ones, not as many as there were pieces.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
+use super::claims::Claimed;
 use super::graph::{Builder, Source};
 use super::head::Chunk;
 use super::proposer::Basis;
@@ -26,10 +31,14 @@ const PIECE_CHUNKS: usize = 32;
 /// Rows that make sealing worth while once nobody writes.
 pub(super) const REST_ROWS: usize = 256;
 
-/// What one sealing takes in.
+/// A piece comes into segments that have at most this many times its rows together. To keep a row takes about a seventh of what it takes to
+/// place one, so a piece takes twice as long at the most.
+const GROWN_TIMES: usize = 8;
+
+/// What one sealing takes in. While it is held nothing else takes its segments in.
 pub struct Sources {
     chunks: Vec<Arc<Chunk>>,
-    segments: Vec<Arc<Segment>>,
+    claimed: Option<Claimed>,
 }
 
 /// A segment that is to take the place of its sources.
@@ -52,17 +61,27 @@ impl Sources {
     /// Whether somebody else holds one of them.
     pub fn are_looked_at(&self) -> bool {
         let chunks = self.chunks.iter().any(|chunk| Arc::strong_count(chunk) > 1);
-        chunks || self.segments.iter().any(|segment| Arc::strong_count(segment) > 1)
+        chunks || self.segments().iter().any(|segment| Arc::strong_count(segment) > 1)
     }
 
-    pub(super) fn of_segments(segments: Vec<Arc<Segment>>) -> Self {
-        Self { chunks: Vec::new(), segments }
+    /// Rows that live, about: some may go meanwhile.
+    pub fn rows(&self) -> usize {
+        let chunks = self.chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
+        chunks + self.segments().iter().map(|segment| segment.live()).sum::<usize>()
+    }
+
+    pub(super) fn of_segments(claimed: Claimed) -> Self {
+        Self { chunks: Vec::new(), claimed: Some(claimed) }
+    }
+
+    fn segments(&self) -> &[Arc<Segment>] {
+        self.claimed.as_ref().map_or(&[], |claimed| &claimed.segments)
     }
 
     /// The narrowest form that holds the rows which live.
     fn form(&self) -> Form {
         let mut fitting = Fitting::default();
-        for segment in &self.segments {
+        for segment in self.segments() {
             match segment.vectors.form() {
                 // They may have been written before there were other forms.
                 Form::Floats => segment.for_each(|_, _, values| fitting.take(values)),
@@ -75,7 +94,7 @@ impl Sources {
 
     /// The graphs that the rows come from, with the new numbers of these.
     fn graphs(&self, origins: &[Row]) -> Vec<Source<'_>> {
-        let graphs = self.segments.iter().filter_map(|segment| {
+        let graphs = self.segments().iter().filter_map(|segment| {
             let mut rows = vec![None; segment.vectors.len()];
             for (row, origin) in origins.iter().enumerate().filter(|(_, origin)| origin.part == segment.part()) {
                 rows[origin.row as usize] = Some(row as u32);
@@ -86,7 +105,8 @@ impl Sources {
     }
 
     fn has(&self, part: u32) -> bool {
-        self.chunks.iter().any(|chunk| chunk.part == part) || self.segments.iter().any(|segment| segment.part() == part)
+        self.chunks.iter().any(|chunk| chunk.part == part)
+            || self.segments().iter().any(|segment| segment.part() == part)
     }
 }
 
@@ -106,14 +126,31 @@ impl Index {
         self.head_sources_at_rest().or_else(|| self.merge_sources_at_rest())
     }
 
-    /// The oldest rows of the head, where so many of its chunks are closed.
+    /// The oldest rows of the head, where so many of its chunks are closed, with the segments that they come into.
     pub fn head_sources(&self, at_least: usize) -> Option<Sources> {
         let mut chunks = self.parts.load().closed();
         if chunks.len() < at_least.max(1) {
             return None;
         }
         chunks.truncate(PIECE_CHUNKS);
-        Some(Sources { chunks, segments: Vec::new() })
+        let claimed = self.young(chunks.iter().map(|chunk| chunk.len()).sum());
+        Some(Sources { chunks, claimed })
+    }
+
+    /// The smallest segments, as many as it pays for so many rows to come into.
+    fn young(&self, rows: usize) -> Option<Claimed> {
+        let choose = |mut free: Vec<Arc<Segment>>| {
+            free.retain(|segment| segment.can_grow());
+            free.sort_by_key(|segment| segment.live());
+            let mut together = 0;
+            let is_worth = |segment: &Arc<Segment>| {
+                together += segment.live();
+                together <= GROWN_TIMES * rows
+            };
+            let young: Vec<_> = free.into_iter().take_while(is_worth).collect();
+            (!young.is_empty()).then_some(young)
+        };
+        self.claims.take(|| self.parts.load_full(), choose)
     }
 
     /// The same once nobody writes: then little waits in memory.
@@ -198,7 +235,7 @@ impl Index {
                 failure.get_or_insert(error);
             }
         };
-        for segment in &sources.segments {
+        for segment in sources.segments() {
             segment.for_each(|row, slot, values| take(segment.part(), row, slot, values));
         }
         for chunk in &sources.chunks {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::arrival::Arrival;
 use super::bits::Tombstones;
-use super::graph::{self, Builder, Check};
+use super::graph::{self, Builder, Check, Kind};
 use super::proposer::{self, Basis, Proposer};
 use super::vectors::Vectors;
 use crate::engine::Slot;
@@ -171,6 +171,12 @@ impl Segment {
 
     pub fn proposer(&self) -> Option<&Proposer> {
         self.proposer.as_ref().filter(|proposer| proposer.is_sound())
+    }
+
+    /// Whether others can be built from its graph, and keep for nearly nothing what it took to build it: partitions are learned anew.
+    pub(super) fn can_grow(&self) -> bool {
+        let can_grow = |proposer: &Proposer| proposer.kind() == Kind::Packed && !proposer.graph().has_open_way();
+        self.proposer().is_some_and(can_grow)
     }
 
     pub fn part(&self) -> u32 {

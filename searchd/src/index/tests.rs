@@ -330,7 +330,7 @@ impl graph::Graph for Lossy {
 fn at_rest_all_rows_become_one_segment_and_stay_it_while_little_comes() {
     let directory = tempfile::tempdir().unwrap();
     let index = index(24, "euclidean", "pq");
-    let rows = clustered(6_000, 24, 11);
+    let rows = clustered(8_000, 24, 11);
     let settle = || {
         while let Some(sources) = index.sources_at_rest() {
             index.seal(&sources, directory.path(), &builder()).unwrap();
@@ -344,17 +344,17 @@ fn at_rest_all_rows_become_one_segment_and_stay_it_while_little_comes() {
     };
     put(0..200);
     assert_eq!(settle(), [0; 0], "a few rows are as well compared");
-    put(200..3_000);
-    assert_eq!(settle(), [3_000]);
-    put(3_000..3_300);
-    assert_eq!(settle(), [3_000, 300], "too little to build all anew for");
-    put(3_300..3_600);
-    assert_eq!(settle(), [3_600]);
-    put(3_600..6_000);
-    assert_eq!(settle(), [6_000]);
+    put(200..5_000);
+    assert_eq!(settle(), [5_000]);
+    put(5_000..5_300);
+    assert_eq!(settle(), [5_000, 300], "too little to write all anew for");
+    put(5_300..5_600);
+    assert_eq!(settle(), [5_600]);
+    put(5_600..8_000);
+    assert_eq!(settle(), [8_000]);
     let before = index.segments()[0].part();
-    assert_eq!((settle(), index.segments()[0].part()), (vec![6_000], before), "at rest, nothing is done");
-    for slot in (0..6_000).step_by(97) {
+    assert_eq!((settle(), index.segments()[0].part()), (vec![8_000], before), "at rest, nothing is done");
+    for slot in (0..8_000).step_by(97) {
         assert_eq!(found(&index, &rows[slot], Ask { k: 1, ..ASK }), [slot as Slot]);
     }
 }

@@ -16,10 +16,10 @@ use crate::index::segment;
 use crate::priority::{Priority, lowered};
 use crate::store::Store;
 
-/// Of what it does, merges that cannot wait included: it comes after what is sealed, for which writers may wait.
+/// Of merges that cannot wait, and of what makes searches fast again after a start.
 const PRIORITY: Priority = Priority::Nice(15);
-/// A merge has what is left over where nobody writes and there are fewer segments than these. Where more come meanwhile, or there are
-/// many, searches may take all there is just because of them, and nothing would be left over to make them fewer.
+/// A merge has what is left over where there are fewer segments than these. Where there are more, searches may take all there is
+/// just because of them, and little would be left over to make them fewer.
 const MANY_SEGMENTS: usize = 8;
 
 pub(super) struct Merging {
@@ -103,7 +103,7 @@ impl Merging {
         let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;
-        let can_wait = is_at_rest && index.segments().len() < MANY_SEGMENTS;
+        let can_wait = index.segments().len() < MANY_SEGMENTS;
         let priority = if can_wait { Priority::LeftOver } else { PRIORITY };
         let built = lowered(priority, || index.build(&sources, &directory, &*self.builder))?;
         index.install(&sources, built);

@@ -3,17 +3,27 @@
 //! A search computes for milliseconds and may wait for a page from the disk; on the reactor it would hold up everyone. One that is
 //! known to do neither, when there is nobody to be held up, is done where it was asked for ([`Pool::run_here`]): handing it
 //! over would cost as much again.
+//!
+//! What is done behind the scenes has what searches leave over. They leave something: a thread that had no rest for a while takes
+//! one, as long as somebody is waiting for it, one thread at a time. Without it a load that takes all there is would grow slower and
+//! slower by what is never indexed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::load::{Load, Meter};
 use super::stop::Stop;
+use crate::priority;
+
+/// Work of one thread without a pause after which it takes a rest, and that rest: a twentieth of its time, and short enough for those
+/// who wait meanwhile.
+const TURN: Duration = Duration::from_millis(57);
+const REST: Duration = Duration::from_millis(3);
 
 /// The queue is full: refuse rather than let everyone wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +53,10 @@ struct Shared {
     calls: Box<[Condvar]>,
     capacity: usize,
     busy: AtomicUsize,
+    /// A thread takes a rest, though there is work for it.
+    is_giving_way: AtomicBool,
+    /// Rests that threads took though there was work for them.
+    rests: AtomicU64,
     /// Jobs that were done where they were asked for.
     done_here: AtomicU64,
     meter: Meter,
@@ -74,6 +88,8 @@ impl Pool {
             calls: (0..threads).map(|_| Condvar::new()).collect(),
             capacity,
             busy: AtomicUsize::new(0),
+            is_giving_way: AtomicBool::new(false),
+            rests: AtomicU64::new(0),
             done_here: AtomicU64::new(0),
             meter: Meter::new(threads, Instant::now()),
         });
@@ -136,6 +152,11 @@ impl Pool {
         self.shared.done_here.load(Ordering::Relaxed)
     }
 
+    /// Rests that threads took, though there was work for them, for what is done behind the scenes.
+    pub fn rests(&self) -> u64 {
+        self.shared.rests.load(Ordering::Relaxed)
+    }
+
     /// How loaded the threads have been lately.
     pub fn load(&self) -> Load {
         self.shared.meter.load(Instant::now())
@@ -159,11 +180,29 @@ impl Shared {
     }
 
     fn run(&self, thread: usize) {
-        while let Some(job) = self.next(thread) {
+        let mut since = Instant::now();
+        while let Some((job, has_rested)) = self.next(thread) {
             self.meter.waited(job.queued.elapsed());
+            if has_rested {
+                since = Instant::now();
+            }
             // Its caller is told.
             let _ = self.work(job.work);
+            if since.elapsed() >= TURN && self.give_way() {
+                since = Instant::now();
+            }
         }
+    }
+
+    /// Takes a rest where somebody waits for it and no other thread does; whether it did.
+    fn give_way(&self) -> bool {
+        let gives_way = priority::is_left_over() && !self.is_giving_way.swap(true, Ordering::AcqRel);
+        if gives_way {
+            self.rests.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(REST);
+            self.is_giving_way.store(false, Ordering::Release);
+        }
+        gives_way
     }
 
     /// None when it panicked, which is a bug of one search: the thread and its neighbours go on.
@@ -179,15 +218,18 @@ impl Shared {
         outcome.ok()
     }
 
-    fn next(&self, thread: usize) -> Option<Job> {
+    /// The next job, and whether the thread had to wait for it.
+    fn next(&self, thread: usize) -> Option<(Job, bool)> {
         let mut queue = self.queue.lock();
+        let mut has_rested = false;
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Some((job, has_rested));
             }
             if queue.closed {
                 return None;
             }
+            has_rested = true;
             queue.resting.push(thread);
             while queue.resting.contains(&thread) && !queue.closed {
                 self.calls[thread].wait(&mut queue);
@@ -200,7 +242,12 @@ impl Shared {
 mod tests {
     use std::sync::mpsc;
 
+    use futures::{StreamExt, stream};
+
     use super::*;
+    use crate::priority::Priority;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_panic_costs_one_answer() {
@@ -229,5 +276,34 @@ mod tests {
         assert_eq!(second.await, Ok(false));
         assert_eq!(pool.run_here(None, |_| panic!("on purpose")), Err::<(), _>(Error::Lost));
         assert_eq!(pool.run_here(None, |stop| stop.check().is_err()), Ok(false));
+    }
+
+    #[tokio::test]
+    async fn threads_that_are_never_without_work_leave_something_to_what_is_done_behind_the_scenes() {
+        let pool = Pool::start(1, 64).unwrap();
+        let (done, mut is_done) = oneshot::channel();
+        let behind = std::thread::spawn({
+            let pool = pool.clone();
+            // Lasts until the thread has rested, or the test gives up.
+            let has_rested = move || {
+                let end = Instant::now() + PATIENCE;
+                while pool.rests() == 0 && Instant::now() < end {
+                    std::thread::yield_now();
+                }
+                pool.rests() > 0
+            };
+            move || done.send(priority::lowered(Priority::LeftOver, has_rested)).unwrap()
+        });
+        let job = || pool.run(None, |_| std::hint::black_box((0..100_000u64).sum::<u64>()));
+        // Some wait whenever one is done.
+        let mut jobs = std::pin::pin!(stream::repeat_with(job).buffer_unordered(4));
+        let has_rested = loop {
+            if let Ok(has_rested) = is_done.try_recv() {
+                break has_rested;
+            }
+            jobs.next().await.unwrap().unwrap();
+        };
+        assert!(has_rested, "no rest in {PATIENCE:?}");
+        behind.join().unwrap();
     }
 }

@@ -42,6 +42,8 @@ fn small_segments_cost_little_unless_what_is_asked_for_came_of_late() {
     let mut slots = rows.iter().enumerate();
     for size in [LARGE, SMALL, SMALL] {
         slots.by_ref().take(size).for_each(|(slot, row)| index.put(slot as Slot, row));
+        // As if they were being merged: what comes is not put into them.
+        let _taken = index.claim(Some);
         seal(&index, directory.path());
     }
     assert_eq!(index.segments().len(), 3);

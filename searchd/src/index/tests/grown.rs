@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::index::engines::Crew;
+use crate::index::head::CHUNK_ROWS;
 
 #[test]
 fn merged_over_and_over_an_index_finds_what_one_that_is_built_at_once_does() {
@@ -53,4 +54,42 @@ fn merged_over_and_over_an_index_finds_what_one_that_is_built_at_once_does() {
             assert!(found(&old, values, ASK).contains(slot), "{metric}: {slot} is found");
         }
     }
+}
+
+#[test]
+fn a_piece_comes_into_the_young_segment_and_no_other_build_takes_that_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let rows = clustered(11 * CHUNK_ROWS, 24, 230);
+    let mut chunks = rows.chunks(CHUNK_ROWS).enumerate();
+    let index = index(24, "euclidean", "pq");
+    let piece = |(number, rows): (usize, &[Vec<f32>])| {
+        let slots = number * CHUNK_ROWS..;
+        slots.zip(rows).for_each(|(slot, values)| index.put(slot as Slot, values));
+        index.head_sources(1).expect("a full chunk")
+    };
+    let crew = Crew::default();
+    let (work, builder) = (crew.work.clone(), builder().by(crew));
+    let seal = |sources: &Sources| index.seal(sources, directory.path(), &builder).unwrap();
+    // Up to eight times the rows that come, and no more.
+    for chunk in chunks.by_ref().take(9) {
+        seal(&piece(chunk));
+        assert_eq!(index.segments().len(), 1);
+    }
+    assert_eq!(work.placed.load(Ordering::Relaxed), 9 * CHUNK_ROWS as u64, "each row once");
+    seal(&piece(chunks.next().unwrap()));
+    assert_eq!(index.segments().len(), 2);
+
+    let taken = piece(chunks.next().unwrap());
+    assert_eq!(taken.rows(), 2 * CHUNK_ROWS, "the young one, not the old");
+    assert!(index.merge_sources_at_rest().is_none(), "the young one is taken");
+    let given_up = index.head_sources(1).unwrap();
+    assert_eq!(given_up.rows(), CHUNK_ROWS, "it is taken");
+    drop((taken, given_up));
+    seal(&index.head_sources(1).unwrap());
+    assert_eq!((index.segments().len(), index.waiting_rows()), (2, 0));
+    assert!(index.merge_sources_at_rest().is_some());
+    let mut found: Vec<usize> = index.segments().iter().map(|segment| segment.live()).collect();
+    found.sort_unstable();
+    assert_eq!(found, [2 * CHUNK_ROWS, 9 * CHUNK_ROWS]);
+    assert!(recall(&index, &clustered(40, 24, 230), ASK) >= 0.95);
 }

@@ -64,7 +64,7 @@ fn a_graph_learns_from_what_is_asked_how_many_candidates_a_recall_takes() {
 
     // A graph that is built now knows from the start.
     index.remove(0);
-    let sources = Sources::of_segments(index.segments());
+    let sources = index.claim(Some).unwrap();
     index.seal(&sources, directory.path(), &builder()).unwrap();
     assert!(!index.learn(&stop).unwrap());
     assert!(usual(&index) > easy);
@@ -103,7 +103,7 @@ fn codes_that_took_more_bits_before_anybody_asked_are_written_anew_once() {
 
     // Once, whatever came of it.
     index.settings.quantization = Quantization::Int8;
-    let sources = Sources::of_segments(index.segments());
+    let sources = index.claim(Some).unwrap();
     index.seal(&sources, directory.path(), &builder()).unwrap();
     index.settings.quantization = Quantization::Pq;
     let (settings, sealed) = (&index.settings, index.segments()[0].sealed);
