@@ -24,7 +24,7 @@ pub struct Node {
     pub id: u64,
     pub directory: PathBuf,
     /// Holds the lock; the kernel lets it go with the process, however that ends.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Node {
@@ -39,8 +39,20 @@ impl Node {
 /// The file in a data directory that its user holds locked.
 pub const LOCK: &str = "lock";
 
-/// Makes the directory and holds it until the file is dropped.
-pub fn lock(directory: &Path) -> Result<File, Error> {
+/// A directory that nobody else uses until this is dropped.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing it alone: a process that is being started elsewhere has the file as well, until it becomes another program.
+        // SAFETY: the descriptor is open for the length of the call, and the call touches no memory.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
+/// Makes the directory and holds it.
+pub fn lock(directory: &Path) -> Result<Lock, Error> {
     let io = |source| Error::Io { directory: directory.into(), source };
     std::fs::create_dir_all(directory).map_err(io)?;
     let options = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(directory.join(LOCK));
@@ -51,7 +63,7 @@ pub fn lock(directory: &Path) -> Result<File, Error> {
         let taken = error.kind() == io::ErrorKind::WouldBlock;
         return Err(if taken { Error::InUse(directory.into()) } else { io(error) });
     }
-    Ok(lock)
+    Ok(Lock(lock))
 }
 
 fn read_or_write(file: &Path, fresh: u64, directory: &Path) -> Result<u64, Error> {

@@ -271,6 +271,15 @@ fn highest(values: &[f32]) -> f32 {
     highest.iter().fold(0f32, |highest, value| highest.max(*value))
 }
 
+/// The nearest whole number of what is from 0 to 255, ties to even: numbers of this size have no bits for less. Rounding by the
+/// library is a call for each value where the processor is not known to have an instruction for it.
+#[inline]
+fn nearest(value: f32) -> (f32, u8) {
+    const WHOLE: f32 = (1 << 23) as f32;
+    let shifted = value + WHOLE;
+    (shifted - WHOLE, shifted.to_bits() as u8)
+}
+
 fn encode(shape: &Shape, point: &[f32], bytes: &mut [u8]) {
     let (point, along) = point.split_at(shape.dims);
     let plane = shape.plane();
@@ -284,13 +293,15 @@ fn encode(shape: &Shape, point: &[f32], bytes: &mut [u8]) {
     let (first, bytes) = bytes.split_at_mut(shape.axes);
     let on_axes = if shape.axis_step > 0.0 { 1.0 / shape.axis_step } else { 0.0 };
     for (byte, value) in first.iter_mut().zip(along) {
-        *byte = (value * on_axes + Width::Eight.middle()).clamp(0.0, 255.0).round_ties_even() as u8;
+        *byte = nearest((value * on_axes + Width::Eight.middle()).clamp(0.0, 255.0)).1;
     }
     let mut aligned = 0f32;
-    for (i, value) in point.iter().enumerate() {
-        let code = (value * inverse + middle).clamp(0.0, highest).round_ties_even();
-        aligned += (code - middle) * value;
-        bytes[i % plane] |= (code as u8) << (i / plane * bits);
+    for (place, values) in point.chunks(plane.max(1)).enumerate() {
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            let (code, low) = nearest((value * inverse + middle).clamp(0.0, highest));
+            aligned += (code - middle) * value;
+            *byte |= low << (place * bits);
+        }
     }
     let mut at = plane;
     if shape.own_step() {
@@ -302,5 +313,18 @@ fn encode(shape: &Shape, point: &[f32], bytes: &mut [u8]) {
     if shape.lengths {
         let whole = length * length + squared_length(along);
         bytes[at..at + 4].copy_from_slice(&whole.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_rounds_as_the_library_does() {
+        for value in (0..=255 * 64).map(|part| part as f32 / 64.0).chain([0.499_999_97, 254.999_98]) {
+            let rounded = value.round_ties_even();
+            assert_eq!(nearest(value), (rounded, rounded as u8), "{value}");
+        }
     }
 }
