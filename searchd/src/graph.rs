@@ -25,7 +25,6 @@ mod pool;
 mod prune;
 mod random;
 mod rank;
-pub mod ranking;
 mod reach;
 mod rotation;
 pub mod search;

@@ -65,16 +65,6 @@ impl Admitted {
         }
     }
 
-    /// A bit for each of at most 64 slots, from the lowest up: whether it is admitted.
-    #[inline]
-    pub fn mask(&self, slots: impl ExactSizeIterator<Item = Slot> + DoubleEndedIterator) -> u64 {
-        let slots = slots.rev();
-        match &self.dense {
-            Some(bits) => slots.fold(0, |mask, slot| mask << 1 | u64::from(bits.contains(slot))),
-            None => slots.fold(0, |mask, slot| mask << 1 | u64::from(self.slots.contains(slot))),
-        }
-    }
-
     /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         self.slots.iter()

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::calibration::Calibration;
 use super::engines::Crew;
-use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Ranked, Source, Stored};
+use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Source, Stored};
 use super::plan::{Proposing, TURN, Way, compare_code};
 use super::trial::Trial;
 use super::vectors::Vectors;
@@ -22,9 +22,10 @@ const DEGREE_PER_M: u32 = 4;
 const MAX_DEGREE: u32 = 80;
 /// Candidates above which codes of more bits are tried: past these a search spends more on wrong turns than on bytes.
 const SANE_EF: usize = 240;
-/// Of how many rows for each hit a ranking without a walk tells at first, in order: how many more are worth a comparison is
-/// seen meanwhile.
-const RANKED_FIRST: usize = 8;
+/// Of how many times the candidates that a walk would keep a ranking without one tells at most, and at first: how many are
+/// worth a comparison is seen meanwhile.
+const RANKED: usize = 256;
+const RANKED_FIRST: usize = 2;
 /// Below so many dimensions two bits are not tried: there is too little to average over.
 const MIN_TWO_BITS: usize = 96;
 /// The same of one bit, where rows are long enough for it to save memory worth an eighth more time.
@@ -37,19 +38,12 @@ const START: f64 = 20_000.0;
 /// To look at one candidate's neighbours, and for each bit of a row's code on top of it.
 const CANDIDATE: f64 = 450.0;
 const BIT: f64 = 0.25;
-/// To ask whether a row is admitted, many rows at a time.
-const ASK: f64 = 1.2;
+/// To ask whether a row is admitted.
+const ASK: f64 = 3.0;
 /// To look for admitted rows around a candidate, where hardly any is.
-const CROSS: f64 = 6_000.0;
-/// A walk under a filter takes so many times an open one more, times a power of the share that is admitted; one over admitted rows
-/// as many, beside crossing the others.
+const CROSS: f64 = 7_500.0;
+/// A walk under a filter takes this many times one that keeps as many more candidates as the filter keeps out.
 const FILTERED: f64 = 1.5;
-const FILTERED_POWER: f64 = -0.7;
-/// Of what is kept out, for each row that is admitted, one in so many is enough for all of that: less is hardly a filter.
-const NARROW: f64 = 8.0;
-/// So often a walk under a filter is given up, and all that is admitted is ranked after it: no search knows before whether its
-/// filter goes against it.
-const GIVEN_UP: f64 = 0.25;
 
 thread_local! {
     /// What a search needs, kept for each thread that searches: one byte for each row of the largest graph, and little more.
@@ -187,14 +181,14 @@ impl Graph for Packed {
         })
     }
 
-    fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<Ranked, Error> {
+    fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<usize, Error> {
         let stop = || asked.stop.check().is_err();
-        let Asked { query, k, .. } = *asked;
-        let first = k.saturating_mul(RANKED_FIRST).min(self.0.len());
-        let wanted = Wanted { query, k, ef: first, rescored: first, filter: filter(asked), stop: Some(&stop) };
+        let (Asked { query, k, .. }, ef) = (*asked, self.kept(asked));
+        let (first, all) = (ef * RANKED_FIRST, ef * RANKED);
+        let wanted = Wanted { query, k, ef: first, rescored: all, filter: filter(asked), stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
-            let is_whole = self.0.rank(searcher, &wanted, each).map_err(|reason| halted(reason, asked))?;
-            Ok(Ranked { computed: searcher.effort().distances, is_whole })
+            self.0.rank(searcher, &wanted, each).map_err(|reason| halted(reason, asked))?;
+            Ok(searcher.effort().distances)
         })
     }
 
@@ -204,18 +198,14 @@ impl Graph for Packed {
         let (rows, share) = (self.0.len() as f64, share.max(1e-9));
         let bits = (self.0.width().bits() * dimension) as f64;
         let candidate = CANDIDATE + BIT * bits;
+        let wading = if share < 1.0 { FILTERED / share } else { 1.0 };
         let compared = self.rescored(k, ef) as f64 * row.compare_at_random();
         let listing = if search.is_listed { 0.0 } else { rows * ASK };
-        let ranked = ((k * RANKED_FIRST) as f64 / 2.0).min(share * rows) * row.compare_at_random();
-        let codes = TURN + listing + share * rows * compare_code(dimension) + ranked;
-        if !search.is_narrowed {
-            return Proposing { graph: Some(START + ef as f64 * candidate + compared), ..Proposing::default() };
-        }
-        let narrow = (NARROW * (1.0 / share - 1.0)).clamp(0.0, 1.0);
-        let (walked, given_up) = (candidate * (1.0 + FILTERED * narrow), GIVEN_UP * narrow * codes);
-        let two_hop = START + ef as f64 * (walked + CROSS * (1.0 - share)) + compared + given_up;
-        let graph = START + ef as f64 * walked * share.powf(FILTERED_POWER) + compared + given_up;
-        Proposing { codes: Some(codes), two_hop: Some(two_hop), graph: Some(graph) }
+        let codes = TURN + listing + share * rows * compare_code(dimension) + compared;
+        let two_hop = START + ef as f64 * (candidate * FILTERED + CROSS * (1.0 - share)) + compared;
+        let filtered = |cost: f64| search.is_narrowed.then_some(cost);
+        let graph = Some(START + ef as f64 * candidate * wading + compared);
+        Proposing { codes: filtered(codes), two_hop: filtered(two_hop), graph }
     }
 
     fn least(&self, k: usize) -> usize {
