@@ -25,6 +25,7 @@ mod pool;
 mod prune;
 mod random;
 mod rank;
+pub mod ranking;
 mod reach;
 mod rotation;
 pub mod search;

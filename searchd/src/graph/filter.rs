@@ -9,11 +9,33 @@ const CORRELATION: f32 = 8.0;
 const TELLING: f32 = 6.0;
 const AGAINST: f32 = 4.0;
 
+/// Says which rows may be found, by their numbers as they were built.
+pub trait Admits {
+    fn admits(&self, row: u32) -> bool;
+
+    /// A bit for each of at most 64 rows, from the lowest up: one call for all of them.
+    fn mask(&self, rows: &[u32]) -> u64 {
+        mask(rows, |row| self.admits(row))
+    }
+}
+
+/// See [`Admits::mask`].
+#[inline]
+pub fn mask(rows: &[u32], admits: impl Fn(u32) -> bool) -> u64 {
+    rows.iter().rev().fold(0, |mask, row| mask << 1 | u64::from(admits(*row)))
+}
+
+impl<F: Fn(u32) -> bool> Admits for F {
+    #[inline]
+    fn admits(&self, row: u32) -> bool {
+        self(row)
+    }
+}
+
 /// Which rows may be found.
 #[derive(Clone, Copy)]
 pub struct Filter<'a> {
-    /// By the row's number as it was built.
-    pub admits: &'a dyn Fn(u32) -> bool,
+    pub admits: &'a dyn Admits,
     /// The part of all rows that is admitted, as well as is known.
     pub fraction: f32,
     /// All that are admitted, by the same numbers, where they are known.

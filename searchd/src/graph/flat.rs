@@ -6,7 +6,7 @@
 
 use super::codes::{Codes, PackedQuery, Shape};
 use super::kernel::{Kernel, Width};
-use super::pool::Pool;
+use super::ranking::{Each, Ranking as Ranked};
 use super::space::{Space, squared_length};
 use super::{Metric, Rows};
 
@@ -42,21 +42,17 @@ pub struct Block {
     step: f32,
 }
 
-/// A query, and the nearest rows so far of the blocks that it was compared with.
+/// A query, and how near the rows of the blocks that it was compared with are to it: squared distances, or minus twice the inner
+/// product.
 pub struct Ranking {
     /// Turned, not centred.
     point: Vec<f32>,
     centred: Vec<f32>,
     query: Option<PackedQuery>,
-    pool: Pool,
-    numbers: Vec<u32>,
-    sums: Vec<i32>,
-    distances: Vec<f32>,
+    ranked: Ranked,
     /// What estimates tell apart at the best. Rows that are alike have one error for all of a block, which therefore cannot be
     /// learned from comparing some of them.
     grain: f32,
-    /// Rows compared.
-    pub computed: usize,
 }
 
 impl Packer {
@@ -102,17 +98,15 @@ impl Packer {
         Block { codes, centre, squared_length: longest * longest, step }
     }
 
-    /// A ranking that keeps so many rows.
+    /// A ranking of about so many rows, the best `first` of them in order.
     ///
     /// # Panics
     /// If the query is not of the packer's dimension.
-    pub fn ranking(&self, query: &[f32], kept: usize) -> Ranking {
-        let (mut point, mut spare, mut pool) = (vec![], vec![], Pool::default());
+    pub fn ranking(&self, query: &[f32], first: usize, rows: usize) -> Ranking {
+        let (mut point, mut spare, mut ranked) = (vec![], vec![], Ranked::default());
         self.space.query(query, &mut point, &mut spare);
-        pool.reset(kept);
-        let numbers = Vec::with_capacity(BATCH);
-        let (sums, distances) = (vec![0; BATCH], vec![0.0; BATCH]);
-        Ranking { point, centred: spare, query: None, pool, numbers, sums, distances, grain: 0.0, computed: 0 }
+        ranked.reset(first, rows);
+        Ranking { point, centred: spare, query: None, ranked, grain: 0.0 }
     }
 
     /// Whether rows are ranked by their distances, for which the query can be centred as they are: what all have in common
@@ -123,7 +117,7 @@ impl Packer {
 
     /// Ranks those `rows` of a block; `first` is the number of its first row among all.
     pub fn rank(&self, block: &Block, first: u32, rows: &[u32], ranking: &mut Ranking) {
-        let Ranking { point, centred, query, pool, numbers, sums, distances, grain, computed } = ranking;
+        let Ranking { point, centred, query, ranked, grain } = ranking;
         let offset = if self.has_distances() {
             centred.clear();
             centred.extend(point.iter().zip(&block.centre).map(|(value, centre)| value - centre));
@@ -142,17 +136,13 @@ impl Packer {
         let Some(query) = query else { return };
         let has_lengths = block.codes.shape.lengths && !self.has_distances();
         for rows in rows.chunks(BATCH) {
-            block.codes.distances(self.kernel, query, rows, sums, distances);
-            let distances = &mut distances[..rows.len()];
-            distances.iter_mut().for_each(|distance| *distance += offset);
-            if has_lengths {
-                let each = distances.iter_mut().zip(rows);
-                each.for_each(|(distance, row)| *distance -= block.codes.squared_length(*row));
-            }
-            numbers.clear();
-            numbers.extend(rows.iter().map(|row| first + row));
-            pool.offer(self.kernel, numbers, distances);
-            *computed += rows.len();
+            ranked.rank(self.kernel, &block.codes, query, rows, |ranked| {
+                for (number, distance) in ranked.numbers.iter_mut().zip(&mut ranked.distances) {
+                    let length = if has_lengths { block.codes.squared_length(*number) } else { 0.0 };
+                    *distance += offset - length;
+                    *number += first;
+                }
+            });
         }
     }
 }
@@ -164,18 +154,18 @@ impl Block {
 }
 
 impl Ranking {
-    /// The numbers of the nearest, best first, each with its estimated distance: squared, or minus twice the inner product.
-    pub fn nearest(&self) -> impl Iterator<Item = (u32, f32)> {
-        self.pool.candidates().iter().map(|candidate| (candidate.row(), candidate.distance()))
+    /// See [`Ranked::tell`].
+    pub fn tell(&mut self, each: Each<'_>) -> bool {
+        self.ranked.tell(|number| number, each)
+    }
+
+    /// Rows that were compared by their codes.
+    pub fn ranked(&self) -> usize {
+        self.ranked.ranked()
     }
 
     /// Estimates that differ by less are equal.
     pub fn grain(&self) -> f32 {
         self.grain
-    }
-
-    /// No row that was left out is nearer than this, by estimate; infinite when none was.
-    pub fn reach(&self) -> f32 {
-        self.pool.reach()
     }
 }

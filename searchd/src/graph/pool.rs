@@ -9,7 +9,7 @@ use super::kernel::{self, Filled, Kernel};
 
 /// A distance and a row in one word that sorts by distance, then by row; the lowest bit tells whether the row's
 /// neighbours have been looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(transparent)]
 pub(super) struct Candidate(u64);
 

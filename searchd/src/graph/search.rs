@@ -7,12 +7,13 @@ use std::ops::Range;
 
 use super::adjacency::Lists;
 use super::codes::{Codes, PackedQuery};
-pub use super::filter::{Filter, Through};
+pub use super::filter::{Admits, Filter, Through, mask};
 use super::kernel::Kernel;
 use super::partitions::Partitions;
 use super::partitions::scan::{Scanner, Target};
 use super::pool::{Candidate, Pool};
-use super::rank::Ranking;
+use super::rank::Blocks;
+use super::ranking::Ranking;
 use super::two_hop::Hops;
 use super::walk::{Alone, Guide, Scratch, Terrain};
 pub use super::walk::{Effort, Halted};
@@ -68,9 +69,9 @@ pub struct Searcher {
     hops: Hops,
     scanner: Scanner,
     pub(super) ranking: Ranking,
+    pub(super) blocks: Blocks,
     pub(super) turned: Turned,
-    pub(super) found: Vec<u32>,
-    pub(super) estimates: Vec<f32>,
+    found: Vec<u32>,
 }
 
 /// A query as a graph's codes are.
@@ -103,7 +104,7 @@ impl Guide for Sieve<'_, '_> {
     fn met(&mut self, kernel: Kernel, rows: &[u32], distances: &[f32]) {
         let Some(filter) = self.filter else { return };
         for (row, distance) in rows.iter().zip(distances) {
-            if self.admitted.takes(*distance) && (filter.admits)(self.rows[*row as usize]) {
+            if self.admitted.takes(*distance) && filter.admits.admits(self.rows[*row as usize]) {
                 self.admitted.offer(kernel, &[*row], &[*distance]);
             }
         }
@@ -229,7 +230,7 @@ impl Graph {
     /// # Panics
     /// If the query is not of the graph's dimension, or a listed row not one of the graph's.
     pub fn propose<'s>(&self, searcher: &'s mut Searcher, wanted: &Wanted<'_>) -> Result<Proposed<'s>, Halted> {
-        let Searcher { scratch, admitted, hops, scanner, ranking, turned, found, .. } = searcher;
+        let Searcher { scratch, admitted, hops, scanner, ranking, blocks, turned, found } = searcher;
         let ef = wanted.ef.max(wanted.k);
         // No more can be found than are kept.
         let rescored = wanted.rescored.clamp(wanted.k, ef);
@@ -262,8 +263,9 @@ impl Graph {
                         scratch.pool.candidates()
                     }
                     Through::Codes => {
-                        self.rank_admitted(query, ef, Some(&filter), stop, scratch, ranking)?;
-                        ranking.run(ef)
+                        self.rank_admitted(query, ef, Some(&filter), stop, blocks, ranking)?;
+                        scratch.effort = Effort { distances: ranking.ranked(), hops: 0 };
+                        ranking.best()
                     }
                 }
             }

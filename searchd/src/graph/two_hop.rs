@@ -64,7 +64,7 @@ impl Graph {
         hops: &mut Hops,
     ) -> Result<bool, Halted> {
         let rows = self.rows.get();
-        let admits = |row: u32| (filter.admits)(rows[row as usize]);
+        let admits = |row: u32| filter.admits.admits(rows[row as usize]);
         let mut guide = Stoppable(stop);
         self.walk(query, APPROACH, scratch, &mut guide)?;
         hops.front.clear();

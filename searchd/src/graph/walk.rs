@@ -11,8 +11,8 @@ use super::visited::Visited;
 
 /// Rows asked for before the first is compared; the kernel asks for the others as it goes.
 const PREFETCHED: usize = 8;
-/// Hops between two questions whether to go on.
-pub(super) const HOPS_PER_CHECK: usize = 64;
+/// Hops between two questions whether to go on: a walk that goes astray is known by then.
+pub(super) const HOPS_PER_CHECK: usize = 16;
 
 /// Who watches a walk.
 pub(super) trait Guide {

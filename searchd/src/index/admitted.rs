@@ -20,14 +20,7 @@ pub struct Admitted {
 
 impl Admitted {
     pub fn new(slots: RoaringBitmap) -> Self {
-        let dense = is_dense(&slots).then(|| {
-            let mut bits = Bits::with_capacity(slots.max().map_or(0, |last| last as usize + 1));
-            let mut slots = slots.iter();
-            while let Some(run) = slots.next_range() {
-                bits.insert_range(run);
-            }
-            bits
-        });
+        let dense = is_dense(&slots).then(|| Bits::from(&slots));
         Self { len: slots.len() as usize, slots, dense }
     }
 
@@ -62,6 +55,16 @@ impl Admitted {
         match &self.dense {
             Some(bits) => bits.contains(slot),
             None => self.slots.contains(slot),
+        }
+    }
+
+    /// A bit for each of at most 64 slots, from the lowest up: whether it is admitted.
+    #[inline]
+    pub fn mask(&self, slots: impl ExactSizeIterator<Item = Slot> + DoubleEndedIterator) -> u64 {
+        let slots = slots.rev();
+        match &self.dense {
+            Some(bits) => slots.fold(0, |mask, slot| mask << 1 | u64::from(bits.contains(slot))),
+            None => slots.fold(0, |mask, slot| mask << 1 | u64::from(self.slots.contains(slot))),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Sets of small numbers: which slots a filter admits, which rows are dead.
 
+mod of_roaring;
+
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 

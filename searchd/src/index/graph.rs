@@ -13,6 +13,8 @@ use super::vectors::Vectors;
 use crate::engine::settings::Settings;
 use crate::graph;
 pub use crate::graph::file::Check;
+pub use crate::graph::ranking::Each;
+pub use crate::graph::search::{Admits, mask};
 use crate::search::stop::{Stop, Stopped};
 
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +66,7 @@ pub struct Asked<'a> {
 /// Which rows may be proposed.
 #[derive(Clone, Copy)]
 pub struct Admission<'a> {
-    pub admits: &'a dyn Fn(u32) -> bool,
+    pub admits: &'a dyn Admits,
     /// The share of all rows that is admitted, as well as is known; above 0.
     pub share: f64,
     /// The rows that are admitted, in any order, where they are known.
@@ -81,9 +83,14 @@ pub struct Proposal {
     pub computed: Option<usize>,
 }
 
-/// Is told of rows and how far the graph takes each to be: its squared distance less what is the same for all rows. Returns
-/// whether it wants to hear of more.
-pub type Each<'a> = &'a mut dyn FnMut(&[u32], &[f32]) -> bool;
+/// What came of a ranking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ranked {
+    /// Distances that it took.
+    pub computed: usize,
+    /// Whether all rows that were asked for were told of.
+    pub is_whole: bool,
+}
 
 /// A search whose cost is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,10 +113,10 @@ pub trait Graph: Send + Sync {
     /// where the walk met no more.
     fn propose(&self, asked: &Asked<'_>) -> Result<Proposal, Error>;
 
-    /// Ranks all that is admitted without a walk, and tells `each` of the rows in runs, the likeliest first. Returns how many
-    /// distances that took. Where there is no such way nothing is told.
-    fn rank(&self, _asked: &Asked<'_>, _each: Each<'_>) -> Result<usize, Error> {
-        Ok(0)
+    /// Ranks all that is admitted without a walk, and tells `each` of the rows in runs, the likeliest first, by squared distances
+    /// less what is the same for all rows. Where there is no such way nothing is told.
+    fn rank(&self, _asked: &Asked<'_>, _each: Each<'_>) -> Result<Ranked, Error> {
+        Ok(Ranked::default())
     }
 
     /// What `propose` and the comparison of what it proposes take, about, by each way that it has.

@@ -88,7 +88,9 @@ impl Graph for HnswGraph {
         let point = self.space.query(asked.query);
         let found = match asked.admission {
             None => self.index.search(&point, count),
-            Some(admission) => self.index.filtered_search(&point, count, |key: u64| (admission.admits)(key as u32)),
+            Some(admission) => {
+                self.index.filtered_search(&point, count, |key: u64| admission.admits.admits(key as u32))
+            }
         };
         let rows = found.map_err(engine)?.keys.into_iter().map(|key| key as u32).collect();
         // It goes on until it has met `count` that are admitted.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::calibration::Calibration;
 use super::engines::Crew;
-use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Source, Stored};
+use super::graph::{Admission, Asked, Cost, Each, Error, Graph, Kind, Proposal, Ranked, Source, Stored};
 use super::plan::{Proposing, TURN, Way, compare_code};
 use super::trial::Trial;
 use super::vectors::Vectors;
@@ -22,10 +22,9 @@ const DEGREE_PER_M: u32 = 4;
 const MAX_DEGREE: u32 = 80;
 /// Candidates above which codes of more bits are tried: past these a search spends more on wrong turns than on bytes.
 const SANE_EF: usize = 240;
-/// Of how many times the candidates that a walk would keep a ranking without one tells at most, and at first: how many are
-/// worth a comparison is seen meanwhile.
-const RANKED: usize = 256;
-const RANKED_FIRST: usize = 2;
+/// Of how many rows for each hit a ranking without a walk tells at first, in order: how many more are worth a comparison is
+/// seen meanwhile.
+const RANKED_FIRST: usize = 8;
 /// Below so many dimensions two bits are not tried: there is too little to average over.
 const MIN_TWO_BITS: usize = 96;
 /// The same of one bit, where rows are long enough for it to save memory worth an eighth more time.
@@ -181,14 +180,14 @@ impl Graph for Packed {
         })
     }
 
-    fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<usize, Error> {
+    fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<Ranked, Error> {
         let stop = || asked.stop.check().is_err();
-        let (Asked { query, k, .. }, ef) = (*asked, self.kept(asked));
-        let (first, all) = (ef * RANKED_FIRST, ef * RANKED);
-        let wanted = Wanted { query, k, ef: first, rescored: all, filter: filter(asked), stop: Some(&stop) };
+        let Asked { query, k, .. } = *asked;
+        let first = k.saturating_mul(RANKED_FIRST).min(self.0.len());
+        let wanted = Wanted { query, k, ef: first, rescored: first, filter: filter(asked), stop: Some(&stop) };
         SEARCHER.with_borrow_mut(|searcher| {
-            self.0.rank(searcher, &wanted, each).map_err(|reason| halted(reason, asked))?;
-            Ok(searcher.effort().distances)
+            let is_whole = self.0.rank(searcher, &wanted, each).map_err(|reason| halted(reason, asked))?;
+            Ok(Ranked { computed: searcher.effort().distances, is_whole })
         })
     }
 

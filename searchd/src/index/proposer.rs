@@ -26,7 +26,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::calibration::{Calibration, Point};
-use super::graph::{self, Asked, Builder, Check, Cost, Each, Graph, Kind, Proposal, Source, Stored};
+use super::graph::{self, Asked, Builder, Check, Cost, Each, Graph, Kind, Proposal, Ranked, Source, Stored};
 use super::plan::Proposing;
 use super::recall::Taken;
 use super::trial::{K, Trial};
@@ -147,7 +147,7 @@ impl Proposer {
     }
 
     /// All that is admitted, in order. See [`Graph::rank`].
-    pub fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<usize, graph::Error> {
+    pub fn rank(&self, asked: &Asked<'_>, each: Each<'_>) -> Result<Ranked, graph::Error> {
         let mut strays: Vec<u32> = self.strays(asked).collect();
         if strays.is_empty() {
             return self.graph.rank(asked, each);
@@ -168,7 +168,7 @@ impl Proposer {
     /// Those that are admitted.
     fn strays(&self, asked: &Asked<'_>) -> impl Iterator<Item = u32> {
         let admission = asked.admission;
-        let admits = move |row: &u32| admission.is_none_or(|admission| (admission.admits)(*row));
+        let admits = move |row: &u32| admission.is_none_or(|admission| admission.admits.admits(*row));
         self.strays.iter().copied().filter(admits)
     }
 

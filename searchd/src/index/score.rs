@@ -57,6 +57,14 @@ impl Scorer {
         }
     }
 
+    /// What [`Scorer::estimated`] makes of it is this distance.
+    pub fn squared(&self, distance: f32) -> f32 {
+        match self.metric {
+            Metric::Cosine | Metric::Dot => 2.0 * distance,
+            Metric::Euclidean => distance,
+        }
+    }
+
     /// An estimated squared distance on the same scale, but for a constant.
     pub fn estimated(&self, squared: f32) -> f32 {
         match self.metric {

@@ -3,6 +3,7 @@
 //! Its files never change, but for a graph that was damaged and is built anew.
 
 mod glance;
+mod living;
 mod search;
 
 use std::io;

@@ -12,12 +12,25 @@ const ROWS: usize = 12_000;
 const CLUSTERS: usize = 60;
 /// So long that comparing all rows costs more than a walk.
 const DIMENSION: usize = 128;
+const QUERIES: usize = 30;
+
+fn centres() -> Vec<Vec<f32>> {
+    let mut random = SmallRng::seed_from_u64(5);
+    (0..CLUSTERS).map(|_| (0..DIMENSION).map(|_| random.random_range(-1.0f32..1.0)).collect()).collect()
+}
+
+/// The clusters, those first that are nearest to the query.
+fn clusters_near(query: &[f32]) -> Vec<usize> {
+    let centres = centres();
+    let distance = |cluster: usize| centres[cluster].iter().zip(query).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+    let mut clusters: Vec<usize> = (0..CLUSTERS).collect();
+    clusters.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+    clusters
+}
 
 /// A point near one of the centres, and how far it is along a line that runs through them all.
 fn vectors(count: usize, seed: u64) -> Vec<(usize, Vec<f32>)> {
-    let mut random = SmallRng::seed_from_u64(5);
-    let centres: Vec<Vec<f32>> =
-        (0..CLUSTERS).map(|_| (0..DIMENSION).map(|_| random.random_range(-1.0f32..1.0)).collect()).collect();
+    let centres = centres();
     let mut random = SmallRng::seed_from_u64(seed);
     let near = |cluster: usize, random: &mut SmallRng| {
         centres[cluster].iter().map(|value| value + random.random_range(-0.5f32..0.5)).collect()
@@ -100,8 +113,9 @@ async fn every_share_and_every_correlation_gives_all_hits_and_nearly_all_the_nea
     settled(&mut running).await;
     let mut ways = BTreeSet::new();
     let below = |share: f64| format!(r#"{{"n":{{"$lt":{}}}}}"#, (ROWS as f64 * share).ceil());
-    let filters: BTreeMap<&str, Box<dyn Fn(usize) -> String>> = BTreeMap::from([
-        ("a half", Box::new(move |_| below(0.5)) as Box<dyn Fn(usize) -> String>),
+    let near: Vec<Vec<usize>> = vectors(QUERIES, 8).iter().map(|(_, query)| clusters_near(query)).collect();
+    let filters: BTreeMap<&str, Box<dyn Fn(usize) -> String + '_>> = BTreeMap::from([
+        ("a half", Box::new(move |_| below(0.5)) as Box<dyn Fn(usize) -> String + '_>),
         ("a tenth", Box::new(move |_| below(0.1))),
         ("a hundredth", Box::new(move |_| below(0.01))),
         ("a thousandth", Box::new(move |_| below(0.001))),
@@ -110,6 +124,10 @@ async fn every_share_and_every_correlation_gives_all_hits_and_nearly_all_the_nea
         ("nothing", Box::new(|_| r#"{"n":{"$gt":1000000}}"#.into())),
         ("correlated", Box::new(|i| format!(r#"{{"cluster":{}}}"#, i % CLUSTERS))),
         ("anticorrelated", Box::new(|i| format!(r#"{{"cluster":{{"$ne":{}}}}}"#, i % CLUSTERS))),
+        (
+            "none of the nearer half",
+            Box::new(|i| format!(r#"{{"cluster":{{"$nin":{:?}}}}}"#, &near[i][..CLUSTERS / 2])),
+        ),
         ("elsewhere", Box::new(|i| format!(r#"{{"cluster":{}}}"#, (i + 17) % CLUSTERS))),
         ("one side", Box::new(|_| r#"{"side":{"$gte":0.9}}"#.into())),
         (
@@ -125,7 +143,7 @@ async fn every_share_and_every_correlation_gives_all_hits_and_nearly_all_the_nea
     ]);
     for (name, filter) in &filters {
         let (mut hits, mut all) = (0, 0);
-        for (i, (_, query)) in vectors(30, 8).into_iter().enumerate() {
+        for (i, (_, query)) in vectors(QUERIES, 8).into_iter().enumerate() {
             let request = request(&query, &filter(i));
             let (exact, explanation) = found(&mut running, v1::SearchRequest { exact: true, ..request.clone() }).await;
             let matches = explanation.filter.unwrap().admitted;

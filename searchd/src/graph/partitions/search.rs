@@ -31,7 +31,7 @@ impl Guide for Gate<'_, '_> {
     }
 
     fn admits(&mut self, row: u32) -> bool {
-        let is_admitted = (self.filter.admits)(self.rows[row as usize]);
+        let is_admitted = self.filter.admits.admits(self.rows[row as usize]);
         self.asked += 1;
         self.admitted += usize::from(is_admitted);
         is_admitted

@@ -45,7 +45,7 @@ fn found(graph: &Graph, rows: &Table, metric: Metric) -> usize {
         order.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
         let mut take = |ranked: &[u32], _: &[f32]| {
             found += ranked.iter().filter(|row| order[..10].contains(row)).count();
-            false
+            f32::NEG_INFINITY
         };
         graph.rank(&mut searcher, &Wanted { ef: 10, rescored: 100, ..wanted(query) }, &mut take).unwrap();
     }

@@ -1,8 +1,8 @@
 //! How searches go through the head: row by row, or by the codes of the chunks that are packed.
 //!
 //! By codes the most promising rows of all packed chunks are found together, then compared best first. How far estimates
-//! are off is learned from these comparisons, so it shows when too few were kept to be sure of the nearest, as among very
-//! many equals. Then, and for whoever asks for an exact answer, every row is compared.
+//! are off is learned from these comparisons, so it shows how many have to be. Who asks for an exact answer has every row
+//! compared.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::super::batch::Search;
-use super::super::estimate::EstimateError;
+use super::super::estimate::Estimates;
 use super::super::packed;
 use super::super::parts::Parts;
 use super::super::plan::{Findable, Part, Plan, Proposing, Row, Step, TURN, Way, compare_code};
@@ -44,7 +44,8 @@ const CENTRE: f64 = 400.0;
 /// A search by codes under way.
 struct Ranked {
     ranking: Ranking,
-    /// Kept too few to be sure.
+    proposed: usize,
+    /// Rows were so many and so much alike that not all that should have been compared were kept.
     fell_back: bool,
 }
 
@@ -116,8 +117,8 @@ impl Parts {
         // What is done together is each one's in equal parts.
         let took = started.elapsed() / searches.len().max(1) as u32;
         for ((search, ranked), plan) in searches.iter_mut().zip(ranked).zip(&mut plans) {
-            let computed = ranked.as_ref().map(|ranked| ranked.ranking.computed);
-            let proposed = ranked.as_ref().map_or(0, |ranked| ranked.ranking.nearest().count());
+            let computed = ranked.as_ref().map(|ranked| ranked.ranking.ranked());
+            let proposed = ranked.as_ref().map_or(0, |ranked| ranked.proposed);
             let fell_back = ranked.as_ref().is_some_and(|ranked| ranked.fell_back);
             let compared = search.compared;
             plan.way = match &search.listed {
@@ -158,8 +159,8 @@ impl Parts {
         let begin = |(plan, search): (&Plan, &&mut Search<'_>)| {
             let packer =
                 packed.iter().flatten().next().map(|codes| &codes.packer).filter(|_| plan.way == Way::Codes)?;
-            let ranking = packer.ranking(search.wanted.scorer.query(), kept(search.wanted));
-            Some(Ranked { ranking, fell_back: false })
+            let ranking = packer.ranking(search.wanted.scorer.query(), kept(search.wanted), self.waiting());
+            Some(Ranked { ranking, proposed: 0, fell_back: false })
         };
         let mut ranked: Vec<Option<Ranked>> = plans.iter().zip(searches.iter()).map(begin).collect();
         for (at, codes) in packed.iter().enumerate() {
@@ -172,39 +173,40 @@ impl Parts {
             }
         }
         for (search, ranked) in searches.iter_mut().zip(&mut ranked) {
-            if let Some(Ranked { ranking, fell_back }) = ranked
-                && !self.rescore(ranking, search)
+            if let Some(ranked) = ranked
+                && !self.rescore(ranked, search)
             {
-                *fell_back = true;
+                ranked.fell_back = true;
                 search.nearest.clear();
             }
         }
         Ok(ranked)
     }
 
-    /// Compares the best of a ranking; false when nearer rows may be among those that it did not keep.
-    fn rescore(&self, ranking: &Ranking, search: &mut Search<'_>) -> bool {
-        let (mut error, scorer) = (EstimateError::default(), search.wanted.scorer);
-        let is_beyond = |error: &EstimateError, estimate: f32, search: &Search<'_>| {
-            error.is_beyond(scorer.estimated(estimate - ranking.grain()), scorer.distance(search.nearest.threshold()))
-        };
-        for (number, estimate) in ranking.nearest() {
-            if is_beyond(&error, estimate, search) {
-                return true;
+    /// Compares what was ranked until what is left is most probably no nearer; false when nearer rows may be among those that are
+    /// not known any more.
+    fn rescore(&self, Ranked { ranking, proposed, .. }: &mut Ranked, search: &mut Search<'_>) -> bool {
+        let mut estimates = Estimates::new(search.wanted.scorer, ranking.grain());
+        ranking.tell(&mut |numbers, estimated| {
+            *proposed += numbers.len();
+            for (number, estimate) in numbers.iter().zip(estimated) {
+                if *estimate > estimates.limit(search.nearest.threshold()) {
+                    continue;
+                }
+                let (at, row) = (*number as usize / CHUNK_ROWS, number % CHUNK_ROWS as u32);
+                let hit = self.head[at].hit(row, search.wanted);
+                estimates.learn(*estimate, hit.rank);
+                if hit.rank >= search.nearest.threshold() {
+                    search.nearest.push(hit);
+                }
+                search.compared += 1;
             }
-            let (at, row) = (number as usize / CHUNK_ROWS, number % CHUNK_ROWS as u32);
-            let hit = self.head[at].hit(row, search.wanted);
-            error.learn(scorer.estimated(estimate), scorer.distance(hit.rank));
-            if hit.rank >= search.nearest.threshold() {
-                search.nearest.push(hit);
-            }
-            search.compared += 1;
-        }
-        ranking.reach().is_infinite() || is_beyond(&error, ranking.reach(), search)
+            estimates.limit(search.nearest.threshold())
+        })
     }
 }
 
-/// How many rows a search by codes keeps.
+/// How many rows a search by codes has in order at first.
 fn kept(wanted: &Wanted<'_>) -> usize {
     let asked = match wanted.effort {
         Effort::Candidates(candidates) => candidates as usize,

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::Search;
 use super::super::damage::Damaged;
-use super::super::estimate::EstimateError;
-use super::super::graph::{self, Admission, Asked, Cost, Proposal};
+use super::super::estimate::Estimates;
+use super::super::graph::{self, Admission, Admits, Asked, Cost, Proposal, Ranked};
 use super::super::nearest::Hit;
 use super::super::plan::{self, Findable, Part, Plan, Step, Way};
 use super::super::proposer::Proposer;
 use super::super::sweep::{Course, Rows, Sweep};
 use super::super::{Row, Wanted};
 use super::Segment;
+use super::living::Living;
 use crate::engine::Slot;
 use crate::search::stop::{Stop, Stopped};
 
@@ -126,7 +127,7 @@ impl Segment {
         stop: &Stop,
     ) -> Result<bool, Stopped> {
         let wanted = search.wanted;
-        let admits = |row: u32| !self.dead.contains(row) && wanted.admits(self.vectors.slot(row));
+        let admits = Living::of(self, wanted);
         let share = (step.findable.number() / step.rows as f64).clamp(1.0 / step.rows as f64, 1.0);
         let admission = (!self.is_all(wanted)).then_some(Admission { admits: &admits, share, listed });
         let ef = proposer.candidates(wanted.effort, wanted.k);
@@ -170,22 +171,29 @@ impl Segment {
         search: &mut Search<'_>,
         step: &mut Step,
     ) -> Result<bool, Stopped> {
-        let mut error = EstimateError::default();
+        let mut estimates = Estimates::new(search.wanted.scorer, 0.0);
         let (mut proposed, mut compared, mut brought) = (0, 0, Ok(()));
-        let outcome = proposer.rank(&Asked { way: Way::Codes, ..*asked }, &mut |rows, estimates| {
+        let outcome = proposer.rank(&Asked { way: Way::Codes, ..*asked }, &mut |rows, estimated| {
             proposed += rows.len();
             brought = self.vectors.bring(rows, asked.stop);
-            let worth = if brought.is_ok() { self.rescore(rows, estimates, &mut error, search) } else { 0 };
-            compared += worth;
-            worth == rows.len() && search.damaged.is_none()
+            if brought.is_ok() {
+                compared += self.rescore(rows, estimated, &mut estimates, search);
+            }
+            let is_over = brought.is_err() || search.damaged.is_some();
+            if is_over { f32::NEG_INFINITY } else { estimates.limit(search.nearest.threshold()) }
         });
         brought?;
         asked.stop.check()?;
-        (step.proposed, step.compared) = (proposed, compared);
-        let Some(computed) = unless_failed(outcome)? else { return Ok(false) };
+        step.proposed += proposed;
+        step.compared += compared;
+        let Some(Ranked { computed, is_whole }) = unless_failed(outcome)? else { return Ok(false) };
         step.computed = Some(step.computed.unwrap_or(0) + computed);
+        if !is_whole {
+            search.nearest.forget(|hit| hit.row.part == self.part());
+            step.fell_back = true;
+        }
         // Whatever is admitted was ranked: fewer than are wanted are all there are.
-        Ok(proposed > 0)
+        Ok(is_whole && proposed > 0)
     }
 
     /// Whether every row may be found.
@@ -252,28 +260,37 @@ impl Segment {
         Ok(())
     }
 
-    /// Compares what was ranked until what is left is most probably no nearer than what was found. Returns to which place it
-    /// came. A damaged row ends the search.
-    fn rescore(&self, rows: &[u32], estimates: &[f32], error: &mut EstimateError, search: &mut Search<'_>) -> usize {
-        let scorer = search.wanted.scorer;
+    /// Compares what was ranked, but for rows that are most probably no nearer than what was found meanwhile. Returns how many
+    /// that were. A damaged row ends the search.
+    fn rescore(
+        &self,
+        rows: &[u32],
+        estimated: &[f32],
+        estimates: &mut Estimates<'_>,
+        search: &mut Search<'_>,
+    ) -> usize {
+        let (mut limit, mut compared) = (f32::INFINITY, 0);
         rows.iter().take(AHEAD).for_each(|row| self.vectors.prefetch(*row));
-        for (i, (row, estimate)) in rows.iter().zip(estimates).enumerate() {
-            let estimate = scorer.estimated(*estimate);
-            if error.is_beyond(estimate, scorer.distance(search.nearest.threshold())) {
-                return i;
+        for (i, (row, estimate)) in rows.iter().zip(estimated).enumerate() {
+            if i % LEARNED == 0 {
+                limit = estimates.limit(search.nearest.threshold());
             }
-            if let Some(next) = rows.get(i + AHEAD) {
+            if let Some(next) = rows.get(i + AHEAD).filter(|_| estimated[i + AHEAD] <= limit) {
                 self.vectors.prefetch(*next);
             }
+            if *estimate > limit {
+                continue;
+            }
+            compared += 1;
             match self.score(*row, search) {
-                Ok(rank) => error.learn(estimate, scorer.distance(rank)),
+                Ok(rank) => estimates.learn(*estimate, rank),
                 Err(damaged) => {
                     search.damaged = Some(damaged);
-                    return i;
+                    break;
                 }
             }
         }
-        rows.len()
+        compared
     }
 
     fn score(&self, row: u32, search: &mut Search<'_>) -> Result<f32, Damaged> {
@@ -294,15 +311,16 @@ impl Segment {
 
     /// How many rows may be found, from a sample.
     fn sample(&self, wanted: &Wanted<'_>) -> Findable {
-        let (slots, rows) = (self.vectors.slots(), self.vectors.len() as u64);
-        let is_findable = |row: &u64| wanted.admits(slots[*row as usize]) && !self.dead.contains(*row as u32);
-        // In steps of the golden ratio of all rows: even ones find all or nothing where every other row is admitted.
-        let at = |i: u64| ((i.wrapping_mul(GOLDEN) >> 32) * rows) >> 32;
-        let found = match rows <= SAMPLE {
-            true => (0..rows).filter(is_findable).count(),
-            false => (0..SAMPLE).map(at).filter(is_findable).count(),
+        let (living, rows) = (Living::of(self, wanted), self.vectors.len() as u64);
+        // In steps of the golden ratio of all rows: even ones would find all or nothing where every other row is admitted.
+        let at = |i: u64| (((i.wrapping_mul(GOLDEN) >> 32) * rows) >> 32) as u32;
+        let sampled = rows.min(SAMPLE);
+        let found = if rows <= SAMPLE {
+            (0..rows as u32).filter(|row| living.admits(*row)).count()
+        } else {
+            (0..SAMPLE).filter(|i| living.admits(at(*i))).count()
         };
-        Findable::Estimated(found as f64 / rows.clamp(1, SAMPLE) as f64 * rows as f64)
+        Findable::Estimated(found as f64 / sampled.max(1) as f64 * rows as f64)
     }
 }
 
@@ -336,3 +354,5 @@ const SAMPLE: u64 = 2_048;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Rows that are asked for ahead of the one being compared.
 const AHEAD: usize = 4;
+/// Rows that are compared before what was learned from them is made use of.
+const LEARNED: usize = 8;
