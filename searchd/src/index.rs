@@ -19,6 +19,7 @@ pub mod headroom;
 pub mod kernel;
 mod learning;
 pub mod nearest;
+mod newcomers;
 pub mod plan;
 pub mod proposer;
 pub mod recall;
@@ -169,6 +170,8 @@ impl Index {
                 row
             }
         };
+        // Before the one in whose place it comes is dead.
+        self.written.fetch_add(1, Ordering::Release);
         let before = {
             let mut rows = self.rows.write();
             if rows.len() <= slot as usize {
@@ -177,7 +180,6 @@ impl Index {
             rows[slot as usize].replace(row)
         };
         self.bury(before);
-        self.written.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn remove(&self, slot: Slot) {

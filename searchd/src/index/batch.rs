@@ -3,9 +3,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::damage::Damaged;
 use super::nearest::{ById, Hit, Nearest};
+use super::newcomers::Reach;
 use super::parts::{Listed, Parts};
 use super::plan::Trail;
 use super::{Index, Wanted};
@@ -13,7 +15,34 @@ use crate::search::stop::{Stop, Stopped};
 
 /// The best hits, best first, and how they were found. A hit may have been replaced since: compare its row with
 /// [`Index::row`].
-pub type Found = Result<(Vec<Hit>, Trail), Damaged>;
+pub type Found = Result<(Vec<Hit>, Trail), Lost>;
+
+/// Why a search that ended has found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It needs this row.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// So much was written meanwhile that points which were there all the time may be missing.
+    #[error("overtaken by writes")]
+    Overtaken,
+}
+
+/// What a search starts from.
+#[derive(Clone)]
+pub(super) struct Start {
+    parts: Arc<Parts>,
+    /// Where the admitted rows are, if that is worth while to know.
+    listed: Option<Rc<Listed>>,
+    reach: Reach,
+}
+
+impl Start {
+    /// All rows of these parts.
+    pub(super) fn from_parts(parts: Arc<Parts>) -> Self {
+        Self { reach: parts.reach(), parts, listed: None }
+    }
+}
 
 /// One search under way.
 pub(super) struct Search<'a> {
@@ -21,6 +50,8 @@ pub(super) struct Search<'a> {
     parts: Arc<Parts>,
     /// Where the admitted rows are, if that is worth while to know.
     pub(super) listed: Option<Rc<Listed>>,
+    /// Rows of the head that come after that are left for the end.
+    pub(super) reach: Reach,
     pub(super) nearest: Nearest<'a>,
     /// Live rows of the parts that it has been through.
     pub(super) seen: usize,
@@ -32,16 +63,17 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(wanted: &'a Wanted<'a>, parts: Arc<Parts>, listed: Option<Rc<Listed>>, by_id: ById<'a>) -> Self {
+    pub(super) fn new(wanted: &'a Wanted<'a>, start: Start, by_id: ById<'a>) -> Self {
+        let Start { parts, listed, reach } = start;
         let (nearest, trail) = (Nearest::new(wanted.k, by_id), Trail::with_capacity(parts.segments.len() + 1));
-        Self { wanted, parts, listed, nearest, seen: 0, compared: 0, trail, damaged: None }
+        Self { wanted, parts, listed, reach, nearest, seen: 0, compared: 0, trail, damaged: None }
     }
 
     /// What came of it.
     pub(super) fn found(self) -> Found {
         match self.damaged {
             None => Ok((self.nearest.into_sorted(), self.trail)),
-            Some(damaged) => Err(damaged),
+            Some(damaged) => Err(Lost::Damaged(damaged)),
         }
     }
 }
@@ -55,10 +87,11 @@ impl Index {
             wanted.iter().filter(of_anywhere).for_each(|wanted| self.recent.note(wanted.scorer.query()));
         }
         let is_alone = wanted.len() == 1;
+        let written = self.written.load(Ordering::Acquire);
         let mut searches: Vec<Search<'_>> = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let (parts, listed) = self.parts_for(wanted, &searches, is_alone);
-            searches.push(Search::new(wanted, parts, listed, by_id));
+            let start = self.start(wanted, &searches, is_alone);
+            searches.push(Search::new(wanted, start, by_id));
         }
         // One, but where a segment was sealed or a chunk begun between the looks.
         let mut moments: Vec<Arc<Parts>> = Vec::with_capacity(1);
@@ -71,20 +104,17 @@ impl Index {
             let of_then = searches.iter_mut().filter(|search| Arc::ptr_eq(&parts, &search.parts));
             parts.search(&mut of_then.collect::<Vec<_>>(), stop)?;
         }
-        Ok(searches.into_iter().map(Search::found).collect())
+        let is_whole = self.catch_up(&mut searches, written, stop)?;
+        let found = searches.into_iter().map(Search::found);
+        Ok(found.map(|found| if is_whole { found } else { found.and(Err(Lost::Overtaken)) }).collect())
     }
 
     /// The parts at one moment, and in which of their rows the admitted slots are at that moment, if that is worth while
     /// to know. `others` may know it.
-    fn parts_for(
-        &self,
-        wanted: &Wanted<'_>,
-        others: &[Search<'_>],
-        is_alone: bool,
-    ) -> (Arc<Parts>, Option<Rc<Listed>>) {
+    fn start(&self, wanted: &Wanted<'_>, others: &[Search<'_>], is_alone: bool) -> Start {
         let parts = self.parts.load_full();
         let Some(admitted) = wanted.admitted.filter(|admitted| parts.pays_to_list(wanted, admitted)) else {
-            return (parts, None);
+            return Start::from_parts(parts);
         };
         let may_find_the_same = |other: &&Search<'_>| {
             other.wanted.except == wanted.except
@@ -92,11 +122,12 @@ impl Index {
                 && other.listed.is_some()
         };
         if let Some(other) = others.iter().find(may_find_the_same) {
-            return (other.parts.clone(), other.listed.clone());
+            return Start { parts: other.parts.clone(), listed: other.listed.clone(), reach: other.reach };
         }
         // Rows change their part only under this lock; so the parts loaded under it have all rows that are found.
         let rows = self.rows.read();
         let parts = self.parts.load_full();
+        let reach = parts.reach().short();
         let places = admitted.iter().take_while(|slot| (*slot as usize) < rows.len());
         let places = places.filter(|slot| wanted.except != Some(*slot)).filter_map(|slot| rows[slot as usize]);
         let mut listed = Listed::of_rows(places);
@@ -104,6 +135,6 @@ impl Index {
         if !is_alone {
             listed.sort();
         }
-        (parts, Some(Rc::new(listed)))
+        Start { parts, listed: Some(Rc::new(listed)), reach }
     }
 }

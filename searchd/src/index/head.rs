@@ -198,13 +198,13 @@ impl Chunk {
         Hit { rank, slot: rows.slots[row as usize], row: Row { part: self.part, row } }
     }
 
-    /// Compares for each search the rows that it may find, or those of them that were looked up, and counts them.
+    /// Compares for each search the rows within its reach that it may find, or those of them that were looked up, and counts them.
     fn search(&self, searches: &mut [&mut Search<'_>], stop: &Stop) -> Result<(), Stopped> {
         let listed: Vec<_> = searches.iter().map(|search| search.listed.clone()).collect();
-        let all = 0..self.len() as u32;
-        let courses = listed.iter().enumerate().map(|(search, listed)| {
-            let rows = listed.as_ref().map(|listed| Rows::Listed(listed.of(self.part)));
-            Course::new(search, rows.unwrap_or_else(|| Rows::All(all.clone())))
+        let reaches: Vec<u32> = searches.iter().map(|search| search.reach.rows_of(self) as u32).collect();
+        let courses = listed.iter().zip(reaches).enumerate().map(|(search, (listed, rows))| {
+            let listed = listed.as_ref().map(|listed| Rows::Listed(listed.of(self.part)));
+            Course::new(search, listed.unwrap_or(Rows::All(0..rows)))
         });
         let mut sweep = Sweep::new(courses.collect(), self.dimension);
         while sweep.advance() {
@@ -218,7 +218,7 @@ impl Chunk {
     }
 
     /// Returns how many rows were compared.
-    fn compare(&self, some: &Rows<'_>, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
+    pub(super) fn compare(&self, some: &Rows<'_>, wanted: &Wanted<'_>, nearest: &mut Nearest<'_>) -> usize {
         let rows = self.rows.read();
         let (hits, compared) = match some {
             Rows::All(all) => {

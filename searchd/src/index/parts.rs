@@ -16,6 +16,8 @@ pub(super) struct Parts {
     /// By ascending part; only the last chunk grows.
     pub(super) head: Vec<Arc<Chunk>>,
     pub(super) segments: Vec<Arc<Segment>>,
+    /// The last of the chunks that are in segments now.
+    pub(super) sealed: Option<u32>,
 }
 
 impl Parts {
@@ -33,7 +35,7 @@ impl Parts {
 
     /// The same without the chunk that rows come to.
     pub(super) fn without_open_chunk(&self) -> Self {
-        Self { head: self.closed(), segments: self.segments.clone() }
+        Self { head: self.closed(), ..self.clone() }
     }
 
     /// Segments that may become part of others. One with damaged rows may not: they would be lost without a word.

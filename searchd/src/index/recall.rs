@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rand::RngExt;
 
-use super::batch::Search;
+use super::batch::{Search, Start};
 use super::nearest::Hit;
 use super::parts::Parts;
 use super::trial::{ASKED, K};
@@ -125,7 +125,7 @@ impl Index {
         let scorer = self.scorer(&question.values);
         let ask = |exact| {
             let wanted = Wanted { scorer: &scorer, k: K, effort, exact, admitted: None, except: question.own };
-            let mut search = Search::new(&wanted, parts.clone(), None, &|a, b| a.cmp(&b));
+            let mut search = Search::new(&wanted, Start::from_parts(parts.clone()), &|a, b| a.cmp(&b));
             parts.search(&mut [&mut search], stop)?;
             Ok::<Option<Vec<Hit>>, Stopped>(search.found().ok().map(|(hits, _)| hits))
         };

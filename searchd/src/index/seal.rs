@@ -278,6 +278,7 @@ impl Index {
         }
         self.replace(|parts| {
             parts.head.retain(|chunk| !sources.has(chunk.part));
+            parts.sealed = parts.sealed.max(sources.chunks.iter().map(|chunk| chunk.part).max());
             parts.segments.retain(|known| !sources.has(known.part()));
             parts.segments.extend(segment);
         });

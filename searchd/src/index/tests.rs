@@ -1,4 +1,5 @@
 mod backlog;
+mod beside_writes;
 mod churn;
 mod filtered;
 mod forms;
@@ -426,7 +427,7 @@ fn damaged_vectors_are_told_to_whoever_needs_them_and_reported() {
     let answers = index.search_all(&asked, &|a, b| a.cmp(&b), &Stop::default()).unwrap();
     for (wanted, answer) in asked.iter().zip(answers) {
         match wanted.admitted {
-            None => assert_eq!(answer, Err(damaged)),
+            None => assert_eq!(answer, Err(damaged.into())),
             Some(_) => {
                 let found: Vec<_> = answer.unwrap().0.iter().map(|hit| hit.slot).collect();
                 let ask = Ask { k: 5, exact: wanted.exact, admitted: Some(&others), ..ASK };

@@ -12,6 +12,7 @@ use super::{Error, Opened, Query, View, admission, compare_ids, damage, open};
 use crate::engine::State;
 use crate::index::Wanted;
 use crate::index::admitted::Admitted;
+use crate::index::batch::Lost;
 use crate::index::nearest::Hit;
 use crate::processor;
 use crate::store::Store;
@@ -107,7 +108,8 @@ fn try_attempt<T>(
                 run.explanation.trail = trail;
                 view.look(|state| finish(state, run.query, &opened, hits))
             }
-            Err(damaged) => Err(view.look(|state| match state.collection(&run.query.address) {
+            Err(Lost::Overtaken) => Ok(None),
+            Err(Lost::Damaged(damaged)) => Err(view.look(|state| match state.collection(&run.query.address) {
                 Some(collection) => damage(collection, damaged),
                 None => Error::NoCollection,
             })),

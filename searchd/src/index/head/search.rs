@@ -11,6 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::super::batch::Search;
 use super::super::estimate::Estimates;
+use super::super::newcomers::Reach;
 use super::super::packed;
 use super::super::parts::Parts;
 use super::super::plan::{Findable, Part, Plan, Proposing, Row, Step, TURN, Way, compare_code};
@@ -75,7 +76,8 @@ impl Parts {
 
     /// The cheapest way through the head for a search that may find so many of its rows.
     pub(in crate::index) fn head_plan(&self, wanted: &Wanted<'_>, findable: Findable) -> Plan {
-        self.plan_with(self.packed().iter().flatten().count(), wanted, findable)
+        let packed = self.head.iter().filter(|chunk| chunk.codes().is_some()).count();
+        self.plan_with(packed, wanted, findable)
     }
 
     fn plan_with(&self, packed: usize, wanted: &Wanted<'_>, findable: Findable) -> Plan {
@@ -100,7 +102,7 @@ impl Parts {
         let started = Instant::now();
         let rows = self.waiting();
         let live = rows - self.head.iter().map(|chunk| chunk.dead.len()).sum::<usize>().min(rows);
-        let packed = self.packed();
+        let packed = self.packed(searches);
         let chunks = packed.iter().flatten().count();
         let mut plans: Vec<Plan> = searches.iter().map(|search| self.plan_search(chunks, live, search)).collect();
         let ranked = self.rank(&packed, &plans, searches, stop)?;
@@ -144,8 +146,12 @@ impl Parts {
         self.plan_with(packed, search.wanted, findable)
     }
 
-    fn packed(&self) -> Packed<'_> {
-        self.head.iter().map(|chunk| chunk.codes()).collect()
+    /// Those whose rows are all within the reach of all who search for more than what is listed.
+    fn packed(&self, searches: &[&mut Search<'_>]) -> Packed<'_> {
+        let reaches: Vec<Reach> =
+            searches.iter().filter(|search| search.listed.is_none()).map(|search| search.reach).collect();
+        let is_within = |chunk: &Chunk| reaches.iter().all(|reach| reach.rows_of(chunk) == CHUNK_ROWS);
+        self.head.iter().map(|chunk| chunk.codes().filter(|_| is_within(chunk))).collect()
     }
 
     /// Goes through the packed chunks for the searches that are planned so, and compares the best that were found.
