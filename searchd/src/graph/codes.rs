@@ -224,6 +224,12 @@ impl Codes {
         float(&self.data[row as usize * self.stride..][..self.stride], self.length_at())
     }
 
+    /// Reads of each line of these rows, one after the other.
+    pub fn touch(&self, rows: std::ops::Range<u32>) {
+        let bytes = &self.data[rows.start as usize * self.stride..rows.end as usize * self.stride];
+        std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |all, byte| all | *byte));
+    }
+
     #[inline(always)]
     pub fn prefetch(&self, row: u32) {
         let start = row as usize * self.stride;

@@ -13,7 +13,7 @@ const AGAINST: f32 = 4.0;
 pub trait Admits {
     fn admits(&self, row: u32) -> bool;
 
-    /// A bit for each of at most 64 rows, from the lowest up: one call for all of them.
+    /// A bit for each of at most 64 rows, from the lowest up. Who asks so asks for all rows, in any order.
     fn mask(&self, rows: &[u32]) -> u64 {
         mask(rows, |row| self.admits(row))
     }

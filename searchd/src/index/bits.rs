@@ -54,6 +54,13 @@ impl Bits {
     }
 }
 
+/// Of words, from the lowest 64 up.
+impl FromIterator<u64> for Bits {
+    fn from_iter<I: IntoIterator<Item = u64>>(words: I) -> Self {
+        Self { words: words.into_iter().collect() }
+    }
+}
+
 /// A set of rows that only grows, written by one thread while others read.
 #[derive(Debug)]
 pub struct Tombstones {
@@ -74,6 +81,11 @@ impl Tombstones {
 
     pub fn contains(&self, row: u32) -> bool {
         self.words[row as usize / 64].load(Ordering::Acquire) & (1 << (row % 64)) != 0
+    }
+
+    /// A bit for each of 64 rows, from the lowest up.
+    pub fn word(&self, block: usize) -> u64 {
+        self.words[block].load(Ordering::Acquire)
     }
 
     pub fn len(&self) -> usize {

@@ -9,6 +9,23 @@ use super::super::{Filled, Packed, Query, candidate, portable};
 /// Rows whose lines are asked for ahead of the one being summed.
 const AHEAD: usize = 4;
 
+/// The last bytes of a row, fewer than 64, and zeros. What lies behind is not so much as waited for, as it is where a mask hides it.
+///
+/// # Safety
+/// The machine has the features; there are so many bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load(bytes: *const u8, count: usize) -> __m512i {
+    // SAFETY: no more than `count` bytes are read.
+    unsafe {
+        match count {
+            16 => _mm512_zextsi128_si512(_mm_loadu_si128(bytes.cast())),
+            32 => _mm512_zextsi256_si512(_mm256_loadu_si256(bytes.cast())),
+            _ => _mm512_maskz_loadu_epi8((1u64 << count) - 1, bytes.cast()),
+        }
+    }
+}
+
 macro_rules! dots {
     ($name:ident, $planes:literal, |$bytes:ident, $p:ident| $code:expr) => {
         /// # Safety
@@ -18,9 +35,8 @@ macro_rules! dots {
             let base = rows.data.as_ptr();
             let whole = rows.plane / 64 * 64;
             let rest = rows.plane - whole;
-            let mask = (1u64 << rest) - 1;
             for i in 0..ids.len() {
-                // SAFETY: `whole + rest` bytes of the row are read, the last block through a mask; the query has
+                // SAFETY: `whole + rest` bytes of the row are read; the query has
                 // `padded` bytes, a multiple of 64, for each plane.
                 unsafe {
                     if let Some(next) = ids.get(i + AHEAD) {
@@ -43,7 +59,7 @@ macro_rules! dots {
                         offset += 64;
                     }
                     if rest > 0 {
-                        let $bytes = _mm512_maskz_loadu_epi8(mask, row.add(offset).cast());
+                        let $bytes = load(row.add(offset), rest);
                         for $p in 0..$planes {
                             let values = query.values.as_ptr().add($p * query.padded + offset);
                             sum[$p] = _mm512_dpbusd_epi32(sum[$p], $code, _mm512_loadu_si512(values.cast()));
