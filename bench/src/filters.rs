@@ -17,7 +17,7 @@ use nearfield_testkit::grpc::{self, AuthorizedChannel, Credentials};
 use serde_json::{Value, json};
 
 use crate::Arguments;
-use crate::server::{Server, is_at_rest};
+use crate::server::{Server, is_in_one_segment};
 use crate::table::Table;
 use crate::texts::Texts;
 
@@ -237,7 +237,7 @@ impl<'a> Bench<'a> {
                 let found = points.search(v1::SearchRequest { explain: true, ..probe }).await.ok()?.into_inner();
                 let explanation = found.explanation?;
                 let is_indexed = explanation.filter.as_ref()?.index == "complete";
-                (described.status == "ready" && is_indexed && is_at_rest(&explanation)).then_some(())
+                (described.status == "ready" && is_indexed && is_in_one_segment(&explanation)).then_some(())
             }
         })
         .await?;

@@ -31,14 +31,24 @@ pub(crate) struct Server {
 /// Rows in the head that are left alone at rest.
 const AT_REST: u64 = 256;
 
-/// Whether all that was written is in one segment, or in few.
+/// Whether all that was written is in one segment, or nearly all.
 pub(crate) fn is_at_rest(explanation: &v1::Explanation) -> bool {
-    let is_head = |segment: &&v1::SegmentExplanation| segment.segment == "head";
-    let waiting: u64 = explanation.segments.iter().filter(is_head).map(|head| head.rows).sum();
-    let sealed: Vec<u64> = explanation.segments.iter().filter(|part| !is_head(part)).map(|part| part.live).collect();
+    let (waiting, sealed) = rows(explanation);
     let largest = sealed.iter().copied().max().unwrap_or(0);
-    // What is beside the largest is less than an eighth of it.
-    waiting < AT_REST && sealed.iter().sum::<u64>() - largest <= largest / 8
+    // What is beside the largest is less than a sixteenth of it.
+    waiting < AT_REST && sealed.iter().sum::<u64>() - largest <= largest / 16
+}
+
+/// Whether it is in one segment, as it is when nobody has written for long.
+pub(crate) fn is_in_one_segment(explanation: &v1::Explanation) -> bool {
+    let (waiting, sealed) = rows(explanation);
+    waiting < AT_REST && sealed.len() == 1
+}
+
+/// Rows of the head, and live ones of each segment.
+fn rows(explanation: &v1::Explanation) -> (u64, Vec<u64>) {
+    let (head, sealed): (Vec<_>, Vec<_>) = explanation.segments.iter().partition(|part| part.segment == "head");
+    (head.iter().map(|head| head.rows).sum(), sealed.iter().map(|part| part.live).collect())
 }
 
 impl Server {

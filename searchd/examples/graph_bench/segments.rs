@@ -1,7 +1,7 @@
 //! Segments as collections have them.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nearfield_proto::v1;
@@ -64,7 +64,7 @@ pub(crate) fn sealed(data: &Data, directory: &Path) -> Result<Index> {
 
 /// Seals as in production once nobody writes: a set that is whole becomes one segment.
 pub(crate) fn rest(index: &Index, directory: &Path, builder: &Engines) -> Result<()> {
-    while let Some(sources) = index.sources_at_rest() {
+    while let Some(sources) = index.sources_at_rest(Duration::MAX) {
         index.seal(&sources, directory, builder)?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! It is the slow half of the work behind the scenes, and has a thread of its own: the head is sealed meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Index;
 use super::seal::{REST_ROWS, Sources};
@@ -14,8 +15,13 @@ const MERGE_RATIO: usize = 2;
 const MERGE_LEAST: usize = 4;
 /// Larger segments are left alone until they are half dead.
 const MAX_MERGED_ROWS: usize = 4_000_000;
-/// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it.
+/// Once nobody writes, rows beside the largest segment are merged into it when they are this part of it…
 const REST_PART: usize = 16;
+/// …and however few they are when nobody has written for so many times as long as it takes: every search goes through one segment
+/// more for them.
+const PATIENCE: u32 = 16;
+/// To take a row from a graph into another, with its codes, its vector and its part of the trial.
+const KEEPING: Duration = Duration::from_micros(25);
 /// The share of dead rows past which a segment is written anew.
 const DEAD_SHARE: f64 = 0.2;
 
@@ -25,9 +31,9 @@ impl Index {
         self.merge_of(MERGE_LEAST)
     }
 
-    /// The same once nobody writes: then a search goes through few parts. It takes more work for each row, so it is for when
-    /// there is time.
-    pub fn merge_sources_at_rest(&self) -> Option<Sources> {
+    /// The same once nobody writes, and has not for so long: then a search goes through few parts. It takes more work for each
+    /// row, so it is for when there is time.
+    pub fn merge_sources_at_rest(&self, quiet: Duration) -> Option<Sources> {
         // What waits is sealed first, and comes with the rest.
         if self.waiting_rows() >= REST_ROWS {
             return self.merge_sources();
@@ -35,8 +41,8 @@ impl Index {
         let all = |segments: Vec<Arc<Segment>>| {
             let sealed: usize = segments.iter().map(|segment| segment.live()).sum();
             let beside = sealed - segments.iter().map(|segment| segment.live()).max().unwrap_or(0);
-            let is_worth = beside > 0 && beside * REST_PART >= sealed - beside && sealed <= MAX_MERGED_ROWS;
-            is_worth.then_some(segments)
+            let is_much = beside * REST_PART >= sealed - beside || quiet >= KEEPING * PATIENCE * sealed as u32;
+            (beside > 0 && is_much && sealed <= MAX_MERGED_ROWS).then_some(segments)
         };
         // What is being built comes with the rest.
         let all = if self.claims.is_any() { None } else { self.claim(all) };

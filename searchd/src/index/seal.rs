@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
@@ -121,9 +122,9 @@ impl Index {
         self.head_sources(at_least).or_else(|| self.merge_sources())
     }
 
-    /// The same once nobody writes.
-    pub fn sources_at_rest(&self) -> Option<Sources> {
-        self.head_sources_at_rest().or_else(|| self.merge_sources_at_rest())
+    /// The same once nobody writes, and has not for so long.
+    pub fn sources_at_rest(&self, quiet: Duration) -> Option<Sources> {
+        self.head_sources_at_rest().or_else(|| self.merge_sources_at_rest(quiet))
     }
 
     /// The oldest rows of the head, where so many of its chunks are closed, with the segments that they come into.

@@ -328,16 +328,17 @@ impl graph::Graph for Lossy {
 }
 
 #[test]
-fn at_rest_all_rows_become_one_segment_and_stay_it_while_little_comes() {
+fn at_rest_all_rows_become_one_segment_later_where_little_has_come() {
     let directory = tempfile::tempdir().unwrap();
     let index = index(24, "euclidean", "pq");
-    let rows = clustered(8_000, 24, 11);
-    let settle = || {
-        while let Some(sources) = index.sources_at_rest() {
+    let rows = clustered(7_900, 24, 11);
+    let settle_after = |quiet| {
+        while let Some(sources) = index.sources_at_rest(quiet) {
             index.seal(&sources, directory.path(), &builder()).unwrap();
         }
         index.segments().iter().map(|segment| segment.live()).collect::<Vec<_>>()
     };
+    let settle = || settle_after(Duration::ZERO);
     let put = |range: std::ops::Range<usize>| {
         let before = index.written();
         range.clone().for_each(|slot| index.put(slot as Slot, &rows[slot]));
@@ -351,11 +352,15 @@ fn at_rest_all_rows_become_one_segment_and_stay_it_while_little_comes() {
     assert_eq!(settle(), [5_000, 300], "too little to write all anew for");
     put(5_300..5_600);
     assert_eq!(settle(), [5_600]);
-    put(5_600..8_000);
-    assert_eq!(settle(), [8_000]);
+    put(5_600..5_900);
+    assert_eq!(settle_after(Duration::from_secs(2)), [5_600, 300], "too soon");
+    assert_eq!(settle_after(Duration::from_secs(3)), [5_900]);
+    put(5_900..7_900);
+    assert_eq!(settle(), [7_900]);
     let before = index.segments()[0].part();
-    assert_eq!((settle(), index.segments()[0].part()), (vec![8_000], before), "at rest, nothing is done");
-    for slot in (0..8_000).step_by(97) {
+    let settled = settle_after(Duration::MAX);
+    assert_eq!((settled, index.segments()[0].part()), (vec![7_900], before), "at rest, nothing is done");
+    for slot in (0..7_900).step_by(97) {
         assert_eq!(found(&index, &rows[slot], Ask { k: 1, ..ASK }), [slot as Slot]);
     }
 }

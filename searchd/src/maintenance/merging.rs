@@ -98,8 +98,8 @@ impl Merging {
     }
 
     fn merge(&mut self, incarnation: u64, index: &Index) -> Result<(), segment::Error> {
-        let is_at_rest = self.rest.is_at_rest(incarnation, index);
-        let at_rest = || is_at_rest.then(|| index.merge_sources_at_rest()).flatten();
+        let quiet = self.rest.quiet(incarnation, index);
+        let at_rest = || quiet.and_then(|quiet| index.merge_sources_at_rest(quiet));
         let Some(sources) = index.merge_sources().or_else(at_rest) else { return Ok(()) };
         let (started, directory) = (Instant::now(), collection_directory(&self.directory, incarnation));
         make_directory(&directory)?;

@@ -34,11 +34,16 @@ impl Rest {
     }
 
     pub(super) fn is_at_rest(&mut self, incarnation: u64, index: &Index) -> bool {
+        self.quiet(incarnation, index).is_some()
+    }
+
+    /// For how long nobody has written; none while it is not at rest.
+    pub(super) fn quiet(&mut self, incarnation: u64, index: &Index) -> Option<Duration> {
         let written = index.written();
         let quiet = self.quiet.entry(incarnation).or_insert_with(|| Quiet { written, since: Instant::now() });
         if quiet.written != written {
             *quiet = Quiet { written, since: Instant::now() };
         }
-        quiet.since.elapsed() >= self.after
+        Some(quiet.since.elapsed()).filter(|quiet| *quiet >= self.after)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
+use std::time::Duration;
 
 use nearfield_proto::log::v1 as log;
 use nearfield_proto::v1;
@@ -279,7 +280,7 @@ fn a_filter_that_several_have_is_evaluated_once_and_each_is_explained() {
         assert_eq!(phases, ["open", "filter", "search", "gather"]);
         let alone = run(&world.store, query, &Stop::default()).unwrap().explanation.unwrap();
         let without_time = |step: &crate::index::plan::Step| {
-            let took = std::time::Duration::ZERO;
+            let took = Duration::ZERO;
             crate::index::plan::Step { took, ..step.clone() }
         };
         let steps = |explanation: &Explanation| explanation.trail.iter().map(without_time).collect::<Vec<_>>();
@@ -434,7 +435,7 @@ fn hits_that_are_looked_up_late_show_nothing_that_was_not_found() {
     assert_eq!(in_blocks(&world.store, 0), before, "without a write it is the answer");
     // A row that moves to a segment is the same row.
     let index = world.index();
-    let sources = index.sources_at_rest().unwrap();
+    let sources = index.sources_at_rest(Duration::ZERO).unwrap();
     index.seal(&sources, world._directory.path(), &Engines::new(2)).unwrap();
     assert_eq!(in_blocks(&world.store, 0), before);
     let number = |place: usize| before[place].id[1..].parse::<u64>().unwrap();

@@ -237,7 +237,7 @@ fn a_head_is_sealed_in_pieces_and_merged_while_it_is_written_to_and_nothing_is_l
     };
     assert!(!index.segments().is_empty() && index.unfinished().is_empty());
     everything(&index);
-    while let Some(sources) = index.sources_at_rest() {
+    while let Some(sources) = index.sources_at_rest(Duration::ZERO) {
         index.seal(&sources, directory.path(), &builder()).unwrap();
     }
     everything(&index);
@@ -253,7 +253,7 @@ fn memory_for_rows_that_do_not_come_is_given_back_at_rest() {
     let directory = tempfile::tempdir().unwrap();
     let rows = clustered(CHUNK_ROWS + LEFT + 1, DIMENSION, 5);
     let index = filled("euclidean", &rows[..CHUNK_ROWS + LEFT]);
-    while let Some(sources) = index.sources_at_rest() {
+    while let Some(sources) = index.sources_at_rest(Duration::ZERO) {
         index.seal(&sources, directory.path(), &builder()).unwrap();
     }
     assert_eq!(index.waiting_rows(), LEFT);

@@ -22,7 +22,7 @@ fn replacing_every_vector_ten_times_costs_neither_recall_nor_memory_nor_a_row() 
     let last = rounds.last().unwrap();
     put(&fresh, last, directories[1].path());
     for (index, directory) in [(&old, &directories[0]), (&fresh, &directories[1])] {
-        while let Some(sources) = index.sources_at_rest() {
+        while let Some(sources) = index.sources_at_rest(Duration::ZERO) {
             index.seal(&sources, directory.path(), &builder()).unwrap();
         }
         let live: usize = index.segments().iter().map(|segment| segment.live()).sum();

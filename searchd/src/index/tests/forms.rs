@@ -61,7 +61,7 @@ fn segments_keep_rows_in_the_narrowest_form_and_answer_as_if_they_were_floats() 
         // A row of another form makes all of them wider when they become one segment.
         index.put(0, &[0.1; DIMENSION]);
         (1..800).for_each(|slot| index.remove(slot));
-        while let Some(sources) = index.sources_at_rest().or_else(|| index.head_sources_in_need()) {
+        while let Some(sources) = index.sources_at_rest(Duration::ZERO).or_else(|| index.head_sources_in_need()) {
             index.seal(&sources, directory.path(), &builder()).unwrap();
         }
         let wide = index.segments().iter().map(|segment| segment.vectors.form()).collect::<Vec<_>>();

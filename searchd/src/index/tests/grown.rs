@@ -14,7 +14,7 @@ fn merged_over_and_over_an_index_finds_what_one_that_is_built_at_once_does() {
         let (work, builder) = (crew.work.clone(), builder().by(crew));
         let [old, fresh] = [0, 1].map(|_| index(dimension, metric, "pq"));
         let settle = |index: &Index, directory: &Path| {
-            while let Some(sources) = index.sources_at_rest() {
+            while let Some(sources) = index.sources_at_rest(Duration::ZERO) {
                 index.seal(&sources, directory, &builder).unwrap();
             }
             assert!(index.segments().len() <= 2, "the largest, and less than an eighth of it");
@@ -81,13 +81,13 @@ fn a_piece_comes_into_the_young_segment_and_no_other_build_takes_that_meanwhile(
 
     let taken = piece(chunks.next().unwrap());
     assert_eq!(taken.rows(), 2 * CHUNK_ROWS, "the young one, not the old");
-    assert!(index.merge_sources_at_rest().is_none(), "the young one is taken");
+    assert!(index.merge_sources_at_rest(Duration::ZERO).is_none(), "the young one is taken");
     let given_up = index.head_sources(1).unwrap();
     assert_eq!(given_up.rows(), CHUNK_ROWS, "it is taken");
     drop((taken, given_up));
     seal(&index.head_sources(1).unwrap());
     assert_eq!((index.segments().len(), index.waiting_rows()), (2, 0));
-    assert!(index.merge_sources_at_rest().is_some());
+    assert!(index.merge_sources_at_rest(Duration::ZERO).is_some());
     let mut found: Vec<usize> = index.segments().iter().map(|segment| segment.live()).collect();
     found.sort_unstable();
     assert_eq!(found, [2 * CHUNK_ROWS, 9 * CHUNK_ROWS]);

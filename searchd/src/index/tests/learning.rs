@@ -89,17 +89,17 @@ fn codes_that_took_more_bits_before_anybody_asked_are_written_anew_once() {
     // Eight bits, as hard questions would have made of it.
     let mut index = sealed(directory.path(), (128, "cosine", "int8"), &rows);
     index.settings.quantization = Quantization::Pq;
-    assert!(index.sources_at_rest().is_none(), "nobody has asked: what there is stays");
+    assert!(index.sources_at_rest(Duration::ZERO).is_none(), "nobody has asked: what there is stays");
     let bytes = index.segments()[0].memory_bytes();
 
     ask(&index, &rows[..200]);
     assert!(index.learn(&Stop::default()).unwrap());
     assert!(index.sources(1).is_none(), "there is time for it once nobody writes");
-    let sources = index.sources_at_rest().expect("a segment that may take fewer bits");
+    let sources = index.sources_at_rest(Duration::ZERO).expect("a segment that may take fewer bits");
     index.seal(&sources, directory.path(), &builder()).unwrap();
     let narrowed = index.segments()[0].memory_bytes();
     assert!(narrowed < bytes * 3 / 4, "{narrowed} bytes, {bytes} before");
-    assert!(index.sources_at_rest().is_none());
+    assert!(index.sources_at_rest(Duration::ZERO).is_none());
 
     // Once, whatever came of it.
     index.settings.quantization = Quantization::Int8;
