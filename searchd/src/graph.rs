@@ -147,9 +147,15 @@ impl Graph {
         if Shape::has_axes(width) {
             self.space.axes = if axes.count() > 0 { axes } else { Axes::learn(&self.space, rows, self.kernel) };
         }
-        let shape = grid.shape(width, &self.space, self.space.metric == Metric::Euclidean);
+        let shape = grid.shape(width, &self.space, has_lengths(self.space.metric));
         let order = self.rows.get();
         self.codes = pack(&self.space, rows, shape, |row| order[row] as usize);
+    }
+
+    /// Bytes of a row's codes.
+    pub fn row_bytes(metric: Metric, dimension: usize, width: Width) -> usize {
+        let dims = Space::coordinates(metric, dimension);
+        Shape::fit(width, dims, has_lengths(metric), 1.0, 1.0).stride()
     }
 
     /// Makes partitions of the rows that the graph was built of, where they make searches faster. Takes about as long as a
@@ -209,7 +215,7 @@ impl Graph {
         if Shape::has_axes(width) {
             space.axes = Axes::learn(&space, rows, kernel);
         }
-        let shape = grid.shape(width, &space, metric == Metric::Euclidean);
+        let shape = grid.shape(width, &space, has_lengths(metric));
         let codes = pack(&space, rows, shape, |row| order[row] as usize);
         let (rows, places, inherited) = (Words::copied(&order), OnceLock::new(), draft.inherited);
         let (partitions, unchecked) = (None, None);
@@ -319,6 +325,11 @@ impl Grid {
     fn shape(&self, width: Width, space: &Space, lengths: bool) -> Shape {
         Shape::fit(width, space.dims(), lengths, self.spread, self.highest).along(&space.axes)
     }
+}
+
+/// Whether rows differ by their lengths, so that codes have to carry them.
+fn has_lengths(metric: Metric) -> bool {
+    metric == Metric::Euclidean
 }
 
 fn pack(space: &Space, rows: &dyn Rows, shape: Shape, row: impl Fn(usize) -> usize) -> Codes {

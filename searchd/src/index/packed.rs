@@ -104,16 +104,19 @@ pub(super) fn open(settings: &Settings, vectors: &Vectors, stored: Stored) -> Re
     if is_of_vectors { Ok(Packed(graph)) } else { Err(Error::Foreign) }
 }
 
-/// The widths to try, the narrowest first.
-fn widths(settings: &Settings) -> &'static [Width] {
+/// The widths to try, the narrowest first. None takes as many bytes as the next, which finds more: rows begin on cache lines.
+fn widths(settings: &Settings) -> Vec<Width> {
     let dimension = settings.dimension as usize;
-    match settings.quantization {
+    let all: &[Width] = match settings.quantization {
         Quantization::Binary => &[Width::One],
         Quantization::Pq if dimension >= MIN_ONE_BIT => &[Width::One, Width::Two, Width::Four, Width::Eight],
         Quantization::Pq if dimension >= MIN_TWO_BITS => &[Width::Two, Width::Four, Width::Eight],
         Quantization::Pq => &[Width::Four, Width::Eight],
         _ => &[Width::Eight],
-    }
+    };
+    let bytes = |width: &Width| graph::Graph::row_bytes(metric(settings.metric), dimension, *width);
+    let is_least = |at: usize| all.get(at + 1).is_none_or(|next| bytes(&all[at]) < bytes(next));
+    (0..all.len()).filter(|at| is_least(*at)).map(|at| all[at]).collect()
 }
 
 fn plan(settings: &Settings, crew: &Crew) -> Plan {
@@ -135,7 +138,7 @@ impl Packed {
     fn rescored(&self, k: usize, ef: usize) -> usize {
         let worth = match self.0.width() {
             Width::Eight => k + k / 2,
-            Width::Four => 3 * k,
+            Width::Four => (3 * k).max(ef / 4),
             Width::Two => (8 * k).max(ef / 4),
             Width::One => ef,
         };
@@ -248,5 +251,31 @@ impl Graph for Packed {
 
     fn packed(&self) -> Option<&graph::Graph> {
         Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nearfield_proto::v1;
+
+    use super::*;
+
+    #[test]
+    fn a_width_that_saves_no_bytes_is_not_tried() {
+        let widths = |dimension, metric: &str| {
+            let message = v1::CollectionSettings { dimension, metric: metric.into(), ..Default::default() };
+            let settings = Settings::from_message(&message).unwrap();
+            let bytes = |width| graph::Graph::row_bytes(super::metric(settings.metric), dimension as usize, width);
+            let widths = widths(&settings);
+            assert!(widths.is_sorted_by(|a, b| a < b && bytes(*a) < bytes(*b)), "{metric} {dimension}: {widths:?}");
+            assert_eq!(widths.last(), Some(&Width::Eight), "what finds all is never out of reach");
+            widths
+        };
+        for metric in ["cosine", "dot", "euclidean"] {
+            (1..=1_600).for_each(|dimension| drop(widths(dimension, metric)));
+        }
+        assert_eq!(widths(50, "cosine"), [Width::Eight]);
+        assert_eq!(widths(50, "euclidean"), [Width::Four, Width::Eight]);
+        assert_eq!(widths(384, "cosine"), [Width::Two, Width::Four, Width::Eight]);
     }
 }
