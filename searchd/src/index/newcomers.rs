@@ -16,13 +16,15 @@ use crate::search::stop::{Stop, Stopped};
 
 /// Looks at what came during the look before, each of them shorter, until a search has to begin anew.
 const LOOKS: usize = 8;
+/// Rows of a chunk, however many.
+const ALL: usize = usize::MAX;
 
 /// Up to where in the head a search looks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach {
     /// The last of its chunks; while there is none, the last that was sealed.
     part: Option<u32>,
-    /// Rows of that one.
+    /// Rows of that one; all of one that was sealed.
     rows: usize,
 }
 
@@ -34,15 +36,16 @@ impl Reach {
 
     /// One row less: the last may have come without having been given to its slot yet.
     pub(super) fn short(self) -> Self {
-        Self { rows: self.rows.saturating_sub(1), ..self }
+        let rows = if self.rows == ALL { ALL } else { self.rows.saturating_sub(1) };
+        Self { rows, ..self }
     }
 }
 
 impl Parts {
     /// All rows that are there.
     pub(super) fn reach(&self) -> Reach {
-        let whole = Reach { part: self.sealed, rows: CHUNK_ROWS };
-        self.head.last().map_or(whole, |chunk| Reach { part: Some(chunk.part), rows: chunk.len() })
+        let sealed = Reach { part: self.sealed, rows: ALL };
+        self.head.last().map_or(sealed, |chunk| Reach { part: Some(chunk.part), rows: chunk.len() })
     }
 
     /// Compares what came since a search looked at the head; false where some of that is in a segment by now.

@@ -138,7 +138,7 @@ impl Packed {
     fn rescored(&self, k: usize, ef: usize) -> usize {
         let worth = match self.0.width() {
             Width::Eight => k + k / 2,
-            Width::Four => (3 * k).max(ef / 4),
+            Width::Four => (3 * k).max(ef / 16),
             Width::Two => (8 * k).max(ef / 4),
             Width::One => ef,
         };
