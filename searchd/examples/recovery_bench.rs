@@ -33,7 +33,7 @@ const INDEXING: Duration = Duration::from_secs(3_600);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Rows of the head that stay there at rest, and the part of the largest segment that is beside it at most.
 const AT_REST: u64 = 256;
-const BESIDE: u64 = 8;
+const BESIDE: u64 = 16;
 
 #[derive(Parser)]
 struct Arguments {

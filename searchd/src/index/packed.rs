@@ -104,7 +104,8 @@ pub(super) fn open(settings: &Settings, vectors: &Vectors, stored: Stored) -> Re
     if is_of_vectors { Ok(Packed(graph)) } else { Err(Error::Foreign) }
 }
 
-/// The widths to try, the narrowest first. None takes as many bytes as the next, which finds more: rows begin on cache lines.
+/// The widths to try, the narrowest first. None takes as many bytes as the next, which finds more: rows of four and eight bits begin
+/// on cache lines.
 fn widths(settings: &Settings) -> Vec<Width> {
     let dimension = settings.dimension as usize;
     let all: &[Width] = match settings.quantization {
